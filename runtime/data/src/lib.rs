@@ -1,1 +1,21 @@
-//! (being built)
+//! The Documents seam: the database as functions, client SDKs, the platform's own services and (later) drivers
+//! see it, whichever engine is behind; and the permission rules that bind clients.
+//!
+//! - [`Documents`]: the contract.  `embedded`: the contract over docdb.
+//! - [`rules`]: presets and expressions to a filter to add or a verdict on a document.
+//! - [`Session`]: an app's data as one principal may see them; what functions and the client API hold.
+
+#![forbid(unsafe_code)]
+
+mod documents;
+mod embedded;
+pub mod rules;
+mod session;
+
+pub use cloudlet_docdb::{
+    Code, Cursor, Delete, DeleteOne, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified,
+    Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written, default_index_name,
+};
+pub use documents::{BoxFuture, Documents};
+pub use embedded::Embedded;
+pub use session::{AccessError, AppData, Session};

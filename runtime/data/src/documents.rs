@@ -1,0 +1,100 @@
+//! The contract of a document database.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bson::{RawBson, RawDocumentBuf};
+use cloudlet_base::Deadline;
+use cloudlet_docdb::{
+    Cursor, Delete, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Update,
+    Updated, Write, Written,
+};
+
+/// A future that a trait object returns.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A document database with MongoDB's semantics.
+///
+/// Contract of every implementation: a write's reply arrives when the write is durable; each statement is atomic
+/// on one document; [`transact`](Self::transact) is atomic over all its writes; a reader sees only committed
+/// states; errors carry MongoDB's codes. Dropping a returned future does not undo a write that was accepted.
+pub trait Documents: Send + Sync + 'static {
+    /// Runs a query and returns its first page. A missing collection is an empty one.
+    fn find<'a>(&'a self, ns: &'a Namespace, find: Find, deadline: Deadline) -> BoxFuture<'a, Result<Page, Error>>;
+
+    /// The next page of a result, of at most `batch` documents.
+    fn next_page(&self, cursor: Cursor, batch: Option<u32>, deadline: Deadline) -> BoxFuture<'_, Result<Page, Error>>;
+
+    /// How many documents match, after `skip` and up to `limit`.
+    fn count<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        filter: RawDocumentBuf,
+        skip: u64,
+        limit: Option<u64>,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64, Error>>;
+
+    /// Distinct values at `path` over the matching documents.
+    fn distinct<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        path: &'a str,
+        filter: RawDocumentBuf,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<RawBson>, Error>>;
+
+    /// Inserts documents, making the collection when it is not there.
+    fn insert<'a>(&'a self, ns: &'a Namespace, insert: Insert, deadline: Deadline)
+    -> BoxFuture<'a, Result<Inserted, Error>>;
+
+    /// Updates documents.
+    fn update<'a>(&'a self, ns: &'a Namespace, update: Update, deadline: Deadline)
+    -> BoxFuture<'a, Result<Updated, Error>>;
+
+    /// Deletes documents.
+    fn delete<'a>(&'a self, ns: &'a Namespace, delete: Delete, deadline: Deadline)
+    -> BoxFuture<'a, Result<Deleted, Error>>;
+
+    /// Changes at most one document and returns it.
+    fn find_and_modify<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        modify: FindAndModify,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Modified, Error>>;
+
+    /// Several writes, all or nothing: the first failure undoes the others and is returned.
+    fn transact(&self, writes: Vec<Write>, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Written>, Error>>;
+
+    /// Makes a collection; `NamespaceExists` when it exists.
+    fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Removes a collection with its documents and indexes. Returns whether there was one.
+    fn drop_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<bool, Error>>;
+
+    /// Names of the collections of a database, in order.
+    fn list_collections<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<Vec<Arc<str>>, Error>>;
+
+    /// Makes the indexes that are not there yet, and the collection. Returns how many were made.
+    fn create_indexes<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        indexes: Vec<IndexSpec>,
+    ) -> BoxFuture<'a, Result<usize, Error>>;
+
+    /// Removes a secondary index by name.
+    fn drop_index<'a>(&'a self, ns: &'a Namespace, name: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The indexes of a collection, `_id_` first.
+    fn list_indexes<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<Vec<IndexSpec>, Error>>;
+
+    /// How a query runs, in MongoDB's `explain("executionStats")` shape.
+    fn explain<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        find: Find,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>>;
+}

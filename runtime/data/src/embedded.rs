@@ -1,0 +1,126 @@
+//! Documents over the embedded engine.
+
+use std::sync::Arc;
+
+use bson::{RawBson, RawDocumentBuf};
+use cloudlet_base::Deadline;
+use cloudlet_docdb::{
+    Cursor, Delete, Deleted, Docs, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace, Page,
+    Update, Updated, Write, Written,
+};
+
+use crate::{BoxFuture, Documents};
+
+/// The embedded engine behind the [`Documents`] seam.
+pub struct Embedded(Docs);
+
+impl Embedded {
+    /// Serves `docs`.
+    pub fn new(docs: Docs) -> Self {
+        Self(docs)
+    }
+}
+
+impl Documents for Embedded {
+    fn find<'a>(&'a self, ns: &'a Namespace, find: Find, deadline: Deadline) -> BoxFuture<'a, Result<Page, Error>> {
+        Box::pin(self.0.find(ns, find, deadline))
+    }
+
+    fn next_page(&self, cursor: Cursor, batch: Option<u32>, deadline: Deadline) -> BoxFuture<'_, Result<Page, Error>> {
+        Box::pin(self.0.next_page(cursor, batch, deadline))
+    }
+
+    fn count<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        filter: RawDocumentBuf,
+        skip: u64,
+        limit: Option<u64>,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        Box::pin(self.0.count(ns, filter, skip, limit, deadline))
+    }
+
+    fn distinct<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        path: &'a str,
+        filter: RawDocumentBuf,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<RawBson>, Error>> {
+        Box::pin(self.0.distinct(ns, path, filter, deadline))
+    }
+
+    fn insert<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        insert: Insert,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Inserted, Error>> {
+        Box::pin(self.0.insert(ns, insert, deadline))
+    }
+
+    fn update<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        update: Update,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Updated, Error>> {
+        Box::pin(self.0.update(ns, update, deadline))
+    }
+
+    fn delete<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        delete: Delete,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Deleted, Error>> {
+        Box::pin(self.0.delete(ns, delete, deadline))
+    }
+
+    fn find_and_modify<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        modify: FindAndModify,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Modified, Error>> {
+        Box::pin(self.0.find_and_modify(ns, modify, deadline))
+    }
+
+    fn transact(&self, writes: Vec<Write>, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Written>, Error>> {
+        Box::pin(self.0.transact(writes, deadline))
+    }
+
+    fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.create_collection(ns))
+    }
+
+    fn drop_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(self.0.drop_collection(ns))
+    }
+
+    fn list_collections<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<Vec<Arc<str>>, Error>> {
+        Box::pin(self.0.list_collections(database))
+    }
+
+    fn create_indexes<'a>(&'a self, ns: &'a Namespace, indexes: Vec<IndexSpec>) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(self.0.create_indexes(ns, indexes))
+    }
+
+    fn drop_index<'a>(&'a self, ns: &'a Namespace, name: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.drop_index(ns, name))
+    }
+
+    fn list_indexes<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<Vec<IndexSpec>, Error>> {
+        Box::pin(self.0.list_indexes(ns))
+    }
+
+    fn explain<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        find: Find,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>> {
+        Box::pin(self.0.explain(ns, find, deadline))
+    }
+}

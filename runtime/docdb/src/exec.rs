@@ -1,0 +1,3 @@
+//! Running a plan.
+#[derive(Debug)]
+pub(crate) struct CursorState;

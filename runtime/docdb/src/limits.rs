@@ -1,0 +1,43 @@
+//! Every bound of the engine, with its default.
+
+/// What one operation may use at most. Each has a message that names the limit and the value seen.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest document, bytes: MongoDB's 16 MiB.
+    pub document_bytes_max: usize,
+    /// Deepest nesting: MongoDB's 100.
+    pub depth_max: usize,
+    /// Documents in one insert, update or delete command: MongoDB's 100,000.
+    pub batch_max: usize,
+    /// Documents (or index keys) that one query may examine before it is refused.
+    pub scan_max: u64,
+    /// Bytes that one in-memory sort may hold: MongoDB's 100 MiB.
+    pub sort_bytes_max: usize,
+    /// Bytes in one page of a result: 16 MiB.
+    pub page_bytes_max: usize,
+    /// Operations that may wait for the writer.
+    pub write_queue_max: usize,
+    /// Operations that may wait for the readers.
+    pub read_queue_max: usize,
+    /// Indexes per collection: MongoDB's 64.
+    pub indexes_max: usize,
+    /// Collections in one database.
+    pub collections_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            document_bytes_max: 16 * 1024 * 1024,
+            depth_max: 100,
+            batch_max: 100_000,
+            scan_max: 10_000_000,
+            sort_bytes_max: 100 * 1024 * 1024,
+            page_bytes_max: 16 * 1024 * 1024,
+            write_queue_max: 4096,
+            read_queue_max: 4096,
+            indexes_max: 64,
+            collections_max: 10_000,
+        }
+    }
+}

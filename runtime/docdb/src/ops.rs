@@ -1,0 +1,229 @@
+//! The database's commands and their replies as plain values: what crosses from callers to the engine.
+//! Parsing what is inside them (filters, updates, projections) is the engine's business.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bson::{RawBson, RawDocumentBuf};
+
+use crate::Error;
+
+/// A collection of a database. An app's own data live in the database named as the app; the platform's data
+/// about an app in `APP/system`, which no client, function or driver can name, and the node's in `/node`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace {
+    /// The database's name.
+    pub database: Arc<str>,
+    /// The collection's name: 1 to 200 bytes, no NUL, no `$`, not beginning or ending with a dot.
+    pub collection: Arc<str>,
+}
+
+impl Namespace {
+    /// The collection `collection` of `database`. Names are checked by the engine when it first sees them.
+    pub fn new(database: impl Into<Arc<str>>, collection: impl Into<Arc<str>>) -> Self {
+        Self { database: database.into(), collection: collection.into() }
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.database, self.collection)
+    }
+}
+
+/// A query.
+#[derive(Debug, Clone, Default)]
+pub struct Find {
+    /// MongoDB filter; empty matches everything.
+    pub filter: RawDocumentBuf,
+    /// MongoDB sort specification, e.g. `{a: 1, b: -1}`.
+    pub sort: Option<RawDocumentBuf>,
+    /// MongoDB projection.
+    pub projection: Option<RawDocumentBuf>,
+    /// Documents to pass over first.
+    pub skip: u64,
+    /// Most documents to return in all; `None` is no limit.
+    pub limit: Option<u64>,
+    /// Name of the index to use, or `$natural` for a collection scan; the planner chooses when absent.
+    pub hint: Option<Arc<str>>,
+    /// Most documents in the first page; `None` is the engine's default (101).
+    pub batch: Option<u32>,
+}
+
+/// Some documents of a result, in order, and the way to the rest.
+#[derive(Debug)]
+pub struct Page {
+    /// The documents.
+    pub documents: Vec<RawDocumentBuf>,
+    /// Where to go on; `None` when the result is at its end.
+    pub cursor: Option<Cursor>,
+}
+
+/// The place where a result goes on: a plain value holding a resume key (or the rest of a sorted result), never
+/// an open read transaction. Dropping it costs nothing.
+#[derive(Debug)]
+pub struct Cursor {
+    pub(crate) state: Box<crate::exec::CursorState>,
+}
+
+/// Documents to insert.
+#[derive(Debug, Clone, Default)]
+pub struct Insert {
+    /// The documents; each without `_id` gets a fresh ObjectId as its first field.
+    pub documents: Vec<RawDocumentBuf>,
+    /// Stop at the first failure (true, MongoDB's default) or go on with the others.
+    pub ordered: bool,
+}
+
+/// What an insert did.
+#[derive(Debug, Default)]
+pub struct Inserted {
+    /// `_id`s of the documents that were inserted, with their places in the request, in order.
+    pub ids: Vec<(usize, RawBson)>,
+    /// Failures by place in the request.
+    pub errors: Vec<WriteError>,
+}
+
+/// One update statement.
+#[derive(Debug, Clone)]
+pub struct UpdateOne {
+    /// Which documents.
+    pub filter: RawDocumentBuf,
+    /// Operators (`{$set: ..}`) or a whole replacement document.
+    pub update: RawDocumentBuf,
+    /// All matching documents rather than the first; only with operators.
+    pub multi: bool,
+    /// Insert a document made from filter and update when nothing matches.
+    pub upsert: bool,
+    /// Filters for `$[name]` in update paths.
+    pub array_filters: Vec<RawDocumentBuf>,
+}
+
+/// Update statements.
+#[derive(Debug, Clone, Default)]
+pub struct Update {
+    /// The statements, applied in order.
+    pub statements: Vec<UpdateOne>,
+    /// Stop at the first failure or go on.
+    pub ordered: bool,
+}
+
+/// What updates did.
+#[derive(Debug, Default)]
+pub struct Updated {
+    /// Documents that matched, upserts not counted.
+    pub matched: u64,
+    /// Documents whose bytes changed.
+    pub modified: u64,
+    /// `_id`s of upserted documents by statement.
+    pub upserted: Vec<(usize, RawBson)>,
+    /// Failures by statement.
+    pub errors: Vec<WriteError>,
+}
+
+/// One delete statement.
+#[derive(Debug, Clone)]
+pub struct DeleteOne {
+    /// Which documents.
+    pub filter: RawDocumentBuf,
+    /// All matching documents rather than the first.
+    pub multi: bool,
+}
+
+/// Delete statements.
+#[derive(Debug, Clone, Default)]
+pub struct Delete {
+    /// The statements, applied in order.
+    pub statements: Vec<DeleteOne>,
+    /// Stop at the first failure or go on.
+    pub ordered: bool,
+}
+
+/// What deletes did.
+#[derive(Debug, Default)]
+pub struct Deleted {
+    /// Documents removed.
+    pub deleted: u64,
+    /// Failures by statement.
+    pub errors: Vec<WriteError>,
+}
+
+/// MongoDB's findAndModify: change at most one document and return it as it was or as it became.
+#[derive(Debug, Clone, Default)]
+pub struct FindAndModify {
+    /// Which documents.
+    pub filter: RawDocumentBuf,
+    /// Which of them, when several match.
+    pub sort: Option<RawDocumentBuf>,
+    /// The change; `None` removes the document.
+    pub update: Option<RawDocumentBuf>,
+    /// What of the document to return.
+    pub projection: Option<RawDocumentBuf>,
+    /// Insert when nothing matches.
+    pub upsert: bool,
+    /// Return the document as it became instead of as it was.
+    pub return_new: bool,
+    /// Filters for `$[name]` in update paths.
+    pub array_filters: Vec<RawDocumentBuf>,
+}
+
+/// What findAndModify did.
+#[derive(Debug, Default)]
+pub struct Modified {
+    /// The document asked for, if there is one.
+    pub document: Option<RawDocumentBuf>,
+    /// Whether an existing document was changed or removed.
+    pub matched: bool,
+    /// `_id` of the upserted document.
+    pub upserted: Option<RawBson>,
+}
+
+/// A write for [`Docs::transact`](crate::Docs::transact).
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Insert into the collection.
+    Insert(Namespace, Insert),
+    /// Update in the collection.
+    Update(Namespace, Update),
+    /// Delete from the collection.
+    Delete(Namespace, Delete),
+}
+
+/// The reply to one [`Write`].
+#[derive(Debug)]
+pub enum Written {
+    /// To an insert.
+    Inserted(Inserted),
+    /// To an update.
+    Updated(Updated),
+    /// To a delete.
+    Deleted(Deleted),
+}
+
+/// One failed statement or document of a write that otherwise went on.
+#[derive(Debug)]
+pub struct WriteError {
+    /// Its place in the request.
+    pub index: usize,
+    /// What happened.
+    pub error: Error,
+}
+
+/// A secondary index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexSpec {
+    /// Its name, unique within the collection; [`default_index_name`] when the caller has none.
+    pub name: Arc<str>,
+    /// The fields with their directions (1 or -1), at most 32.
+    pub keys: Vec<(Arc<str>, i32)>,
+    /// Whether two documents may not have the same key.
+    pub unique: bool,
+    /// Whether documents without any of the fields are left out.
+    pub sparse: bool,
+}
+
+/// MongoDB's name for an index that was given none: `a_1_b_-1`.
+pub fn default_index_name(keys: &[(Arc<str>, i32)]) -> Arc<str> {
+    let parts: Vec<String> = keys.iter().map(|(path, dir)| format!("{path}_{dir}")).collect();
+    parts.join("_").into()
+}
