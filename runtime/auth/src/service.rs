@@ -156,7 +156,12 @@ impl Auth {
     }
 
     /// Logs in by username and password.
-    pub async fn sign_in_with_password(&self, app: &AppId, username: &str, password: &str) -> Result<Tokens, Error> {
+    pub async fn sign_in_with_password(
+        &self,
+        app: &AppId,
+        username: &str,
+        password: &str,
+    ) -> Result<Tokens, Error> {
         todo!()
     }
 

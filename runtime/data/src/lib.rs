@@ -13,8 +13,8 @@ pub mod rules;
 mod session;
 
 pub use cloudlet_docdb::{
-    Code, Cursor, Delete, DeleteOne, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified,
-    Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written, default_index_name,
+    Code, Cursor, Delete, DeleteOne, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted,
+    Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written, default_index_name,
 };
 pub use documents::{BoxFuture, Documents};
 pub use embedded::Embedded;

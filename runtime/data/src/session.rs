@@ -44,7 +44,10 @@ pub struct AppData {
 impl AppData {
     /// The data as `principal` may see them. Functions and admins are not bound by rules.
     pub fn session(&self, principal: Principal) -> Session {
-        Session { data: self.clone(), principal }
+        Session {
+            data: self.clone(),
+            principal,
+        }
     }
 }
 
@@ -69,7 +72,12 @@ impl Session {
     }
 
     /// The next page of a query of this session.
-    pub async fn next_page(&self, cursor: Cursor, batch: Option<u32>, deadline: Deadline) -> Result<Page, AccessError> {
+    pub async fn next_page(
+        &self,
+        cursor: Cursor,
+        batch: Option<u32>,
+        deadline: Deadline,
+    ) -> Result<Page, AccessError> {
         todo!()
     }
 
@@ -84,17 +92,32 @@ impl Session {
     }
 
     /// Inserts; a user's documents get `_openid`, and one that brings its own is refused.
-    pub async fn insert(&self, collection: &str, insert: Insert, deadline: Deadline) -> Result<Inserted, AccessError> {
+    pub async fn insert(
+        &self,
+        collection: &str,
+        insert: Insert,
+        deadline: Deadline,
+    ) -> Result<Inserted, AccessError> {
         todo!()
     }
 
     /// Updates; foreign documents do not match, and `_openid` can't be changed by a user.
-    pub async fn update(&self, collection: &str, update: Update, deadline: Deadline) -> Result<Updated, AccessError> {
+    pub async fn update(
+        &self,
+        collection: &str,
+        update: Update,
+        deadline: Deadline,
+    ) -> Result<Updated, AccessError> {
         todo!()
     }
 
     /// Deletes; foreign documents do not match.
-    pub async fn delete(&self, collection: &str, delete: Delete, deadline: Deadline) -> Result<Deleted, AccessError> {
+    pub async fn delete(
+        &self,
+        collection: &str,
+        delete: Delete,
+        deadline: Deadline,
+    ) -> Result<Deleted, AccessError> {
         todo!()
     }
 }

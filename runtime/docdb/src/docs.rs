@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::{Clock, Deadline, Entropy};
 
+use crate::Result;
 use crate::lanes::Reply;
 use crate::limits::Limits;
 use crate::ops::*;
-use crate::Result;
 
 /// How to open the database.
 #[derive(Debug, Clone)]
@@ -25,7 +25,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { path: None, cache_bytes: 256 * 1024 * 1024, readers: 2, limits: Limits::default() }
+        Self {
+            path: None,
+            cache_bytes: 256 * 1024 * 1024,
+            readers: 2,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -71,7 +76,13 @@ impl Docs {
     }
 
     /// Distinct values at a path over the matching documents.
-    pub fn distinct(&self, ns: &Namespace, path: &str, filter: RawDocumentBuf, deadline: Deadline) -> Reply<Vec<RawBson>> {
+    pub fn distinct(
+        &self,
+        ns: &Namespace,
+        path: &str,
+        filter: RawDocumentBuf,
+        deadline: Deadline,
+    ) -> Reply<Vec<RawBson>> {
         todo!()
     }
 
@@ -91,7 +102,12 @@ impl Docs {
     }
 
     /// Changes at most one document and returns it; durable when the reply arrives.
-    pub fn find_and_modify(&self, ns: &Namespace, modify: FindAndModify, deadline: Deadline) -> Reply<Modified> {
+    pub fn find_and_modify(
+        &self,
+        ns: &Namespace,
+        modify: FindAndModify,
+        deadline: Deadline,
+    ) -> Reply<Modified> {
         todo!()
     }
 
