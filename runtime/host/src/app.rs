@@ -1,6 +1,6 @@
 //! What a function is: its resolved specification, and the loaded app that runs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,14 @@ use bytes::Bytes;
 use cloudlet_base::{AppId, ContentHash, Deadline, DeploymentId, Principal, RequestId};
 use cloudlet_blob::BlobStore;
 use cloudlet_data::AppData;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use crate::admit::Permits;
+use crate::bindings::CallFunctionPre;
+use crate::error::InvokeError;
+use crate::host::Shared;
+use crate::instance::State;
+use crate::outbound::OutboundPool;
 
 /// One app's functions, resolved: everything parsed, nothing left to look up.
 #[derive(Debug, Clone)]
@@ -164,5 +172,41 @@ pub enum CallReply {
 /// An app's functions, linked and ready. Hold it in an `Arc`; invocations in flight keep it alive, so an older
 /// deployment drains by itself.
 pub struct LoadedApp {
-    _spec: AppSpec,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) app: AppId,
+    pub(crate) deployment: DeploymentId,
+    pub(crate) services: Services,
+    pub(crate) functions: HashMap<Arc<str>, Arc<Function>>,
+}
+
+/// One function, linked.
+pub(crate) struct Function {
+    pub(crate) spec: FunctionSpec,
+    /// Ready to be instantiated for `wasi:http/incoming-handler`, when the component exports it.
+    pub(crate) http: Option<ProxyPre<State>>,
+    /// Ready to be instantiated for `cloudlet:function/handler`, when the component exports it.
+    pub(crate) call: Option<CallFunctionPre<State>>,
+    pub(crate) permits: Arc<Permits>,
+    /// Connections to the origins that this function talks to. Not shared between functions: what one may reach by
+    /// its rules, another may not by its own.
+    pub(crate) outbound: OutboundPool,
+}
+
+impl LoadedApp {
+    /// Whether the app has this function and it answers HTTP.
+    pub fn serves_http(&self, function: &str) -> bool {
+        self.functions.get(function).is_some_and(|f| f.http.is_some())
+    }
+
+    /// Whether the app has this function and it answers calls: by a handler for calls or, as any HTTP function can,
+    /// by `POST /`.
+    pub fn serves_calls(&self, function: &str) -> bool {
+        self.functions.contains_key(function)
+    }
+
+    pub(crate) fn function(&self, name: &str) -> Result<&Arc<Function>, InvokeError> {
+        self.functions
+            .get(name)
+            .ok_or_else(|| InvokeError::NoSuchFunction(name.to_owned()))
+    }
 }

@@ -1,14 +1,22 @@
-//! The host itself: engine, compiling, loading, invoking.
+//! The host itself: engine, artifacts and what every app shares.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use bytes::Bytes;
-use cloudlet_base::{Clock, ContentHash, Entropy, Fault};
-use http_body_util::combinators::UnsyncBoxBody;
+use cloudlet_base::{Clock, ContentHash, Entropy};
+use wasmtime::Engine;
+use wasmtime::component::Linker;
 
-use crate::app::{AppSpec, Call, CallReply, Invocation, LoadedApp, Services};
+use crate::admit::Permits;
+use crate::app::{AppSpec, LoadedApp, Services};
+use crate::artifact::{ArtifactCache, check_is_component, content_hash};
+use crate::engine::{self, Ticker};
+use crate::error::LoadError;
+use crate::instance::State;
+use crate::link;
 use crate::logs::LogSink;
+use crate::metrics::Metrics;
+use crate::outbound::Origins;
 
 /// How to run functions.
 #[derive(Debug, Clone)]
@@ -38,152 +46,25 @@ impl HostConfig {
     }
 }
 
-/// Why a component can't be compiled or linked. The deploy fails with these.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The bytes are not a component.
-    #[error("not a WebAssembly component: {0}")]
-    NotAComponent(String),
-    /// The component is too large.
-    #[error("the component has {size} bytes, over the limit of {limit}")]
-    TooLarge {
-        /// Its size.
-        size: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// It imports something that the platform does not offer.
-    #[error("function {function:?} imports {import:?}, which this platform does not offer")]
-    UnknownImport {
-        /// The function.
-        function: String,
-        /// The import.
-        import: String,
-    },
-    /// It imports something that its manifest does not grant.
-    #[error("function {function:?} imports {import:?}, which its manifest does not grant; add {remedy}")]
-    NotGranted {
-        /// The function.
-        function: String,
-        /// The import.
-        import: String,
-        /// What to write into the manifest.
-        remedy: String,
-    },
-    /// It exports neither an HTTP nor a call handler.
-    #[error("function {0:?} exports neither wasi:http/incoming-handler nor cloudlet:function/handler")]
-    NoHandler(String),
-    /// The artifact is missing: compile first.
-    #[error("component {0} is not compiled on this node")]
-    NotCompiled(ContentHash),
-    /// Anything else.
-    #[error("{0}")]
-    Internal(String),
-}
-
-impl LoadError {
-    /// The platform's kind of failure.
-    pub fn kind(&self) -> Fault {
-        match self {
-            LoadError::TooLarge { .. } => Fault::Limit,
-            LoadError::NotCompiled(_) => Fault::NotFound,
-            LoadError::Internal(_) => Fault::Internal,
-            _ => Fault::Invalid,
-        }
-    }
-}
-
-/// Why a guest was stopped; the `reason` label of the trap metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the labels say it")]
-pub enum TrapReason {
-    Unreachable,
-    MemoryOutOfBounds,
-    StackOverflow,
-    MemoryLimit,
-    CpuLimit,
-    Timeout,
-    Exit,
-    Other,
-}
-
-/// Why an invocation gave no response of the guest's own.
-#[derive(Debug, thiserror::Error)]
-pub enum InvokeError {
-    /// The app has no such function.
-    #[error("no function {0:?}")]
-    NoSuchFunction(String),
-    /// The function does not export the handler for this trigger.
-    #[error("function {function:?} does not export {export}")]
-    NoHandler {
-        /// The function.
-        function: String,
-        /// The interface it would need.
-        export: &'static str,
-    },
-    /// All of the function's or the node's permits are in use.
-    #[error("function {function:?} is at its limit of {limit} concurrent invocations")]
-    Busy {
-        /// The function.
-        function: String,
-        /// The limit.
-        limit: usize,
-    },
-    /// The guest was stopped.
-    #[error("function {function:?} failed: {message}")]
-    Trapped {
-        /// The function.
-        function: String,
-        /// Why.
-        reason: TrapReason,
-        /// The guest's message and backtrace, for the log.
-        message: String,
-    },
-    /// The time was over.
-    #[error("function {function:?} did not answer within its time")]
-    Deadline {
-        /// The function.
-        function: String,
-    },
-    /// The guest returned without answering.
-    #[error("function {function:?} returned without a response")]
-    NoResponse {
-        /// The function.
-        function: String,
-    },
-    /// The request is larger than the function's limit.
-    #[error("the request body is larger than the limit of {limit} bytes")]
-    RequestTooLarge {
-        /// The limit.
-        limit: u64,
-    },
-    /// Our own fault.
-    #[error("{0}")]
-    Internal(String),
-}
-
-impl InvokeError {
-    /// The platform's kind of failure.
-    pub fn kind(&self) -> Fault {
-        match self {
-            InvokeError::NoSuchFunction(_) | InvokeError::NoHandler { .. } => Fault::NotFound,
-            InvokeError::Busy { .. } => Fault::Busy,
-            InvokeError::Trapped { .. } | InvokeError::NoResponse { .. } => Fault::Guest,
-            InvokeError::Deadline { .. } => Fault::Deadline,
-            InvokeError::RequestTooLarge { .. } => Fault::Limit,
-            InvokeError::Internal(_) => Fault::Internal,
-        }
-    }
-}
-
-/// A response body of a guest; polling it drives the guest. Dropping it stops the guest.
-pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
 /// The host of a node's functions. Cheap to clone.
 #[derive(Clone)]
-pub struct Host;
+pub struct Host(Arc<Shared>);
 
-#[expect(unused_variables, reason = "being built")]
+/// What every app of the node shares.
+pub(crate) struct Shared {
+    pub(crate) config: HostConfig,
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) artifacts: ArtifactCache,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) logs: Arc<dyn LogSink>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) origins: Origins,
+    compiling: Compiling,
+    _ticker: Ticker,
+}
+
 impl Host {
     /// Starts the engine and its epoch ticker.
     ///
@@ -196,57 +77,101 @@ impl Host {
         logs: Arc<dyn LogSink>,
         registry: &prometheus::Registry,
     ) -> Result<Self, LoadError> {
-        todo!()
+        // Guests' random numbers come from wasmtime-wasi's own generator, seeded by the system; nothing else here
+        // draws any. The argument keeps the door open for replayable guests.
+        drop(entropy);
+        let engine = engine::engine(&config)?;
+        let artifacts = ArtifactCache::open(config.artifact_dir.clone(), &engine)?;
+        let permits = Permits::new(config.instances_max as usize);
+        Ok(Self(Arc::new(Shared {
+            linker: link::linker(&engine)?,
+            metrics: Metrics::register(registry, &engine, &permits)?,
+            compiling: Compiling::new(config.compile_permits),
+            origins: Origins::new(),
+            _ticker: Ticker::start(&engine)?,
+            artifacts,
+            permits,
+            clock,
+            logs,
+            engine,
+            config,
+        })))
     }
 
     /// Compiles a component into the artifact cache, if it is not there. Blocking: call it off the async threads.
+    ///
+    /// # Errors
+    /// `TooLarge` and `NotAComponent` by the component, `Internal` when the cache can't be written.
     pub fn compile(&self, component: &[u8]) -> Result<ContentHash, LoadError> {
-        todo!()
+        let shared = &*self.0;
+        let limit = shared.config.component_bytes_max;
+        if component.len() > limit {
+            return Err(LoadError::TooLarge {
+                size: component.len(),
+                limit,
+            });
+        }
+        check_is_component(component)?;
+        let hash = content_hash(component);
+        if shared.artifacts.contains(hash) {
+            return Ok(hash);
+        }
+        let _permit = shared.compiling.wait();
+        // Another caller may have compiled it while this one waited.
+        if shared.artifacts.contains(hash) {
+            return Ok(hash);
+        }
+        let begin = shared.clock.monotonic();
+        let compiled = shared
+            .engine
+            .precompile_component(component)
+            .map_err(|error| LoadError::NotAComponent(format!("{error:#}")))?;
+        let took = shared.clock.monotonic().saturating_sub(begin);
+        shared.metrics.compiled(took);
+        tracing::debug!(component = %hash, bytes = component.len(), ?took, "compiled a component");
+        shared.artifacts.store(hash, &compiled)?;
+        Ok(hash)
     }
 
     /// Loads and links an app's functions; reports every problem at once. Blocking.
+    ///
+    /// # Errors
+    /// One for each import that is unknown or not granted, each missing handler and artifact.
     pub fn load(&self, spec: AppSpec, services: Services) -> Result<Arc<LoadedApp>, Vec<LoadError>> {
-        todo!()
+        link::load(&self.0, spec, services)
     }
 }
 
-#[expect(unused_variables, reason = "being built")]
-impl LoadedApp {
-    /// Whether the app has this function and it answers HTTP.
-    pub fn serves_http(&self, function: &str) -> bool {
-        todo!()
+/// How many components may be compiled at once; the others wait.
+struct Compiling {
+    free: Mutex<usize>,
+    given_back: Condvar,
+}
+
+impl Compiling {
+    fn new(permits: usize) -> Self {
+        Self {
+            free: Mutex::new(permits.max(1)),
+            given_back: Condvar::new(),
+        }
     }
 
-    /// Whether the app has this function and it answers calls.
-    pub fn serves_calls(&self, function: &str) -> bool {
-        todo!()
+    fn wait(&self) -> CompilePermit<'_> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .given_back
+            .wait_while(free, |free| *free == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        CompilePermit(self)
     }
+}
 
-    /// Runs a function on an HTTP request, in a fresh instance driven by the caller's task.
-    ///
-    /// # Cancel safety
-    /// Dropping the future, or the response's body, stops the guest.
-    pub async fn http<B>(
-        self: &Arc<Self>,
-        function: &str,
-        request: http::Request<B>,
-        invocation: Invocation,
-    ) -> Result<http::Response<ResponseBody>, InvokeError>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        todo!()
-    }
+struct CompilePermit<'a>(&'a Compiling);
 
-    /// Runs a function's call handler. A component that only answers HTTP is called by `POST /` with the payload
-    /// as an `application/json` body, so that any standard component can be called.
-    pub async fn call(
-        self: &Arc<Self>,
-        function: &str,
-        call: Call,
-        invocation: Invocation,
-    ) -> Result<CallReply, InvokeError> {
-        todo!()
+impl Drop for CompilePermit<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.given_back.notify_one();
     }
 }
