@@ -214,11 +214,12 @@ struct Node {
 impl Node {
     /// Starts a node and waits until it listens.
     fn start(mut command: Command) -> Result<Node> {
+        let program = command.get_program().to_os_string();
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .context("start the node")?;
+            .with_context(|| format!("start the node {}", program.display()))?;
         let stdout = child.stdout.take().expect("standard output was piped");
         let (sender, lines) = channel();
         thread::spawn(move || {
