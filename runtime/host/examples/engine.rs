@@ -33,12 +33,48 @@ struct Candidate {
 }
 
 const CANDIDATES: [Candidate; 6] = [
-    Candidate { name: "pool, defaults", pagemap: false, keep: 0, signals: true, guard: 32 << 20 },
-    Candidate { name: "pagemap keep 1M", pagemap: true, keep: 1 << 20, signals: true, guard: 32 << 20 },
-    Candidate { name: "pagemap keep 4M", pagemap: true, keep: 4 << 20, signals: true, guard: 32 << 20 },
-    Candidate { name: "pagemap keep 64M", pagemap: true, keep: 64 << 20, signals: true, guard: 32 << 20 },
-    Candidate { name: "pagemap keep 4M, no signals", pagemap: true, keep: 4 << 20, signals: false, guard: 0 },
-    Candidate { name: "no pagemap, keep 64K, no signals", pagemap: false, keep: 64 << 10, signals: false, guard: 0 },
+    Candidate {
+        name: "pool, defaults",
+        pagemap: false,
+        keep: 0,
+        signals: true,
+        guard: 32 << 20,
+    },
+    Candidate {
+        name: "pagemap keep 1M",
+        pagemap: true,
+        keep: 1 << 20,
+        signals: true,
+        guard: 32 << 20,
+    },
+    Candidate {
+        name: "pagemap keep 4M",
+        pagemap: true,
+        keep: 4 << 20,
+        signals: true,
+        guard: 32 << 20,
+    },
+    Candidate {
+        name: "pagemap keep 64M",
+        pagemap: true,
+        keep: 64 << 20,
+        signals: true,
+        guard: 32 << 20,
+    },
+    Candidate {
+        name: "pagemap keep 4M, no signals",
+        pagemap: true,
+        keep: 4 << 20,
+        signals: false,
+        guard: 0,
+    },
+    Candidate {
+        name: "no pagemap, keep 64K, no signals",
+        pagemap: false,
+        keep: 64 << 10,
+        signals: false,
+        guard: 0,
+    },
 ];
 
 impl Candidate {
@@ -124,10 +160,14 @@ async fn once(pre: &ProxyPre<State>) -> [Duration; 3] {
     let mut store = Store::new(pre.engine(), state);
     store.set_epoch_deadline(u64::MAX / 2);
     let request = http::Request::get("http://localhost/")
-        .body(Empty::<Bytes>::new().map_err(|never| match never {}))
+        .body(Empty::<Bytes>::new().map_err(Error::from))
         .unwrap();
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let request = store.data_mut().http().new_incoming_request::<_>(Scheme::Http, request.map(BodyExt::boxed_unsync)).unwrap();
+    let request = store
+        .data_mut()
+        .http()
+        .new_incoming_request(Scheme::Http, request)
+        .unwrap();
     let out = store.data_mut().http().new_response_outparam(sender).unwrap();
     let proxy = pre.instantiate_async(&mut store).await.unwrap();
     let instantiated = Instant::now();
@@ -144,7 +184,10 @@ async fn once(pre: &ProxyPre<State>) -> [Duration; 3] {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 fn percentile(sorted: &[Duration], p: f64) -> f64 {
@@ -178,7 +221,9 @@ fn per_second(pre: &ProxyPre<State>, threads: usize, time: Duration) -> f64 {
 }
 
 fn main() {
-    let path = std::env::args().nth(1).expect("the path of a wasi:http component");
+    let path = std::env::args()
+        .nth(1)
+        .expect("the path of a wasi:http component");
     let bytes = std::fs::read(path).unwrap();
     println!(
         "{:34} {:>6} {:>6} {:>6} {:>7} {:>7} | {:>8} {:>8} {:>5}",

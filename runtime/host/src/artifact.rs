@@ -59,10 +59,7 @@ impl ArtifactCache {
     /// Opens the directory, making it when it is not there.
     pub(crate) fn open(dir: PathBuf, engine: &Engine) -> Result<Self, LoadError> {
         make_private_dir(&dir).map_err(|error| {
-            LoadError::Internal(format!(
-                "make the artifact directory {}: {error}",
-                dir.display()
-            ))
+            LoadError::Internal(format!("make the artifact directory {}: {error}", dir.display()))
         })?;
         let mut hasher = Sha256Hasher::default();
         engine.precompile_compatibility_hash().hash(&mut hasher);

@@ -153,14 +153,6 @@ impl Whole {
         }
         self.frames.push_back(Frame::data(all.freeze()));
     }
-
-    /// All data, when there are no trailers.
-    pub(crate) fn into_bytes(mut self) -> Bytes {
-        let first = self.frames.pop_front();
-        first
-            .and_then(|frame| frame.into_data().ok())
-            .unwrap_or_default()
-    }
 }
 
 impl Body for Whole {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use ::http::{Request, StatusCode};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
 
 use crate::app::{Call, CallReply, Function, Invocation, LoadedApp, Trigger};
 use crate::bindings::cloudlet::function::types::Error as GuestError;
+use crate::body::{BoxError, ResponseBody};
 use crate::error::InvokeError;
 use crate::http::respond;
 use crate::instance::{Guest, State};
@@ -49,7 +50,12 @@ impl LoadedApp {
     }
 
     /// The same in a box: a function's call of a function has no static end.
-    pub(crate) fn boxed_call(self: Arc<Self>, function: String, call: Call, invocation: Invocation) -> CallFuture {
+    pub(crate) fn boxed_call(
+        self: Arc<Self>,
+        function: String,
+        call: Call,
+        invocation: Invocation,
+    ) -> CallFuture {
         Box::pin(async move { self.call(&function, call, invocation).await })
     }
 
@@ -101,9 +107,8 @@ impl LoadedApp {
             .map_err(|error| InvokeError::Internal(format!("build the request of a call: {error}")))?;
         let guest = self.start_http(function, request, invocation, Trigger::Call)?;
         let (head, body) = respond(guest).await?.into_parts();
-        let limit = usize::try_from(function.spec.limits.response_bytes_max).unwrap_or(usize::MAX);
-        let body = match Limited::new(body, limit).collect().await {
-            Ok(body) => body.to_bytes(),
+        let body = match gather(body).await {
+            Ok(body) => body,
             Err(error) => {
                 return match error.downcast::<InvokeError>() {
                     Ok(error) => Err(*error),
@@ -122,6 +127,17 @@ impl LoadedApp {
             status => CallReply::Failed(format!("status {status}: {}", text())),
         })
     }
+}
+
+/// The whole of a response; bodies of guests are within their function's limit.
+async fn gather(mut body: ResponseBody) -> Result<Bytes, BoxError> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(all.freeze())
 }
 
 fn within_limit(function: &Function, reply: Bytes) -> CallReply {

@@ -82,7 +82,9 @@ impl State {
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView {
-            ctx: self.wasi.get_or_insert_with(|| Box::new(wasi::context(&self.run))),
+            ctx: self
+                .wasi
+                .get_or_insert_with(|| Box::new(wasi::context(&self.run))),
             table: &mut self.table,
         }
     }
@@ -122,9 +124,7 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let total = self
-            .memory_bytes
-            .saturating_add(desired.saturating_sub(current));
+        let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         let allowed = total <= self.memory_bytes_max && maximum.is_none_or(|max| desired <= max);
         if allowed {
             self.memory_bytes = total;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 use wasmtime::{Engine, EngineWeak};
 
 use crate::admit::Permits;
@@ -14,7 +16,8 @@ use crate::error::{LoadError, TrapReason};
 
 /// Phases last from a microsecond (admission) to the longest timeout.
 const PHASE_BUCKETS: [f64; 19] = [
-    1e-6, 2e-6, 5e-6, 1e-5, 1.5e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 10.0,
+    1e-6, 2e-6, 5e-6, 1e-5, 1.5e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5,
+    1.0, 10.0,
 ];
 
 /// Compiling takes from a fraction of a second to a minute.
@@ -299,6 +302,9 @@ mod tests {
         for (i, (reason, _)) in TrapReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, i);
         }
-        assert_eq!(OutboundOutcome::Failed as usize, OutboundOutcome::LABELS.len() - 1);
+        assert_eq!(
+            OutboundOutcome::Failed as usize,
+            OutboundOutcome::LABELS.len() - 1
+        );
     }
 }

@@ -84,12 +84,11 @@ pub(crate) fn matching<'a>(rules: &'a [OutboundRule], uri: &Uri) -> Option<&'a O
 /// Whether a rule's host covers `host`: the same, or below the suffix of a `*.` rule.
 fn host_matches(rule: &str, host: &str) -> bool {
     match rule.strip_prefix("*.") {
-        Some(suffix) => host
-            .len()
-            .checked_sub(suffix.len() + 1)
-            .is_some_and(|at| {
-                at > 0 && host.as_bytes()[at] == b'.' && host.as_bytes()[at + 1..].eq_ignore_ascii_case(suffix.as_bytes())
-            }),
+        Some(suffix) => host.len().checked_sub(suffix.len() + 1).is_some_and(|at| {
+            at > 0
+                && host.as_bytes()[at] == b'.'
+                && host.as_bytes()[at + 1..].eq_ignore_ascii_case(suffix.as_bytes())
+        }),
         None => address::unbracket(rule).eq_ignore_ascii_case(host),
     }
 }

@@ -23,14 +23,14 @@ const INSERT_MAX: usize = 10_000;
 const ARRAY_FILTERS_MAX: usize = 100;
 
 /// A guest's handle of a collection.
-pub struct Collection {
+pub(crate) struct Collection {
     name: Arc<str>,
     acting: Acting,
     session: Arc<Session>,
 }
 
 /// A guest's handle of a result.
-pub struct GuestCursor {
+pub(crate) struct GuestCursor {
     session: Arc<Session>,
     /// The batch that came with the query, until it is fetched.
     first: Vec<RawDocumentBuf>,
@@ -113,9 +113,7 @@ impl documents::HostCollection for View<'_> {
             documents: all_documents("document", documents)?,
             ordered: true,
         };
-        let done = session
-            .insert(&name, insert, self.run.deadline.clone())
-            .await?;
+        let done = session.insert(&name, insert, self.run.deadline.clone()).await?;
         first_error(done.errors)?;
         Ok(done.ids.into_iter().map(|(_, id)| id_document(id)).collect())
     }
@@ -139,9 +137,7 @@ impl documents::HostCollection for View<'_> {
             statements: vec![statement],
             ordered: true,
         };
-        let done = session
-            .update(&name, update, self.run.deadline.clone())
-            .await?;
+        let done = session.update(&name, update, self.run.deadline.clone()).await?;
         first_error(done.errors)?;
         Ok(UpdateResult {
             matched: done.matched,
@@ -165,9 +161,7 @@ impl documents::HostCollection for View<'_> {
             statements: vec![statement],
             ordered: true,
         };
-        let done = session
-            .delete(&name, delete, self.run.deadline.clone())
-            .await?;
+        let done = session.delete(&name, delete, self.run.deadline.clone()).await?;
         first_error(done.errors)?;
         Ok(done.deleted)
     }

@@ -27,7 +27,7 @@ const UPLOAD_CHUNKS_MAX: usize = 4;
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// An upload in progress: the store reads from one end what the guest writes into the other.
-pub struct Upload {
+pub(crate) struct Upload {
     stored: AbortOnDropJoinHandle<Result<Info, BlobError>>,
     /// Until the guest has taken it.
     sink: Option<mpsc::Sender<Bytes>>,
@@ -178,11 +178,7 @@ impl objects::HostUpload for View<'_> {
     }
 
     async fn finish(&mut self, this: Resource<Upload>) -> Result<ObjectInfo, Failure> {
-        let Upload {
-            stored,
-            sink,
-            finish,
-        } = self.table.delete(this)?;
+        let Upload { stored, sink, finish } = self.table.delete(this)?;
         // When the guest never took the body, the object is empty.
         drop(sink);
         // The store may have failed and gone away; its result tells.
@@ -201,7 +197,10 @@ impl View<'_> {
     fn check_path(&self, path: &str) -> Result<(), Failure> {
         let grants = &self.run.function.spec.grants.storage;
         // `photos/../secret` begins with `photos/` too; the store refuses such segments, whatever the grants.
-        if grants.iter().any(|prefix| prefix == "*" || path.starts_with(prefix.as_str())) {
+        if grants
+            .iter()
+            .any(|prefix| prefix == "*" || path.starts_with(prefix.as_str()))
+        {
             return Ok(());
         }
         Err(Failure::denied(format!(
@@ -299,7 +298,11 @@ impl OutputStream for UploadStream {
         if self.sink.is_closed() {
             return Err(StreamError::Closed);
         }
-        Ok(if self.sink.capacity() == 0 { 0 } else { CHUNK_BYTES_MAX })
+        Ok(if self.sink.capacity() == 0 {
+            0
+        } else {
+            CHUNK_BYTES_MAX
+        })
     }
 }
 
@@ -331,7 +334,9 @@ impl InputStream for ObjectStream {
         }
         match self.end.replace(Ok(())) {
             Some(Ok(())) => Err(StreamError::Closed),
-            Some(Err(error)) => Err(StreamError::LastOperationFailed(wasmtime::Error::msg(error.to_string()))),
+            Some(Err(error)) => Err(StreamError::LastOperationFailed(wasmtime::Error::msg(
+                error.to_string(),
+            ))),
             None => {
                 self.end = None;
                 Ok(Bytes::new())

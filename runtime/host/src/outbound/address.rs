@@ -76,7 +76,13 @@ mod tests {
 
     #[test]
     fn tells_public_addresses_from_others() {
-        for public in ["8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8"] {
+        for public in [
+            "8.8.8.8",
+            "1.1.1.1",
+            "172.32.0.1",
+            "2606:4700::1111",
+            "::ffff:8.8.8.8",
+        ] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
         for other in [
@@ -109,7 +115,13 @@ mod tests {
 
     #[test]
     fn localhost_is_a_name_and_all_below_it() {
-        for name in ["localhost", "LOCALHOST", "a.localhost", "a.b.localhost", "localhost."] {
+        for name in [
+            "localhost",
+            "LOCALHOST",
+            "a.localhost",
+            "a.b.localhost",
+            "localhost.",
+        ] {
             assert!(is_localhost(name), "{name}");
         }
         for name in ["notlocalhost", "localhost.example.com", "local", "", "éocalhost"] {
