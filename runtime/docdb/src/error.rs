@@ -44,6 +44,8 @@ codes! {
     BadValue = 2, Invalid;
     /// A command or specification that can't be parsed.
     FailedToParse = 9, Invalid;
+    /// The file is not a store, is damaged, or is of a newer format.
+    UnsupportedFormat = 12, Internal;
     /// An operator applied to a value of a type it does not take.
     TypeMismatch = 14, Invalid;
     /// Too deeply nested.
@@ -90,6 +92,8 @@ codes! {
     TooManyRequests = 462, Busy;
     /// The disk is full or failing; nothing was written.
     OutOfDiskSpace = 14031, Internal;
+    /// Another node or process has the store open.
+    DBPathInUse = 98, Conflict;
     /// The store is being shut down.
     ShutdownInProgress = 91, Busy;
 }
