@@ -22,6 +22,15 @@ mod exec;
 mod lanes;
 mod limits;
 
+mod decimal;
+mod keycode;
+mod path;
+mod projection;
+mod query;
+mod sort;
+mod update;
+mod value;
+
 pub use docs::{Config, Docs};
 pub use error::{Code, Error, Result};
 pub use lanes::Reply;
