@@ -9,6 +9,7 @@ use crate::catalog::Catalog;
 use crate::kv::{Kv, KvRead, KvWrite};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::object_ids::ObjectIds;
 use crate::{Code, Error, Result};
 
 /// The parts that every operation needs.
@@ -17,7 +18,7 @@ pub(crate) struct Engine {
     catalog: RwLock<Published>,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) ids: ObjectIds,
     pub(crate) metrics: Metrics,
 }
 
@@ -37,17 +38,20 @@ impl Engine {
         kv: Box<dyn Kv>,
         limits: Limits,
         clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
+        entropy: &dyn Entropy,
         metrics: Metrics,
     ) -> Result<Self> {
         kv.write(&mut |store| Catalog::prepare(store))?;
         let catalog = Arc::new(load(kv.as_ref())?);
         Ok(Self {
             kv,
-            catalog: RwLock::new(Published { catalog, stale: false }),
+            catalog: RwLock::new(Published {
+                catalog,
+                stale: false,
+            }),
             limits,
             clock,
-            entropy,
+            ids: ObjectIds::new(entropy),
             metrics,
         })
     }
@@ -62,7 +66,9 @@ impl Engine {
             if let Some(published) = published.take() {
                 catalog = Some(published.catalog.clone());
             }
-            let Some(catalog) = &catalog else { return Err(Error::new(Code::InternalError, "no catalog")) };
+            let Some(catalog) = &catalog else {
+                return Err(Error::new(Code::InternalError, "no catalog"));
+            };
             answer = Some(body(store, catalog)?);
             Ok(())
         })?;

@@ -50,6 +50,8 @@ codes! {
     TypeMismatch = 14, Invalid;
     /// Too deeply nested.
     Overflow = 15, Limit;
+    /// A batch with too many documents or statements.
+    InvalidLength = 16, Limit;
     /// The collection does not exist.
     NamespaceNotFound = 26, NotFound;
     /// The index does not exist.
@@ -94,6 +96,10 @@ codes! {
     OutOfDiskSpace = 14031, Internal;
     /// Another node or process has the store open.
     DBPathInUse = 98, Conflict;
+    /// A collection can't be made: the database has too many.
+    CannotCreateCollection = 1005, Limit;
+    /// The collection or index that a cursor reads is gone.
+    QueryPlanKilled = 175, Conflict;
     /// The store is being shut down.
     ShutdownInProgress = 91, Busy;
 }
@@ -101,7 +107,11 @@ codes! {
 impl Error {
     /// An error with MongoDB's code and a message: lower case, no full stop, offending value quoted.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), duplicate: None }
+        Self {
+            code,
+            message: message.into(),
+            duplicate: None,
+        }
     }
 
     /// A duplicate key with what drivers want to know of it.
@@ -110,7 +120,11 @@ impl Error {
         pattern: bson::RawDocumentBuf,
         value: bson::RawDocumentBuf,
     ) -> Self {
-        Self { code: Code::DuplicateKey, message: message.into(), duplicate: Some(Box::new((pattern, value))) }
+        Self {
+            code: Code::DuplicateKey,
+            message: message.into(),
+            duplicate: Some(Box::new((pattern, value))),
+        }
     }
 
     /// MongoDB's code.

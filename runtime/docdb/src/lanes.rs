@@ -49,11 +49,23 @@ impl Lanes {
     pub(crate) fn start(engine: Engine, readers: usize) -> Result<Self> {
         let engine = Arc::new(engine);
         let metrics = &engine.metrics;
-        let reads = Arc::new(Queue::new("read_queue_max", engine.limits.read_queue_max, metrics.read_queue.clone()));
-        let writes =
-            Arc::new(Queue::new("write_queue_max", engine.limits.write_queue_max, metrics.write_queue.clone()));
+        let reads = Arc::new(Queue::new(
+            "read_queue_max",
+            engine.limits.read_queue_max,
+            metrics.read_queue.clone(),
+        ));
+        let writes = Arc::new(Queue::new(
+            "write_queue_max",
+            engine.limits.write_queue_max,
+            metrics.write_queue.clone(),
+        ));
         // Built first, so that an error half-way stops the threads that were started.
-        let mut lanes = Self { engine: engine.clone(), reads, writes, threads: Vec::new() };
+        let mut lanes = Self {
+            engine: engine.clone(),
+            reads,
+            writes,
+            threads: Vec::new(),
+        };
         for _ in 0..readers.max(1) {
             let (queue, engine) = (lanes.reads.clone(), engine.clone());
             lanes.spawn("docdb-reader", move || read_loop(&queue, &engine))?;
@@ -115,7 +127,13 @@ impl Lanes {
         alone: bool,
     ) -> Reply<T> {
         let (sender, reply) = Reply::channel();
-        match self.writes.push(Box::new(Job { body, deadline, alone, outcome: None, sender })) {
+        match self.writes.push(Box::new(Job {
+            body,
+            deadline,
+            alone,
+            outcome: None,
+            sender,
+        })) {
             Ok(()) => reply,
             Err(error) => Reply::ready(Err(error)),
         }
@@ -125,7 +143,9 @@ impl Lanes {
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(body)
-            .map_err(|error| Error::new(Code::InternalError, format!("start the thread {name:?}: {error}")))?;
+            .map_err(|error| {
+                Error::new(Code::InternalError, format!("start the thread {name:?}: {error}"))
+            })?;
         self.threads.push(thread);
         Ok(())
     }
@@ -161,8 +181,17 @@ struct QueueState<J> {
 
 impl<J> Queue<J> {
     fn new(name: &'static str, max: usize, depth: IntGauge) -> Self {
-        let state = Mutex::new(QueueState { jobs: VecDeque::new(), closed: false });
-        Self { name, max, depth, state, filled: Condvar::new() }
+        let state = Mutex::new(QueueState {
+            jobs: VecDeque::new(),
+            closed: false,
+        });
+        Self {
+            name,
+            max,
+            depth,
+            state,
+            filled: Condvar::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState<J>> {
@@ -172,11 +201,17 @@ impl<J> Queue<J> {
     fn push(&self, job: J) -> Result<()> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Error::new(Code::ShutdownInProgress, "the database is being closed"));
+            return Err(Error::new(
+                Code::ShutdownInProgress,
+                "the database is being closed",
+            ));
         }
         let waiting = state.jobs.len();
         if waiting >= self.max {
-            let message = format!("{waiting} operations are waiting, and {} is {}; try again", self.name, self.max);
+            let message = format!(
+                "{waiting} operations are waiting, and {} is {}; try again",
+                self.name, self.max
+            );
             return Err(Error::new(Code::TooManyRequests, message));
         }
         state.jobs.push_back(job);
@@ -276,7 +311,11 @@ fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
             if let [job] = jobs.as_mut_slice()
                 && job.alone()
             {
-                let mut tx = Tx { kv: store, catalog, engine };
+                let mut tx = Tx {
+                    kv: store,
+                    catalog,
+                    engine,
+                };
                 changed = job.run(&mut tx);
                 let abort = || Error::new(Code::InternalError, "the write failed");
                 return if changed { Ok(tx.catalog) } else { Err(abort()) };
@@ -291,7 +330,9 @@ fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
         let metrics = &engine.metrics;
         metrics.commits.inc();
         metrics.operations_per_commit.observe(jobs.len() as f64);
-        metrics.commit_seconds.observe(engine.clock.monotonic().saturating_sub(started).as_secs_f64());
+        metrics
+            .commit_seconds
+            .observe(engine.clock.monotonic().saturating_sub(started).as_secs_f64());
     }
     for job in jobs {
         let committed = committed.clone();
@@ -310,7 +351,11 @@ fn run_overlaid(
 ) -> Result<Arc<Catalog>> {
     for job in jobs {
         let mut overlay = Overlay::new(&*store);
-        let mut tx = Tx { kv: &mut overlay, catalog: catalog.clone(), engine };
+        let mut tx = Tx {
+            kv: &mut overlay,
+            catalog: catalog.clone(),
+            engine,
+        };
         if !job.run(&mut tx) {
             continue;
         }
@@ -327,11 +372,13 @@ fn run_overlaid(
 }
 
 fn check(deadline: &Deadline, engine: &Engine) -> Result<()> {
-    deadline.check(engine.clock.as_ref()).map_err(|expired| Error::new(Code::MaxTimeMSExpired, expired.to_string()))
+    deadline
+        .check(engine.clock.as_ref())
+        .map_err(|expired| Error::new(Code::MaxTimeMSExpired, expired.to_string()))
 }
 
 /// Runs `body`, answering a panic as an error: it is our bug, and costs only the operation that hit it.
-fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let what = panic
             .downcast_ref::<&str>()
@@ -339,6 +386,9 @@ fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_default();
         tracing::error!(panic = %what, "a database operation panicked");
-        Err(Error::new(Code::InternalError, format!("the database operation panicked: {what}")))
+        Err(Error::new(
+            Code::InternalError,
+            format!("the database operation panicked: {what}"),
+        ))
     })
 }

@@ -81,8 +81,12 @@ impl Metrics {
     /// # Errors
     /// When the registry has one of the names: one database a registry.
     pub(crate) fn register(registry: &Registry) -> Result<Self> {
-        Self::try_register(registry)
-            .map_err(|error| Error::new(Code::InternalError, format!("register the database's metrics: {error}")))
+        Self::try_register(registry).map_err(|error| {
+            Error::new(
+                Code::InternalError,
+                format!("register the database's metrics: {error}"),
+            )
+        })
     }
 
     fn try_register(registry: &Registry) -> prometheus::Result<Self> {
@@ -104,8 +108,14 @@ impl Metrics {
         )?;
         registry.register(Box::new(operations.clone()))?;
         Ok(Self {
-            commits: counter("cloudlet_docdb_commits_total", "Commits of the database that wrote something.")?,
-            fsyncs: counter("cloudlet_docdb_fsyncs_total", "Calls of fsync on the database file.")?,
+            commits: counter(
+                "cloudlet_docdb_commits_total",
+                "Commits of the database that wrote something.",
+            )?,
+            fsyncs: counter(
+                "cloudlet_docdb_fsyncs_total",
+                "Calls of fsync on the database file.",
+            )?,
             commit_seconds: histogram(
                 "cloudlet_docdb_commit_seconds",
                 "Time to run and durably commit one group of operations.",
@@ -116,10 +126,22 @@ impl Metrics {
                 "Operations that shared one commit.",
                 prometheus::exponential_buckets(1.0, 2.0, 11)?,
             )?,
-            write_queue: gauge("cloudlet_docdb_write_queue_operations", "Operations waiting for the writer.")?,
-            read_queue: gauge("cloudlet_docdb_read_queue_operations", "Operations waiting for a reader thread.")?,
-            examined: counter("cloudlet_docdb_examined_total", "Index entries and documents looked at by queries.")?,
-            inline_reads: counter("cloudlet_docdb_inline_reads_total", "Reads that ran on their caller's thread.")?,
+            write_queue: gauge(
+                "cloudlet_docdb_write_queue_operations",
+                "Operations waiting for the writer.",
+            )?,
+            read_queue: gauge(
+                "cloudlet_docdb_read_queue_operations",
+                "Operations waiting for a reader thread.",
+            )?,
+            examined: counter(
+                "cloudlet_docdb_examined_total",
+                "Index entries and documents looked at by queries.",
+            )?,
+            inline_reads: counter(
+                "cloudlet_docdb_inline_reads_total",
+                "Reads that ran on their caller's thread.",
+            )?,
             operations: Op::ALL.map(|op| operations.with_label_values(&[op.label()])),
         })
     }

@@ -44,8 +44,14 @@ impl<T> Reply<T> {
 
     /// A reply to come, and the way to send it.
     pub(crate) fn channel() -> (ReplySender<T>, Self) {
-        let inner = Mutex::new(Inner { outcome: None, waker: None });
-        let slot = Arc::new(Slot { inner, filled: Condvar::new() });
+        let inner = Mutex::new(Inner {
+            outcome: None,
+            waker: None,
+        });
+        let slot = Arc::new(Slot {
+            inner,
+            filled: Condvar::new(),
+        });
         (ReplySender(Some(slot.clone())), Self(State::Waiting(slot)))
     }
 
@@ -133,7 +139,10 @@ impl<T> ReplySender<T> {
 
 impl<T> Drop for ReplySender<T> {
     fn drop(&mut self) {
-        self.fill(Err(Error::new(Code::InternalError, "the operation was abandoned: its thread failed")));
+        self.fill(Err(Error::new(
+            Code::InternalError,
+            "the operation was abandoned: its thread failed",
+        )));
     }
 }
 
@@ -175,6 +184,9 @@ mod tests {
         assert!(Pin::new(&mut reply).poll(&mut context).is_pending());
         sender.send(Ok(1));
         assert!(flag.0.load(std::sync::atomic::Ordering::SeqCst));
-        assert!(matches!(Pin::new(&mut reply).poll(&mut context), Poll::Ready(Ok(1))));
+        assert!(matches!(
+            Pin::new(&mut reply).poll(&mut context),
+            Poll::Ready(Ok(1))
+        ));
     }
 }

@@ -37,7 +37,10 @@ pub struct Range<'a> {
 impl<'a> Range<'a> {
     /// `from..to`, the upper end excluded.
     pub fn half_open(from: &'a [u8], to: &'a [u8]) -> Self {
-        Self { from: Bound::Included(from), to: Bound::Excluded(to) }
+        Self {
+            from: Bound::Included(from),
+            to: Bound::Excluded(to),
+        }
     }
 
     /// Whether no key can be inside: the ends cross, or touch without both being included.
@@ -45,7 +48,9 @@ impl<'a> Range<'a> {
         match (self.from, self.to) {
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
             (Bound::Included(from), Bound::Included(to)) => from > to,
-            (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => {
+                from >= to
+            }
         }
     }
 

@@ -18,7 +18,10 @@ pub(crate) struct Overlay<'a> {
 
 impl<'a> Overlay<'a> {
     pub(crate) fn new(base: &'a dyn KvRead) -> Self {
-        Self { base, changes: Changes::new() }
+        Self {
+            base,
+            changes: Changes::new(),
+        }
     }
 
     pub(crate) fn into_changes(self) -> Changes {
@@ -53,7 +56,8 @@ impl KvRead for Overlay<'_> {
             Direction::Backward => a > b,
         };
         self.base.scan(range, direction, &mut |key, value| {
-            while let Some((changed_key, change)) = next.filter(|(changed_key, _)| precedes(changed_key, key)) {
+            while let Some((changed_key, change)) = next.filter(|(changed_key, _)| precedes(changed_key, key))
+            {
                 next = step();
                 if let Some(value) = change
                     && visit(changed_key, value).is_break()
@@ -66,7 +70,9 @@ impl KvRead for Overlay<'_> {
                 None => visit(key, value),
                 Some((_, change)) => {
                     next = step();
-                    change.as_ref().map_or(ControlFlow::Continue(()), |value| visit(key, value))
+                    change
+                        .as_ref()
+                        .map_or(ControlFlow::Continue(()), |value| visit(key, value))
                 }
             };
             stopped = flow.is_break();

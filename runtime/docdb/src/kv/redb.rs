@@ -61,7 +61,10 @@ impl RedbKv {
         let file = path.to_owned();
         let opener = Box::new(move || open_file(&file));
         Self::with_opener(opener, options).map_err(|error| {
-            Error::new(error.code(), format!("open the database file {:?}: {error}", path.display().to_string()))
+            Error::new(
+                error.code(),
+                format!("open the database file {:?}: {error}", path.display().to_string()),
+            )
         })
     }
 
@@ -71,7 +74,14 @@ impl RedbKv {
     /// As [`open`](Self::open).
     pub fn with_opener(open: Opener, options: RedbOptions) -> Result<Self> {
         let database = open_database(&open, &options)?;
-        Ok(Self { open, options, database: RwLock::new(Opened { generation: 0, database: Some(database) }) })
+        Ok(Self {
+            open,
+            options,
+            database: RwLock::new(Opened {
+                generation: 0,
+                database: Some(database),
+            }),
+        })
     }
 
     /// Runs `body` on the open database and reopens it if that fails by the medium.
@@ -116,7 +126,9 @@ impl RedbKv {
 
 impl fmt::Debug for RedbKv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedbKv").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("RedbKv")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,7 +137,10 @@ impl Kv for RedbKv {
         self.with_database(|database| {
             let transaction = database.begin_read().map_err(transaction_failed)?;
             let table = transaction.open_table(TABLE).map_err(table_failed)?;
-            let view = View { table, failed: false.into() };
+            let view = View {
+                table,
+                failed: false.into(),
+            };
             let result = body(&view);
             view.judge(result)
         })
@@ -142,7 +157,13 @@ impl Kv for RedbKv {
             }
             let changed = {
                 let table = transaction.open_table(TABLE).map_err(table_failed)?;
-                let mut view = WriteView { view: View { table, failed: false.into() }, changed: false };
+                let mut view = WriteView {
+                    view: View {
+                        table,
+                        failed: false.into(),
+                    },
+                    changed: false,
+                };
                 let result = body(&mut view);
                 view.view.judge(result)?;
                 view.changed
@@ -190,7 +211,10 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> KvRead for View<T> {
             return Ok(());
         }
         let bounds: (Bound<&[u8]>, Bound<&[u8]>) = range.as_bounds();
-        let mut rows = self.table.range::<&[u8]>(bounds).map_err(|error| self.fail(error))?;
+        let mut rows = self
+            .table
+            .range::<&[u8]>(bounds)
+            .map_err(|error| self.fail(error))?;
         while let Some(row) = match direction {
             Direction::Forward => rows.next(),
             Direction::Backward => rows.next_back(),
@@ -236,8 +260,17 @@ impl KvWrite for WriteView<'_> {
 /// The file, its name made durable if it is new.
 fn open_file(path: &Path) -> io::Result<Box<dyn StorageBackend>> {
     let new = !path.exists();
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    if new && let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    if new
+        && let Some(directory) = path
+            .parent()
+            .filter(|directory| !directory.as_os_str().is_empty())
+    {
         File::open(directory)?.sync_all()?;
     }
     let backend = FileBackend::new(file).map_err(io::Error::other)?;
@@ -246,18 +279,23 @@ fn open_file(path: &Path) -> io::Result<Box<dyn StorageBackend>> {
 
 fn open_database(open: &Opener, options: &RedbOptions) -> Result<Database> {
     let inner = open().map_err(|error| storage_error(StorageError::Io(error)))?;
-    let backend = Counted { inner, fsyncs: options.fsyncs.clone() };
+    let backend = Counted {
+        inner,
+        fsyncs: options.fsyncs.clone(),
+    };
     // redb panics rather than erring on some damaged files when it was built with debug assertions.
     let opened = catch_unwind(AssertUnwindSafe(|| {
-        let database = Builder::new().set_cache_size(options.cache_bytes).create_with_backend(backend)?;
+        let database = Builder::new()
+            .set_cache_size(options.cache_bytes)
+            .create_with_backend(backend)?;
         make_table(&database)?;
         Ok(database)
     }));
-    opened.unwrap_or_else(|_| Err(Failure::Medium(damaged("its pages contradict each other")))).map_err(
-        |failure| match failure {
+    opened
+        .unwrap_or_else(|_| Err(Failure::Medium(damaged("its pages contradict each other"))))
+        .map_err(|failure| match failure {
             Failure::Body(error) | Failure::Medium(error) => error,
-        },
-    )
+        })
 }
 
 /// Makes the table in a new database: reads refuse one that is not there.
@@ -330,8 +368,13 @@ fn commit_failed(error: CommitError) -> Failure {
 fn storage_error(error: StorageError) -> Error {
     match error {
         StorageError::Io(error) if error.kind() == io::ErrorKind::InvalidData => damaged(&error.to_string()),
-        StorageError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => damaged("it ends too early"),
-        StorageError::Io(error) => Error::new(Code::OutOfDiskSpace, format!("the disk is full or failing: {error}")),
+        StorageError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            damaged("it ends too early")
+        }
+        StorageError::Io(error) => Error::new(
+            Code::OutOfDiskSpace,
+            format!("the disk is full or failing: {error}"),
+        ),
         StorageError::PreviousIo | StorageError::DatabaseClosed => closed(),
         StorageError::Corrupted(what) => damaged(&what),
         other => Error::new(Code::InternalError, format!("the store failed: {other}")),
@@ -339,11 +382,17 @@ fn storage_error(error: StorageError) -> Error {
 }
 
 fn damaged(what: &str) -> Error {
-    Error::new(Code::UnsupportedFormat, format!("not a database file of cloudlet, or a damaged one: {what}"))
+    Error::new(
+        Code::UnsupportedFormat,
+        format!("not a database file of cloudlet, or a damaged one: {what}"),
+    )
 }
 
 fn closed() -> Error {
-    Error::new(Code::OutOfDiskSpace, "the disk is full or failing: the database file was closed after an i/o error")
+    Error::new(
+        Code::OutOfDiskSpace,
+        "the disk is full or failing: the database file was closed after an i/o error",
+    )
 }
 
 /// A backend whose fsyncs are counted.
