@@ -44,10 +44,14 @@ codes! {
     BadValue = 2, Invalid;
     /// A command or specification that can't be parsed.
     FailedToParse = 9, Invalid;
+    /// The file is not a store, is damaged, or is of a newer format.
+    UnsupportedFormat = 12, Internal;
     /// An operator applied to a value of a type it does not take.
     TypeMismatch = 14, Invalid;
     /// Too deeply nested.
     Overflow = 15, Limit;
+    /// A batch with too many documents or statements.
+    InvalidLength = 16, Limit;
     /// The collection does not exist.
     NamespaceNotFound = 26, NotFound;
     /// The index does not exist.
@@ -90,6 +94,12 @@ codes! {
     TooManyRequests = 462, Busy;
     /// The disk is full or failing; nothing was written.
     OutOfDiskSpace = 14031, Internal;
+    /// Another node or process has the store open.
+    DBPathInUse = 98, Conflict;
+    /// A collection can't be made: the database has too many.
+    CannotCreateCollection = 1005, Limit;
+    /// The collection or index that a cursor reads is gone.
+    QueryPlanKilled = 175, Conflict;
     /// The store is being shut down.
     ShutdownInProgress = 91, Busy;
 }
