@@ -109,7 +109,7 @@ fn metric(registry: &prometheus::Registry, name: &str) -> f64 {
     let families = registry.gather();
     let metric = &families
         .iter()
-        .find(|family| family.get_name() == name)
+        .find(|family| family.name() == name)
         .unwrap()
         .get_metric()[0];
     if metric.get_gauge().get_value() != 0.0 {
