@@ -294,7 +294,8 @@ impl BlobStore {
         };
         let mut found = Vec::new();
         self.for_each(app, find, |document| {
-            Ok(found.push(ObjectInfo::from_document(document)?))
+            found.push(ObjectInfo::from_document(document)?);
+            Ok(())
         })
         .await?;
         Ok(found)
