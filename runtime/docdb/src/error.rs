@@ -48,6 +48,8 @@ codes! {
     TypeMismatch = 14, Invalid;
     /// Too deeply nested.
     Overflow = 15, Limit;
+    /// Bytes that are not BSON.
+    InvalidBSON = 22, Invalid;
     /// The collection does not exist.
     NamespaceNotFound = 26, NotFound;
     /// The index does not exist.
@@ -64,6 +66,10 @@ codes! {
     DollarPrefixedFieldName = 52, Invalid;
     /// An `_id` of a type that can't be one.
     InvalidIdField = 53, Invalid;
+    /// A filter that gives an upsert two values for one field.
+    NotSingleValueField = 54, Invalid;
+    /// An update path with an empty part.
+    EmptyFieldName = 56, Invalid;
     /// An update would change `_id`.
     ImmutableField = 66, Invalid;
     /// An index can't be made as asked.
@@ -97,7 +103,11 @@ codes! {
 impl Error {
     /// An error with MongoDB's code and a message: lower case, no full stop, offending value quoted.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), duplicate: None }
+        Self {
+            code,
+            message: message.into(),
+            duplicate: None,
+        }
     }
 
     /// A duplicate key with what drivers want to know of it.
@@ -106,7 +116,11 @@ impl Error {
         pattern: bson::RawDocumentBuf,
         value: bson::RawDocumentBuf,
     ) -> Self {
-        Self { code: Code::DuplicateKey, message: message.into(), duplicate: Some(Box::new((pattern, value))) }
+        Self {
+            code: Code::DuplicateKey,
+            message: message.into(),
+            duplicate: Some(Box::new((pattern, value))),
+        }
     }
 
     /// MongoDB's code.

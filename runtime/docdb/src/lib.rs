@@ -22,6 +22,7 @@ mod exec;
 mod lanes;
 mod limits;
 
+mod check;
 mod decimal;
 mod keycode;
 mod path;
