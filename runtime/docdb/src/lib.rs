@@ -35,12 +35,17 @@ mod reply;
 mod show;
 mod verify;
 
+mod check;
 mod decimal;
 mod keycode;
 mod path;
 mod projection;
+#[cfg(test)]
+mod properties;
 mod query;
 mod sort;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod update;
 mod value;
 
