@@ -52,6 +52,8 @@ codes! {
     Overflow = 15, Limit;
     /// A batch with too many documents or statements.
     InvalidLength = 16, Limit;
+    /// Bytes that are not BSON.
+    InvalidBSON = 22, Invalid;
     /// The collection does not exist.
     NamespaceNotFound = 26, NotFound;
     /// The index does not exist.
@@ -68,6 +70,10 @@ codes! {
     DollarPrefixedFieldName = 52, Invalid;
     /// An `_id` of a type that can't be one.
     InvalidIdField = 53, Invalid;
+    /// A filter that gives an upsert two values for one field.
+    NotSingleValueField = 54, Invalid;
+    /// An update path with an empty part.
+    EmptyFieldName = 56, Invalid;
     /// An update would change `_id`.
     ImmutableField = 66, Invalid;
     /// An index can't be made as asked.

@@ -35,6 +35,7 @@ mod reply;
 mod show;
 mod verify;
 
+mod check;
 mod decimal;
 mod keycode;
 mod path;
