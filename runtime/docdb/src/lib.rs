@@ -45,6 +45,9 @@ mod sort;
 mod update;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use docs::{Config, Docs};
 pub use error::{Code, Error, Result};
 pub use lanes::Reply;
