@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn refuses_each_cut_and_changed_document_or_reads_it_to_the_end() {
         let whole = rawdoc! {
-            "s": "text", "d": { "a": [1, 2.5, true, null] }, "r": bson::Regex::try_from(("a", "i")).unwrap(),
+            "s": "text", "d": { "a": [1, 2.5, true, null] }, "r": bson::Regex { pattern: "a".try_into().unwrap(), options: "i".try_into().unwrap() },
             "b": bson::Binary { subtype: bson::spec::BinarySubtype::BinaryOld, bytes: vec![1, 2] },
             "c": bson::RawJavaScriptCodeWithScope { code: "f".into(), scope: rawdoc! { "x": 1 } },
             "z": bson::RawBson::Symbol("q".into()), "t": bson::Timestamp { time: 1, increment: 2 },

@@ -40,6 +40,8 @@ mod decimal;
 mod keycode;
 mod path;
 mod projection;
+#[cfg(test)]
+mod properties;
 mod query;
 mod sort;
 mod update;

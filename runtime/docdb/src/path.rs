@@ -238,7 +238,7 @@ mod tests {
     fn show(values: impl IntoIterator<Item = Bson>) -> String {
         values
             .into_iter()
-            .map(|v| v.to_string())
+            .map(|v| v.to_string().replace(' ', ""))
             .collect::<Vec<_>>()
             .join(" ")
     }
@@ -300,7 +300,7 @@ mod tests {
         indexed(doc! { "a": Bson::Null }, "a", "null", false);
         indexed(doc! {}, "a", "null", false);
         indexed(doc! { "a": [3, 1, 3, 1.0] }, "a", "1 3", true);
-        indexed(doc! { "a": [] }, "a", r#"{"$undefined":true}"#, true);
+        indexed(doc! { "a": [] }, "a", "undefined", true);
         indexed(doc! { "a": [[1, 2], []] }, "a", "[] [1,2]", true);
         indexed(doc! { "a": [[1, 2]] }, "a.0", "1 2", true);
         indexed(

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::check::check_well_formed;
 use crate::path::Path;
 
-pub(crate) use self::parse::ARGUMENT_DEPTH_MAX;
+pub(crate) use self::parse::{ARGUMENT_DEPTH_MAX, is_value_operators};
 pub(crate) use self::regex::Regex;
 
 /// A parsed filter.

@@ -107,6 +107,12 @@ fn is_operators(doc: &RawDocument) -> bool {
         .is_some_and(|(name, _)| name.starts_with('$') && !matches!(name, "$ref" | "$id" | "$db"))
 }
 
+/// Whether the document is made of operators on a value, rather than of fields and logic on documents.
+pub(crate) fn is_value_operators(doc: &RawDocument) -> bool {
+    let first = fields(doc).next().map(|(name, _)| name);
+    is_operators(doc) && !matches!(first, Some("$and" | "$or" | "$nor" | "$where" | "$expr"))
+}
+
 pub(super) fn operators(name: &str, doc: &RawDocument) -> Result<Predicate> {
     let mut parts = predicates(name, doc)?;
     Ok(if parts.len() == 1 {
@@ -317,11 +323,7 @@ fn all(name: &str, v: RawBsonRef<'_>) -> Result<Predicate> {
 
 fn elem_match(name: &str, v: RawBsonRef<'_>) -> Result<Predicate> {
     let doc = v.as_document().ok_or_else(|| bad("$elemMatch needs an Object"))?;
-    let on_values = is_operators(doc)
-        && !fields(doc)
-            .next()
-            .is_some_and(|(name, _)| matches!(name, "$and" | "$or" | "$nor" | "$where" | "$expr"));
-    if on_values {
+    if is_value_operators(doc) {
         return Ok(Predicate::ElemMatchValue(predicates(name, doc)?));
     }
     Ok(Predicate::ElemMatchDocument(Box::new(filter(doc)?)))

@@ -26,7 +26,10 @@ fn decimal(text: &str) -> Bson {
 }
 
 fn regex(pattern: &str, options: &str) -> Bson {
-    Bson::RegularExpression(bson::Regex::try_from((pattern, options)).unwrap())
+    Bson::RegularExpression(bson::Regex {
+        pattern: pattern.try_into().unwrap(),
+        options: options.try_into().unwrap(),
+    })
 }
 
 #[test]
