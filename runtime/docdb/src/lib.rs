@@ -49,6 +49,9 @@ pub mod testing;
 mod update;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use docs::{Config, Docs};
 pub use error::{Code, Error, Result};
 pub use lanes::Reply;

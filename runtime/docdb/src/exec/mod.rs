@@ -21,7 +21,7 @@ use crate::plan::{self, Plan, Source};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::value::check_well_formed;
+use crate::check::check_well_formed;
 use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, keycode};
 
 pub(crate) use self::sorted::sorted_documents;

@@ -21,7 +21,8 @@ use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
 use crate::update::{Now, Update};
-use crate::value::{check_well_formed, ensure_id_first, validate_document};
+use crate::check::{check_well_formed, validate_document};
+use crate::value::ensure_id_first;
 use crate::{
     Code, Deleted, Error, FindAndModify, IndexSpec, Inserted, Limits, Modified, Namespace, Result, Updated,
     WriteError, keycode,
