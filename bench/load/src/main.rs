@@ -63,6 +63,7 @@ const SCENARIOS: &[Scenario] = &[
 fn main() -> Result<()> {
     let options = parse(std::env::args().skip(1))?;
     peers::pin_self(options.generator_cpu)?;
+    write_site(&options.app.join("site"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let table = runtime.block_on(run(&options))?;
     let text = table.to_markdown();
@@ -119,6 +120,22 @@ async fn run(options: &Options) -> Result<Table> {
         }
     }
     Ok(table)
+}
+
+/// The files of the object scenarios: bytes that don't compress away.
+fn write_site(dir: &std::path::Path) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    for (name, size) in [("1k.bin", 1 << 10), ("1m.bin", 1 << 20)] {
+        let mut state = 1u32;
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(size)
+        .collect();
+        std::fs::write(dir.join(name), bytes).with_context(|| format!("write {name}"))?;
+    }
+    Ok(())
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {

@@ -201,7 +201,7 @@ fn wasmtime_serve(options: &Options) -> Result<(Child, SocketAddr)> {
 }
 
 fn hello_component(options: &Options) -> PathBuf {
-    options.app.join("../guests/target/wasm32-wasip2/release/hello.wasm")
+    options.app.join("../guests/target/wasm32-wasip2/release/bench_hello.wasm")
 }
 
 fn workerd(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {

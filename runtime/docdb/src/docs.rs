@@ -1,14 +1,26 @@
-//! The façade.
+//! The façade: commands in, replies out. Parses and checks what it is given on the caller's thread, then runs it
+//! there (short reads), on a reader thread (scans) or on the writer's (changes).
+
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::{Clock, Deadline, Entropy};
 
-use crate::Result;
-use crate::lanes::Reply;
+use crate::catalog::{Catalog, ID_INDEX};
+use crate::engine::Engine;
+use crate::exec::scan::Meter;
+use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
+use crate::exec::{self, Query};
+use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
+use crate::lanes::{Lanes, Reply, Tx, guarded};
 use crate::limits::Limits;
+use crate::metrics::{Metrics, Op};
 use crate::ops::*;
+use crate::path::Path;
+use crate::verify::{Verified, verify};
+use crate::{Code, Error, Result, index};
 
 /// How to open the database.
 #[derive(Debug, Clone)]
@@ -35,10 +47,20 @@ impl Default for Config {
 }
 
 /// The database. Cheap to clone; the last clone to go stops the threads after they have finished their work.
+///
+/// A write's reply arrives when the write is durable. Operations of one caller that does not wait for replies are
+/// carried out in the order they were given, writes among writes; a read sees every write whose reply has arrived.
 #[derive(Clone)]
-pub struct Docs;
+pub struct Docs {
+    lanes: Arc<Lanes>,
+}
 
-#[expect(unused_variables, reason = "being built")]
+impl fmt::Debug for Docs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Docs")
+    }
+}
+
 impl Docs {
     /// Opens or creates the store.
     ///
@@ -50,17 +72,88 @@ impl Docs {
         entropy: Arc<dyn Entropy>,
         registry: &prometheus::Registry,
     ) -> Result<Docs> {
-        todo!()
+        let metrics = Metrics::register(registry)?;
+        let kv: Box<dyn Kv> = match &config.path {
+            None => Box::new(MemKv::new()),
+            Some(path) => Box::new(RedbKv::open(
+                path,
+                RedbOptions {
+                    cache_bytes: config.cache_bytes,
+                    quick_repair: false,
+                    fsyncs: metrics.fsyncs.clone(),
+                },
+            )?),
+        };
+        Self::start(kv, config, clock, entropy, metrics)
+    }
+
+    /// Opens the database over a store of the caller's; for tests that bring faults along. `config.path` and
+    /// `config.cache_bytes` are not looked at, and fsyncs are not counted.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(
+        kv: Box<dyn Kv>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        registry: &prometheus::Registry,
+    ) -> Result<Docs> {
+        Self::start(kv, config, clock, entropy, Metrics::register(registry)?)
+    }
+
+    fn start(
+        kv: Box<dyn Kv>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        metrics: Metrics,
+    ) -> Result<Docs> {
+        let engine = Engine::open(kv, config.limits, clock, entropy.as_ref(), metrics)?;
+        Ok(Docs {
+            lanes: Arc::new(Lanes::start(engine, config.readers)?),
+        })
     }
 
     /// Runs a query and returns its first page.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
-        todo!()
+        let engine = self.begin(Op::Find);
+        let query = match guarded(|| Query::parse(&find, &engine.limits)) {
+            Ok(query) => Arc::new(query),
+            Err(error) => return Reply::ready(Err(error)),
+        };
+        let (ns, batch) = (ns.clone(), find.batch);
+        let budget = self.inline_budget(&ns, &query);
+        self.read(budget, deadline, move |engine, kv, catalog, meter| {
+            exec::find(engine, kv, catalog, &ns, &query, batch, meter)
+        })
     }
 
     /// The next page, of at most `batch` documents.
     pub fn next_page(&self, cursor: Cursor, batch: Option<u32>, deadline: Deadline) -> Reply<Page> {
-        todo!()
+        self.begin(Op::NextPage);
+        let in_memory = exec::is_list(&cursor);
+        let mut state = Some(*cursor.state);
+        let body = move |engine: &Engine| {
+            engine.read(|kv, catalog| {
+                let state = state
+                    .take()
+                    .ok_or_else(|| Error::new(Code::InternalError, "a page was read twice"))?;
+                exec::next_page(
+                    engine,
+                    kv,
+                    catalog,
+                    state,
+                    batch,
+                    &mut Meter::new(engine, &deadline),
+                )
+            })
+        };
+        if in_memory {
+            self.lanes.read_here(body)
+        } else {
+            self.lanes.read(Deadline::NEVER, body)
+        }
     }
 
     /// How many documents match, after `skip` and up to `limit`.
@@ -72,7 +165,22 @@ impl Docs {
         limit: Option<u64>,
         deadline: Deadline,
     ) -> Reply<u64> {
-        todo!()
+        let engine = self.begin(Op::Count);
+        let find = Find {
+            filter,
+            skip,
+            limit,
+            ..Find::default()
+        };
+        let query = match guarded(|| Query::parse(&find, &engine.limits)) {
+            Ok(query) => Arc::new(query),
+            Err(error) => return Reply::ready(Err(error)),
+        };
+        let ns = ns.clone();
+        let budget = self.inline_budget(&ns, &query);
+        self.read(budget, deadline, move |_, kv, catalog, meter| {
+            exec::count(kv, catalog, &ns, &query, meter)
+        })
     }
 
     /// Distinct values at a path over the matching documents.
@@ -83,22 +191,59 @@ impl Docs {
         filter: RawDocumentBuf,
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
-        todo!()
+        let engine = self.begin(Op::Distinct);
+        let parsed = guarded(|| Ok((Path::parse(path)?, exec::parse_filter(&filter, &engine.limits)?)));
+        let (path, filter) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => return Reply::ready(Err(error)),
+        };
+        let ns = ns.clone();
+        self.read(None, deadline, move |engine, kv, catalog, meter| {
+            exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
+        })
     }
 
     /// Inserts documents; durable when the reply arrives. Makes the collection when it is not there.
     pub fn insert(&self, ns: &Namespace, insert: Insert, deadline: Deadline) -> Reply<Inserted> {
-        todo!()
+        self.begin(Op::Insert);
+        match self.prepare_insert(insert) {
+            Err(error) => Reply::ready(Err(error)),
+            Ok((documents, _)) if documents.is_empty() => Reply::ready(Ok(Inserted::default())),
+            Ok((documents, ordered)) => {
+                let (ns, inner) = (ns.clone(), deadline.clone());
+                self.lanes.write(deadline, move |tx| {
+                    write::insert(tx, &ns, &documents, ordered, &inner)
+                })
+            }
+        }
     }
 
     /// Updates documents; durable when the reply arrives.
     pub fn update(&self, ns: &Namespace, update: Update, deadline: Deadline) -> Reply<Updated> {
-        todo!()
+        self.begin(Op::Update);
+        match self.prepare_update(&update) {
+            Err(error) => Reply::ready(Err(error)),
+            Ok(statements) => {
+                let (ns, inner, ordered) = (ns.clone(), deadline.clone(), update.ordered);
+                self.lanes.write(deadline, move |tx| {
+                    write::update(tx, &ns, &statements, ordered, &inner)
+                })
+            }
+        }
     }
 
     /// Deletes documents; durable when the reply arrives.
     pub fn delete(&self, ns: &Namespace, delete: Delete, deadline: Deadline) -> Reply<Deleted> {
-        todo!()
+        self.begin(Op::Delete);
+        match self.prepare_delete(&delete) {
+            Err(error) => Reply::ready(Err(error)),
+            Ok(statements) => {
+                let (ns, inner, ordered) = (ns.clone(), deadline.clone(), delete.ordered);
+                self.lanes.write(deadline, move |tx| {
+                    write::delete(tx, &ns, &statements, ordered, &inner)
+                })
+            }
+        }
     }
 
     /// Changes at most one document and returns it; durable when the reply arrives.
@@ -108,57 +253,306 @@ impl Docs {
         modify: FindAndModify,
         deadline: Deadline,
     ) -> Reply<Modified> {
-        todo!()
+        let engine = self.begin(Op::FindAndModify);
+        match guarded(|| ModifyStatement::parse(&modify, &engine.limits)) {
+            Err(error) => Reply::ready(Err(error)),
+            Ok(statement) => {
+                let (ns, inner) = (ns.clone(), deadline.clone());
+                self.lanes.write(deadline, move |tx| {
+                    write::find_and_modify(tx, &ns, &statement, &inner)
+                })
+            }
+        }
     }
 
     /// Several writes, all or nothing, in one commit: the first failure undoes the others and is returned.
     pub fn transact(&self, writes: Vec<Write>, deadline: Deadline) -> Reply<Vec<Written>> {
-        todo!()
+        self.begin(Op::Transact);
+        let prepared: Result<Vec<PreparedWrite>> = writes
+            .into_iter()
+            .map(|write| self.prepare_write(write))
+            .collect();
+        match prepared {
+            Err(error) => Reply::ready(Err(error)),
+            Ok(writes) => {
+                let inner = deadline.clone();
+                self.lanes.write(deadline, move |tx| {
+                    writes.iter().map(|write| write.run(tx, &inner)).collect()
+                })
+            }
+        }
     }
 
     /// Makes a collection; an error when it exists.
     pub fn create_collection(&self, ns: &Namespace) -> Reply<()> {
-        todo!()
+        self.begin(Op::Catalog);
+        let ns = ns.clone();
+        self.lanes.write(Deadline::NEVER, move |tx| {
+            tx.catalog.create(tx.kv, &ns, &tx.engine.limits).map(drop)
+        })
     }
 
     /// Removes a collection, its documents and indexes. Returns whether there was one.
     pub fn drop_collection(&self, ns: &Namespace) -> Reply<bool> {
-        todo!()
+        self.begin(Op::Catalog);
+        let ns = ns.clone();
+        self.lanes
+            .write_alone(Deadline::NEVER, move |tx| drop_one(tx, &ns))
     }
 
     /// Removes all collections of a database.
     pub fn drop_database(&self, database: &str) -> Reply<()> {
-        todo!()
+        self.begin(Op::Catalog);
+        let database: Arc<str> = database.into();
+        self.lanes.write_alone(Deadline::NEVER, move |tx| {
+            let names: Vec<Namespace> = tx
+                .catalog
+                .collections(&database)
+                .map(|(ns, _)| ns.clone())
+                .collect();
+            names.iter().try_for_each(|ns| drop_one(tx, ns).map(drop))
+        })
     }
 
     /// Names of the collections of a database, in order.
     pub fn list_collections(&self, database: &str) -> Reply<Vec<Arc<str>>> {
-        todo!()
+        let engine = self.begin(Op::Catalog);
+        let names = |catalog: Arc<Catalog>| {
+            catalog
+                .collections(database)
+                .map(|(ns, _)| ns.collection.clone())
+                .collect()
+        };
+        Reply::ready(engine.catalog().map(names))
     }
 
     /// Names of all databases, in order.
     pub fn list_databases(&self) -> Reply<Vec<Arc<str>>> {
-        todo!()
+        let engine = self.begin(Op::Catalog);
+        Reply::ready(engine.catalog().map(|catalog| catalog.databases()))
     }
 
     /// Makes indexes (and the collection, when it is not there), filling them from existing documents. Those that
-    /// exist in the same shape are left as they are. Returns how many were made.
+    /// exist in the same shape are left as they are. Returns how many were made: all or, on an error, none.
     pub fn create_indexes(&self, ns: &Namespace, indexes: Vec<IndexSpec>) -> Reply<usize> {
-        todo!()
+        self.begin(Op::Catalog);
+        let ns = ns.clone();
+        self.lanes.write_alone(Deadline::NEVER, move |tx| {
+            write::create_indexes(tx, &ns, &indexes)
+        })
     }
 
     /// Removes a secondary index by name.
     pub fn drop_index(&self, ns: &Namespace, name: &str) -> Reply<()> {
-        todo!()
+        self.begin(Op::Catalog);
+        let (ns, name) = (ns.clone(), name.to_owned());
+        self.lanes
+            .write_alone(Deadline::NEVER, move |tx| drop_one_index(tx, &ns, &name))
     }
 
     /// The indexes of a collection, `_id_` first.
     pub fn list_indexes(&self, ns: &Namespace) -> Reply<Vec<IndexSpec>> {
-        todo!()
+        let engine = self.begin(Op::Catalog);
+        Reply::ready(engine.catalog().and_then(|catalog| {
+            let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
+            let keys = vec![("_id".into(), 1)];
+            let id = IndexSpec {
+                name: ID_INDEX.into(),
+                keys,
+                unique: true,
+                sparse: false,
+            };
+            Ok(std::iter::once(id)
+                .chain(collection.indexes.iter().map(|index| index.spec.clone()))
+                .collect())
+        }))
     }
 
     /// How a query would run and did run, in MongoDB's `explain("executionStats")` shape.
     pub fn explain(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<RawDocumentBuf> {
-        todo!()
+        let engine = self.begin(Op::Explain);
+        let query = match guarded(|| Query::parse(&find, &engine.limits)) {
+            Ok(query) => Arc::new(query),
+            Err(error) => return Reply::ready(Err(error)),
+        };
+        let ns = ns.clone();
+        self.read(None, deadline, move |engine, kv, catalog, meter| {
+            exec::explain::explain(engine, kv, catalog, &ns, &query, meter)
+        })
     }
+
+    /// Checks that every index entry has its document and every document its entries, over the whole store. Reads
+    /// everything: for tests and for an operator who doubts the disk.
+    pub fn verify(&self, deadline: Deadline) -> Reply<Verified> {
+        self.lanes.read(deadline.clone(), move |engine| {
+            engine.read(|kv, catalog| verify(kv, catalog, &Meter::new(engine, &deadline)))
+        })
+    }
+
+    fn begin(&self, op: Op) -> &Engine {
+        let engine = self.lanes.engine();
+        engine.metrics.count(op);
+        engine
+    }
+
+    fn inline_budget(&self, ns: &Namespace, query: &Query) -> Option<u64> {
+        let catalog = self.lanes.engine().catalog().ok()?;
+        guarded(|| Ok(exec::inline_budget(&catalog, ns, query)))
+            .ok()
+            .flatten()
+    }
+
+    /// Runs a read here if it keeps to the budget, else on a reader thread.
+    fn read<T: Send + 'static>(
+        &self,
+        budget: Option<u64>,
+        deadline: Deadline,
+        body: impl Fn(&Engine, &dyn KvRead, &Catalog, &mut Meter<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        if let Some(rows) = budget {
+            let mut over_budget = false;
+            let reply = self.lanes.read_here(|engine| {
+                engine.read(|kv, catalog| {
+                    let mut meter = Meter::with_budget(engine, &deadline, rows);
+                    let answer = body(engine, kv, catalog, &mut meter);
+                    over_budget = meter.over_budget;
+                    answer
+                })
+            });
+            if !over_budget {
+                return reply;
+            }
+        }
+        self.lanes.read(deadline.clone(), move |engine| {
+            engine.read(|kv, catalog| body(engine, kv, catalog, &mut Meter::new(engine, &deadline)))
+        })
+    }
+
+    fn check_batch(&self, count: usize) -> Result<()> {
+        let max = self.lanes.engine().limits.batch_max;
+        if count > max {
+            let message = format!("the batch has {count} documents or statements, and batch_max is {max}");
+            return Err(Error::new(Code::InvalidLength, message));
+        }
+        Ok(())
+    }
+
+    fn prepare_insert(&self, insert: Insert) -> Result<(Vec<Prepared>, bool)> {
+        self.check_batch(insert.documents.len())?;
+        let engine = self.lanes.engine();
+        guarded(|| {
+            let prepare = |document| write::prepare(document, write::fresh_id(engine), &engine.limits);
+            Ok((
+                insert
+                    .documents
+                    .iter()
+                    .map(|document| prepare(document))
+                    .collect(),
+                insert.ordered,
+            ))
+        })
+    }
+
+    fn prepare_update(&self, update: &Update) -> Result<Vec<Result<UpdateStatement>>> {
+        self.check_batch(update.statements.len())?;
+        let limits = &self.lanes.engine().limits;
+        let parse = |statement: &UpdateOne| {
+            let filter = exec::parse_filter(&statement.filter, limits)?;
+            let update = write::parse_update(&statement.update, &statement.array_filters, limits)?;
+            if statement.multi && update.is_replacement() {
+                return Err(Error::new(
+                    Code::FailedToParse,
+                    "multi update is not supported for replacement-style update",
+                ));
+            }
+            Ok(UpdateStatement {
+                filter,
+                update,
+                multi: statement.multi,
+                upsert: statement.upsert,
+            })
+        };
+        guarded(|| Ok(update.statements.iter().map(parse).collect()))
+    }
+
+    fn prepare_delete(&self, delete: &Delete) -> Result<Vec<Result<DeleteStatement>>> {
+        self.check_batch(delete.statements.len())?;
+        let limits = &self.lanes.engine().limits;
+        let parse = |statement: &DeleteOne| {
+            let filter = exec::parse_filter(&statement.filter, limits)?;
+            Ok(DeleteStatement {
+                filter,
+                multi: statement.multi,
+            })
+        };
+        guarded(|| Ok(delete.statements.iter().map(parse).collect()))
+    }
+
+    fn prepare_write(&self, write: Write) -> Result<PreparedWrite> {
+        Ok(match write {
+            Write::Insert(ns, insert) => PreparedWrite::Insert(ns, self.prepare_insert(insert)?.0),
+            Write::Update(ns, update) => PreparedWrite::Update(ns, self.prepare_update(&update)?),
+            Write::Delete(ns, delete) => PreparedWrite::Delete(ns, self.prepare_delete(&delete)?),
+        })
+    }
+}
+
+/// A write of a transaction, parsed.
+enum PreparedWrite {
+    Insert(Namespace, Vec<Prepared>),
+    Update(Namespace, Vec<Result<UpdateStatement>>),
+    Delete(Namespace, Vec<Result<DeleteStatement>>),
+}
+
+impl PreparedWrite {
+    /// Runs it; the first failure of a statement is the failure of the whole.
+    fn run(&self, tx: &mut Tx<'_>, deadline: &Deadline) -> Result<Written> {
+        fn first(errors: &mut Vec<WriteError>) -> Result<()> {
+            errors.pop().map_or(Ok(()), |failure| Err(failure.error))
+        }
+        match self {
+            PreparedWrite::Insert(ns, documents) => {
+                let mut done = write::insert(tx, ns, documents, true, deadline)?;
+                first(&mut done.errors).map(|()| Written::Inserted(done))
+            }
+            PreparedWrite::Update(ns, statements) => {
+                let mut done = write::update(tx, ns, statements, true, deadline)?;
+                first(&mut done.errors).map(|()| Written::Updated(done))
+            }
+            PreparedWrite::Delete(ns, statements) => {
+                let mut done = write::delete(tx, ns, statements, true, deadline)?;
+                first(&mut done.errors).map(|()| Written::Deleted(done))
+            }
+        }
+    }
+}
+
+fn drop_one(tx: &mut Tx<'_>, ns: &Namespace) -> Result<bool> {
+    let Some(collection) = tx.catalog.collection(ns).cloned() else {
+        return Ok(false);
+    };
+    index::clear_collection(tx.kv, &collection)?;
+    tx.catalog.remove(tx.kv, ns)?;
+    Ok(true)
+}
+
+fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
+    let collection = tx.catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
+    if name == ID_INDEX {
+        return Err(Error::new(Code::InvalidOptions, "cannot drop _id index"));
+    }
+    let mut collection = crate::catalog::Collection::clone(collection);
+    let at = collection
+        .indexes
+        .iter()
+        .position(|index| &*index.spec.name == name);
+    let at =
+        at.ok_or_else(|| Error::new(Code::IndexNotFound, format!("index not found with name [{name}]")))?;
+    let index = collection.indexes.remove(at);
+    index::clear(tx.kv, &crate::catalog::entry_prefix(index.id))?;
+    tx.catalog.save(tx.kv, ns, collection).map(drop)
+}
+
+fn no_collection(ns: &Namespace) -> Error {
+    Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}"))
 }

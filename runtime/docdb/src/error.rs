@@ -44,10 +44,16 @@ codes! {
     BadValue = 2, Invalid;
     /// A command or specification that can't be parsed.
     FailedToParse = 9, Invalid;
+    /// The file is not a store, is damaged, or is of a newer format.
+    UnsupportedFormat = 12, Internal;
     /// An operator applied to a value of a type it does not take.
     TypeMismatch = 14, Invalid;
     /// Too deeply nested.
     Overflow = 15, Limit;
+    /// A batch with too many documents or statements.
+    InvalidLength = 16, Limit;
+    /// Bytes that are not BSON.
+    InvalidBSON = 22, Invalid;
     /// The collection does not exist.
     NamespaceNotFound = 26, NotFound;
     /// The index does not exist.
@@ -64,6 +70,10 @@ codes! {
     DollarPrefixedFieldName = 52, Invalid;
     /// An `_id` of a type that can't be one.
     InvalidIdField = 53, Invalid;
+    /// A filter that gives an upsert two values for one field.
+    NotSingleValueField = 54, Invalid;
+    /// An update path with an empty part.
+    EmptyFieldName = 56, Invalid;
     /// An update would change `_id`.
     ImmutableField = 66, Invalid;
     /// An index can't be made as asked.
@@ -90,6 +100,12 @@ codes! {
     TooManyRequests = 462, Busy;
     /// The disk is full or failing; nothing was written.
     OutOfDiskSpace = 14031, Internal;
+    /// Another node or process has the store open.
+    DBPathInUse = 98, Conflict;
+    /// A collection can't be made: the database has too many.
+    CannotCreateCollection = 1005, Limit;
+    /// The collection or index that a cursor reads is gone.
+    QueryPlanKilled = 175, Conflict;
     /// The store is being shut down.
     ShutdownInProgress = 91, Busy;
 }
@@ -97,11 +113,7 @@ codes! {
 impl Error {
     /// An error with MongoDB's code and a message: lower case, no full stop, offending value quoted.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            duplicate: None,
-        }
+        Self { code, message: message.into(), duplicate: None }
     }
 
     /// A duplicate key with what drivers want to know of it.
@@ -110,11 +122,7 @@ impl Error {
         pattern: bson::RawDocumentBuf,
         value: bson::RawDocumentBuf,
     ) -> Self {
-        Self {
-            code: Code::DuplicateKey,
-            message: message.into(),
-            duplicate: Some(Box::new((pattern, value))),
-        }
+        Self { code: Code::DuplicateKey, message: message.into(), duplicate: Some(Box::new((pattern, value))) }
     }
 
     /// MongoDB's code.

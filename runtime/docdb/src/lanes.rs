@@ -1,29 +1,394 @@
-//! Reader threads, one writer thread, group commit.
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+//! Who runs operations: reader threads for scans, one writer thread with group commit for writes, and the caller's
+//! own thread for reads so short that a hop would cost more than they do. Both queues are bounded. Threads end,
+//! their work done, when the lanes are dropped.
 
-use crate::Result;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 
-/// The reply to an operation: a future that needs no runtime, or a value to [`wait`](Reply::wait) for.
-/// Dropping it does not undo the operation; a write that was accepted is carried out.
-#[must_use = "an operation's outcome is only known from its reply"]
-pub struct Reply<T> {
-    ready: Option<Result<T>>,
+use cloudlet_base::Deadline;
+use prometheus::IntGauge;
+
+use crate::catalog::Catalog;
+use crate::engine::Engine;
+use crate::kv::{KvWrite, Overlay};
+use crate::{Code, Error, Result};
+
+pub use crate::reply::Reply;
+use crate::reply::ReplySender;
+
+/// Most operations that share one commit.
+const OPERATIONS_PER_COMMIT_MAX: usize = 1024;
+
+/// An operation's view of the transaction it runs in.
+pub(crate) struct Tx<'a> {
+    /// The store with the operation's own changes.
+    pub(crate) kv: &'a mut dyn KvWrite,
+    /// The catalog with the operation's own changes.
+    pub(crate) catalog: Arc<Catalog>,
+    /// Limits, time, chance, metrics.
+    pub(crate) engine: &'a Engine,
 }
 
-impl<T> Reply<T> {
-    /// Blocks the thread until the reply is there. Not for async code.
-    pub fn wait(self) -> Result<T> {
-        todo!()
+type ReadJob = Box<dyn FnOnce(&Engine) + Send>;
+
+/// The threads and their queues.
+pub(crate) struct Lanes {
+    engine: Arc<Engine>,
+    reads: Arc<Queue<ReadJob>>,
+    writes: Arc<Queue<Box<dyn WriteJob>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Lanes {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(crate) fn start(engine: Engine, readers: usize) -> Result<Self> {
+        let engine = Arc::new(engine);
+        let metrics = &engine.metrics;
+        let reads = Arc::new(Queue::new(
+            "read_queue_max",
+            engine.limits.read_queue_max,
+            metrics.read_queue.clone(),
+        ));
+        let writes = Arc::new(Queue::new(
+            "write_queue_max",
+            engine.limits.write_queue_max,
+            metrics.write_queue.clone(),
+        ));
+        // Built first, so that an error half-way stops the threads that were started.
+        let mut lanes = Self {
+            engine: engine.clone(),
+            reads,
+            writes,
+            threads: Vec::new(),
+        };
+        for _ in 0..readers.max(1) {
+            let (queue, engine) = (lanes.reads.clone(), engine.clone());
+            lanes.spawn("docdb-reader", move || read_loop(&queue, &engine))?;
+        }
+        let queue = lanes.writes.clone();
+        lanes.spawn("docdb-writer", move || write_loop(&queue, &engine))?;
+        Ok(lanes)
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Runs a short read now, on this thread.
+    pub(crate) fn read_here<T>(&self, body: impl FnOnce(&Engine) -> Result<T>) -> Reply<T> {
+        self.engine.metrics.inline_reads.inc();
+        Reply::ready(guarded(|| body(&self.engine)))
+    }
+
+    /// Runs a read on a reader thread.
+    pub(crate) fn read<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        body: impl FnOnce(&Engine) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        let (sender, reply) = Reply::channel();
+        let job: ReadJob = Box::new(move |engine| {
+            let outcome = check(&deadline, engine).and_then(|()| guarded(|| body(engine)));
+            sender.send(outcome);
+        });
+        match self.reads.push(job) {
+            Ok(()) => reply,
+            Err(error) => Reply::ready(Err(error)),
+        }
+    }
+
+    /// Runs a write with others in one commit. Its changes are dropped when it fails.
+    pub(crate) fn write<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        self.push_write(deadline, body, false)
+    }
+
+    /// Runs a write in a commit of its own: for those that change so much that it should not be held in memory.
+    pub(crate) fn write_alone<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        self.push_write(deadline, body, true)
+    }
+
+    fn push_write<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        alone: bool,
+    ) -> Reply<T> {
+        let (sender, reply) = Reply::channel();
+        match self.writes.push(Box::new(Job {
+            body,
+            deadline,
+            alone,
+            outcome: None,
+            sender,
+        })) {
+            Ok(()) => reply,
+            Err(error) => Reply::ready(Err(error)),
+        }
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
+            .map_err(|error| {
+                Error::new(Code::InternalError, format!("start the thread {name:?}: {error}"))
+            })?;
+        self.threads.push(thread);
+        Ok(())
     }
 }
 
-impl<T> Future for Reply<T> {
-    type Output = Result<T>;
-
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let _ = &self.ready;
-        todo!()
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.reads.close();
+        self.writes.close();
+        for thread in self.threads.drain(..) {
+            // The last handle may go on a lane, inside a waker that it woke; a thread can't wait for itself.
+            if thread.thread().id() != thread::current().id() {
+                // Its panics were answered to the operations' callers.
+                let _ = thread.join();
+            }
+        }
     }
+}
+
+/// A bounded queue between callers and a lane.
+struct Queue<J> {
+    name: &'static str,
+    max: usize,
+    depth: IntGauge,
+    state: Mutex<QueueState<J>>,
+    filled: Condvar,
+}
+
+struct QueueState<J> {
+    jobs: VecDeque<J>,
+    closed: bool,
+}
+
+impl<J> Queue<J> {
+    fn new(name: &'static str, max: usize, depth: IntGauge) -> Self {
+        let state = Mutex::new(QueueState {
+            jobs: VecDeque::new(),
+            closed: false,
+        });
+        Self {
+            name,
+            max,
+            depth,
+            state,
+            filled: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: J) -> Result<()> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::new(
+                Code::ShutdownInProgress,
+                "the database is being closed",
+            ));
+        }
+        let waiting = state.jobs.len();
+        if waiting >= self.max {
+            let message = format!(
+                "{waiting} operations are waiting, and {} is {}; try again",
+                self.name, self.max
+            );
+            return Err(Error::new(Code::TooManyRequests, message));
+        }
+        state.jobs.push_back(job);
+        self.depth.inc();
+        drop(state);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Up to `max` jobs, waiting for the first; nothing when the queue is closed and empty.
+    fn take(&self, max: usize) -> Vec<J> {
+        let mut state = self.lock();
+        while state.jobs.is_empty() && !state.closed {
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let count = state.jobs.len().min(max);
+        self.depth.sub(i64::try_from(count).unwrap_or(i64::MAX));
+        state.jobs.drain(..count).collect()
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+    }
+}
+
+/// A write as the writer sees it, whatever it answers.
+trait WriteJob: Send {
+    /// Runs it; true when its changes are to be kept. May be called again when the store asks for it.
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+
+    /// Whether it takes a commit of its own.
+    fn alone(&self) -> bool;
+
+    /// Answers the caller, after the commit.
+    fn finish(self: Box<Self>, committed: Result<()>);
+}
+
+struct Job<T, F> {
+    body: F,
+    deadline: Deadline,
+    alone: bool,
+    outcome: Option<Result<T>>,
+    sender: ReplySender<T>,
+}
+
+impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> WriteJob for Job<T, F> {
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+        let outcome = check(&self.deadline, tx.engine).and_then(|()| guarded(|| (self.body)(tx)));
+        let keep = outcome.is_ok();
+        self.outcome = Some(outcome);
+        keep
+    }
+
+    fn alone(&self) -> bool {
+        self.alone
+    }
+
+    fn finish(self: Box<Self>, committed: Result<()>) {
+        self.sender.send(match (self.outcome, committed) {
+            // Its own failure has nothing to do with the commit of the others.
+            (Some(Err(error)), _) | (_, Err(error)) => Err(error),
+            (Some(outcome), Ok(())) => outcome,
+            (None, Ok(())) => Err(Error::new(Code::InternalError, "the store did not run a write")),
+        });
+    }
+}
+
+fn read_loop(queue: &Queue<ReadJob>, engine: &Engine) {
+    while let Some(job) = queue.take(1).pop() {
+        // The body is guarded already; this is for a waker that panics.
+        let _ = catch_unwind(AssertUnwindSafe(|| job(engine)));
+    }
+}
+
+fn write_loop(queue: &Queue<Box<dyn WriteJob>>, engine: &Engine) {
+    loop {
+        let mut jobs = queue.take(OPERATIONS_PER_COMMIT_MAX);
+        if jobs.is_empty() {
+            return;
+        }
+        while !jobs.is_empty() {
+            let together = jobs.iter().take_while(|job| !job.alone()).count();
+            let rest = jobs.split_off(together.max(1));
+            let group = std::mem::replace(&mut jobs, rest);
+            let _ = catch_unwind(AssertUnwindSafe(|| run_group(engine, group)));
+        }
+    }
+}
+
+/// Runs a group of writes in one transaction, commits it, and answers all of them.
+fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
+    let started = engine.clock.monotonic();
+    let mut changed = false;
+    let committed = guarded(|| {
+        engine.commit(&mut |store, catalog| {
+            if let [job] = jobs.as_mut_slice()
+                && job.alone()
+            {
+                let mut tx = Tx {
+                    kv: store,
+                    catalog,
+                    engine,
+                };
+                changed = job.run(&mut tx);
+                let abort = || Error::new(Code::InternalError, "the write failed");
+                return if changed { Ok(tx.catalog) } else { Err(abort()) };
+            }
+            let mut merged = false;
+            let catalog = run_overlaid(engine, store, catalog, &mut jobs, &mut merged);
+            changed = merged;
+            catalog
+        })
+    });
+    if changed && committed.is_ok() {
+        let metrics = &engine.metrics;
+        metrics.commits.inc();
+        metrics.operations_per_commit.observe(jobs.len() as f64);
+        metrics
+            .commit_seconds
+            .observe(engine.clock.monotonic().saturating_sub(started).as_secs_f64());
+    }
+    for job in jobs {
+        let committed = committed.clone();
+        // A waker that panics must not keep the others from their answers.
+        let _ = catch_unwind(AssertUnwindSafe(|| job.finish(committed)));
+    }
+}
+
+/// Runs each write on an overlay and merges those that succeed. (redb refuses savepoints once a table was opened.)
+fn run_overlaid(
+    engine: &Engine,
+    store: &mut dyn KvWrite,
+    mut catalog: Arc<Catalog>,
+    jobs: &mut [Box<dyn WriteJob>],
+    merged: &mut bool,
+) -> Result<Arc<Catalog>> {
+    for job in jobs {
+        let mut overlay = Overlay::new(&*store);
+        let mut tx = Tx {
+            kv: &mut overlay,
+            catalog: catalog.clone(),
+            engine,
+        };
+        if !job.run(&mut tx) {
+            continue;
+        }
+        catalog = tx.catalog;
+        for (key, change) in overlay.into_changes() {
+            *merged = true;
+            match change {
+                Some(value) => store.put(&key, &value)?,
+                None => store.delete(&key)?,
+            }
+        }
+    }
+    Ok(catalog)
+}
+
+fn check(deadline: &Deadline, engine: &Engine) -> Result<()> {
+    deadline
+        .check(engine.clock.as_ref())
+        .map_err(|expired| Error::new(Code::MaxTimeMSExpired, expired.to_string()))
+}
+
+/// Runs `body`, answering a panic as an error: it is our bug, and costs only the operation that hit it.
+pub(crate) fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        tracing::error!(panic = %what, "a database operation panicked");
+        Err(Error::new(
+            Code::InternalError,
+            format!("the database operation panicked: {what}"),
+        ))
+    })
 }

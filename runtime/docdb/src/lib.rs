@@ -8,22 +8,53 @@
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `index`: collections, index definitions, index maintenance.
-//! - `plan`, `exec`: choosing an index; running a plan within limits.
-//! - `lanes`: reader threads, one writer thread, group commit, replies.
+//! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
+//! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
+//! - `verify`: do indexes and documents agree.  `metrics`, `object_ids`, `show`: as they say.
 //! - [`Docs`]: the façade that callers hold.
 
 #![forbid(unsafe_code)]
 
 pub mod ops;
 
+pub mod kv;
+
+mod bounds;
+mod catalog;
 mod docs;
+mod engine;
 mod error;
 mod exec;
+mod index;
 mod lanes;
 mod limits;
+mod metrics;
+mod object_ids;
+mod plan;
+mod reply;
+mod show;
+mod verify;
+
+mod check;
+mod decimal;
+mod keycode;
+mod path;
+mod projection;
+#[cfg(test)]
+mod properties;
+mod query;
+mod sort;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod update;
+mod value;
+
+#[cfg(test)]
+mod tests;
 
 pub use docs::{Config, Docs};
 pub use error::{Code, Error, Result};
 pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;
+pub use verify::Verified;

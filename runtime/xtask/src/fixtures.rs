@@ -42,6 +42,15 @@ pub(crate) fn build_fixtures(guest: &GuestToolchain) -> Result<()> {
     build(guest, &fixtures, &root.join("target/guests"))
 }
 
+/// Compiles the guests that the benchmarks load.
+///
+/// # Errors
+/// As [`build_all`].
+pub(crate) fn build_benchmark_guests(guest: &GuestToolchain) -> Result<()> {
+    let guests = repo_root().join("bench/guests");
+    build(guest, &guests, &guests.join("target"))
+}
+
 /// Compiles all examples.
 ///
 /// # Errors

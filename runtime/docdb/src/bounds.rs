@@ -1,0 +1,293 @@
+//! What a filter says about one field, as intervals of ascending key bytes: the planner's view of a query. Bounds
+//! are never tighter than the filter, and may be wider: the filter itself is always applied to what they give.
+
+use bson::{RawBson, RawBsonRef};
+
+use crate::keycode;
+use crate::kv::successor;
+use crate::path::Path;
+use crate::query::{Filter, Predicate};
+use crate::show;
+
+/// Most intervals that one field is searched in; a longer `$in` is filtered instead.
+const INTERVALS_MAX: usize = 1000;
+
+/// Keys from `from` (inclusive) to `to` (exclusive), in ascending key bytes of one field.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Interval {
+    pub(crate) from: Vec<u8>,
+    pub(crate) to: Vec<u8>,
+    /// Whether it holds the keys of one value only.
+    pub(crate) point: bool,
+    lower: End,
+    upper: End,
+}
+
+/// An end of an interval as `explain` shows it.
+#[derive(Debug, Clone, PartialEq)]
+enum End {
+    /// The end of the type's values.
+    Open,
+    /// A value, and whether it is inside.
+    Value(RawBson, bool),
+    /// Strings that begin so.
+    Prefix(String),
+}
+
+impl End {
+    fn inclusive(&self) -> bool {
+        !matches!(self, End::Value(_, false))
+    }
+
+    fn show(&self) -> String {
+        match self {
+            End::Open => "end of type".to_owned(),
+            End::Value(value, _) => show::value(value.as_raw_bson_ref()),
+            End::Prefix(prefix) => format!("{prefix:?}..."),
+        }
+    }
+}
+
+/// What a filter says about one field.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Bounds {
+    /// In ascending order, apart from each other; none means that nothing matches.
+    pub(crate) intervals: Vec<Interval>,
+    /// Whether every match has the field, so that a sparse index has it too.
+    pub(crate) exists: bool,
+}
+
+impl Bounds {
+    const NOTHING: Bounds = Bounds {
+        intervals: Vec::new(),
+        exists: true,
+    };
+
+    /// Whether all intervals are single values.
+    pub(crate) fn points(&self) -> bool {
+        self.intervals.iter().all(|interval| interval.point)
+    }
+
+    fn point(value: &RawBson) -> Option<Bounds> {
+        let interval = Interval::point(value)?;
+        let exists = !matches!(value, RawBson::Null | RawBson::Undefined);
+        Some(Bounds {
+            intervals: vec![interval],
+            exists,
+        })
+    }
+
+    fn intersect(&self, other: &Bounds) -> Bounds {
+        let mut intervals = Vec::new();
+        for a in &self.intervals {
+            for b in &other.intervals {
+                if a.from < b.to && b.from < a.to {
+                    intervals.push(a.intersect(b));
+                }
+            }
+        }
+        Bounds {
+            intervals,
+            exists: self.exists || other.exists,
+        }
+    }
+
+    fn union(all: Vec<Bounds>) -> Option<Bounds> {
+        let exists = all.iter().all(|bounds| bounds.exists);
+        let mut intervals: Vec<Interval> = all.into_iter().flat_map(|bounds| bounds.intervals).collect();
+        intervals.sort_by(|a, b| a.from.cmp(&b.from).then_with(|| b.to.cmp(&a.to)));
+        let mut merged: Vec<Interval> = Vec::with_capacity(intervals.len());
+        for interval in intervals {
+            match merged.last_mut() {
+                Some(last) if interval.to <= last.to => {}
+                Some(last) if interval.from < last.to => *last = last.join(&interval),
+                _ => merged.push(interval),
+            }
+        }
+        (merged.len() <= INTERVALS_MAX).then_some(Bounds {
+            intervals: merged,
+            exists,
+        })
+    }
+}
+
+impl Interval {
+    fn point(value: &RawBson) -> Option<Interval> {
+        // An index has the elements of an array and not the array.
+        if matches!(value, RawBson::Array(_)) {
+            return None;
+        }
+        let from = key(value.as_raw_bson_ref());
+        let to = successor(&from)?;
+        let end = || End::Value(value.clone(), true);
+        Some(Interval {
+            from,
+            to,
+            point: true,
+            lower: end(),
+            upper: end(),
+        })
+    }
+
+    fn intersect(&self, other: &Interval) -> Interval {
+        let low = if self.from >= other.from { self } else { other };
+        let high = if self.to <= other.to { self } else { other };
+        Interval {
+            from: low.from.clone(),
+            to: high.to.clone(),
+            point: self.point || other.point,
+            lower: low.lower.clone(),
+            upper: high.upper.clone(),
+        }
+    }
+
+    fn join(&self, later: &Interval) -> Interval {
+        Interval {
+            from: self.from.clone(),
+            to: later.to.clone(),
+            point: false,
+            lower: self.lower.clone(),
+            upper: later.upper.clone(),
+        }
+    }
+
+    /// The interval as `explain` shows it.
+    pub(crate) fn show(&self, descending: bool) -> String {
+        let (from, to) = if descending {
+            (&self.upper, &self.lower)
+        } else {
+            (&self.lower, &self.upper)
+        };
+        let open = if from.inclusive() { '[' } else { '(' };
+        let close = if to.inclusive() { ']' } else { ')' };
+        format!("{open}{}, {}{close}", from.show(), to.show())
+    }
+
+    /// The interval in the key bytes of a descending field.
+    pub(crate) fn descending(&self) -> (Vec<u8>, Vec<u8>) {
+        let turn = |end: &[u8]| {
+            let mut turned = end.to_vec();
+            keycode::invert(&mut turned);
+            // No class's keys begin with 00, so there is always a successor; 255 is past them all anyway.
+            successor(&turned).unwrap_or_else(|| vec![0xff])
+        };
+        (turn(&self.to), turn(&self.from))
+    }
+}
+
+/// What `filter` says about the field at `path`; `None` when nothing that an index could use. In a multikey field
+/// two predicates may be met by different elements of an array, so their bounds must not be intersected there.
+pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool) -> Option<Bounds> {
+    match filter {
+        Filter::Field { path: at, predicate } if at == path => of_predicate(predicate, multikey),
+        Filter::And(all) => combine(
+            all.iter().filter_map(|filter| of_filter(filter, path, multikey)),
+            multikey,
+        ),
+        Filter::Or(any) => Bounds::union(
+            any.iter()
+                .map(|filter| of_filter(filter, path, multikey))
+                .collect::<Option<_>>()?,
+        ),
+        Filter::AlwaysFalse => Some(Bounds::NOTHING),
+        _ => None,
+    }
+}
+
+fn of_predicate(predicate: &Predicate, multikey: bool) -> Option<Bounds> {
+    match predicate {
+        Predicate::Eq(value) => Bounds::point(value),
+        Predicate::Lt(value) => range(value, false, false),
+        Predicate::Lte(value) => range(value, false, true),
+        Predicate::Gt(value) => range(value, true, false),
+        Predicate::Gte(value) => range(value, true, true),
+        Predicate::In { values, regexes } if regexes.is_empty() && values.len() <= INTERVALS_MAX => {
+            let points = values.iter().map(Bounds::point);
+            Bounds::union(points.collect::<Option<_>>()?)
+        }
+        Predicate::Regex(regex) => {
+            let prefix = regex.literal_prefix().filter(|prefix| !prefix.is_empty())?;
+            let (from, to) = keycode::string_prefix_range(prefix);
+            let end = || End::Prefix(prefix.to_owned());
+            let strings = Interval {
+                from,
+                to,
+                point: false,
+                lower: end(),
+                upper: end(),
+            };
+            // A regex also equals itself as a value.
+            let (from, to) = keycode::class_range(RawBsonRef::RegularExpression(bson::raw::RawRegexRef {
+                pattern: bson::raw::cstr!(""),
+                options: bson::raw::cstr!(""),
+            }));
+            let regexes = Interval {
+                from,
+                to,
+                point: false,
+                lower: End::Open,
+                upper: End::Open,
+            };
+            Some(Bounds {
+                intervals: vec![strings, regexes],
+                exists: true,
+            })
+        }
+        Predicate::AllOf(all) => combine(
+            all.iter()
+                .filter_map(|predicate| of_predicate(predicate, multikey)),
+            multikey,
+        ),
+        Predicate::Never => Some(Bounds::NOTHING),
+        _ => None,
+    }
+}
+
+/// All bounds hold: their intersection, or in a multikey field the best of them.
+fn combine(all: impl Iterator<Item = Bounds>, multikey: bool) -> Option<Bounds> {
+    if multikey {
+        return all.min_by_key(|bounds| (!bounds.points(), bounds.intervals.len()));
+    }
+    all.reduce(|a, b| a.intersect(&b))
+}
+
+fn range(value: &RawBson, greater: bool, inclusive: bool) -> Option<Bounds> {
+    match value {
+        // Null also stands for missing, which only equality means; MinKey and MaxKey compare across types.
+        RawBson::Null | RawBson::Undefined | RawBson::MinKey | RawBson::MaxKey | RawBson::Array(_) => {
+            return None;
+        }
+        _ => {}
+    }
+    let (class_from, class_to) = keycode::class_range(value.as_raw_bson_ref());
+    let at = key(value.as_raw_bson_ref());
+    let past = successor(&at)?;
+    let end = End::Value(value.clone(), inclusive);
+    let (from, to, lower, upper) = match (greater, inclusive) {
+        (true, true) => (at, class_to, end, End::Open),
+        (true, false) => (past, class_to, end, End::Open),
+        (false, true) => (class_from, past, End::Open, end),
+        (false, false) => (class_from, at, End::Open, end),
+    };
+    let intervals = if from < to {
+        vec![Interval {
+            from,
+            to,
+            point: false,
+            lower,
+            upper,
+        }]
+    } else {
+        Vec::new()
+    };
+    Some(Bounds {
+        intervals,
+        exists: true,
+    })
+}
+
+fn key(value: RawBsonRef<'_>) -> Vec<u8> {
+    let mut key = Vec::with_capacity(24);
+    keycode::encode(&mut key, value, false);
+    key
+}

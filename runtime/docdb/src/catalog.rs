@@ -1,0 +1,454 @@
+//! Collections and index definitions: their rows in the store, the copy in memory that operations read, and the
+//! rules for names and specifications. Filling and keeping indexes is `index`'s business.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
+
+use crate::index::Index;
+use crate::kv::{Direction, KvRead, KvWrite, Range, get_vec};
+use crate::limits::Limits;
+use crate::{Code, Error, IndexSpec, Namespace, Result};
+
+/// The newest format this program reads and the one it writes.
+const FORMAT_VERSION: u32 = 1;
+
+const META: u8 = 0;
+const CATALOG: u8 = 1;
+const DOCUMENTS: u8 = 2;
+const ENTRIES: u8 = 3;
+
+/// The name of the index that every collection has.
+pub(crate) const ID_INDEX: &str = "_id_";
+
+/// Longest names, in bytes.
+const DATABASE_BYTES_MAX: usize = 63;
+const COLLECTION_BYTES_MAX: usize = 200;
+const INDEX_NAME_BYTES_MAX: usize = 255;
+/// Fields in one index: MongoDB's 32.
+const INDEX_FIELDS_MAX: usize = 32;
+
+/// A collection: its number and its secondary indexes.
+#[derive(Debug, Clone)]
+pub(crate) struct Collection {
+    pub(crate) id: u32,
+    pub(crate) indexes: Vec<Arc<Index>>,
+}
+
+impl Collection {
+    /// What the keys of all its documents begin with.
+    pub(crate) fn prefix(&self) -> Vec<u8> {
+        document_prefix(self.id)
+    }
+
+    /// The secondary index of that name.
+    pub(crate) fn index(&self, name: &str) -> Option<&Arc<Index>> {
+        self.indexes.iter().find(|index| &*index.spec.name == name)
+    }
+}
+
+/// What the keys of all documents of a collection begin with.
+pub(crate) fn document_prefix(collection_id: u32) -> Vec<u8> {
+    id_key(DOCUMENTS, collection_id)
+}
+
+/// What the keys of all entries of an index begin with.
+pub(crate) fn entry_prefix(index_id: u32) -> Vec<u8> {
+    id_key(ENTRIES, index_id)
+}
+
+fn id_key(kind: u8, id: u32) -> Vec<u8> {
+    // Room for most keys, so that appending to it does not allocate again.
+    let mut key = Vec::with_capacity(48);
+    key.push(kind);
+    key.extend_from_slice(&id.to_be_bytes());
+    key
+}
+
+/// All collections of the store.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Catalog {
+    collections: BTreeMap<Namespace, Arc<Collection>>,
+    next_id: u32,
+}
+
+impl Catalog {
+    /// Makes the meta rows of a new store; leaves others as they are.
+    ///
+    /// # Errors
+    /// When the store has rows of something else.
+    pub(crate) fn prepare(kv: &mut dyn KvWrite) -> Result<()> {
+        if get_vec(kv, &meta_key("format"))?.is_some() {
+            return Ok(());
+        }
+        let mut empty = true;
+        kv.scan(
+            Range::half_open(&[], &[0xff; 8]),
+            Direction::Forward,
+            &mut |_, _| {
+                empty = false;
+                ControlFlow::Break(())
+            },
+        )?;
+        if !empty {
+            return Err(Error::new(
+                Code::UnsupportedFormat,
+                "the store has rows but no format version; it is damaged",
+            ));
+        }
+        kv.put(&meta_key("format"), &FORMAT_VERSION.to_be_bytes())?;
+        kv.put(&meta_key("next"), &1_u32.to_be_bytes())
+    }
+
+    /// Reads the catalog.
+    ///
+    /// # Errors
+    /// When the store's format is newer than this program, or its rows make no sense.
+    pub(crate) fn load(kv: &dyn KvRead) -> Result<Self> {
+        let version = read_u32(kv, "format")?;
+        if version != FORMAT_VERSION {
+            let message = format!(
+                "the store has format version {version}, and this program reads version {FORMAT_VERSION}; use a newer program"
+            );
+            return Err(Error::new(Code::UnsupportedFormat, message));
+        }
+        let mut catalog = Self {
+            collections: BTreeMap::new(),
+            next_id: read_u32(kv, "next")?,
+        };
+        let mut outcome = Ok(());
+        kv.scan(
+            Range::half_open(&[CATALOG], &[CATALOG + 1]),
+            Direction::Forward,
+            &mut |key, value| match parse_row(key, value) {
+                Ok((ns, collection)) => {
+                    catalog.collections.insert(ns, Arc::new(collection));
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+        outcome.map(|()| catalog)
+    }
+
+    /// The collection, if it is there.
+    pub(crate) fn collection(&self, ns: &Namespace) -> Option<&Arc<Collection>> {
+        self.collections.get(ns)
+    }
+
+    /// Collections of a database, in the order of their names.
+    pub(crate) fn collections<'c>(
+        &'c self,
+        database: &'c str,
+    ) -> impl Iterator<Item = (&'c Namespace, &'c Arc<Collection>)> {
+        let from = Namespace::new(database, "");
+        self.collections
+            .range(from..)
+            .take_while(move |(ns, _)| &*ns.database == database)
+    }
+
+    /// All collections.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Namespace, &Arc<Collection>)> {
+        self.collections.iter()
+    }
+
+    /// Names of all databases that have a collection, in order.
+    pub(crate) fn databases(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = self.collections.keys().map(|ns| ns.database.clone()).collect();
+        names.dedup();
+        names
+    }
+
+    /// Makes a collection.
+    ///
+    /// # Errors
+    /// When the name is not allowed, is taken, or the database has too many collections.
+    pub(crate) fn create(
+        self: &mut Arc<Self>,
+        kv: &mut dyn KvWrite,
+        ns: &Namespace,
+        limits: &Limits,
+    ) -> Result<Arc<Collection>> {
+        check_namespace(ns)?;
+        if self.collection(ns).is_some() {
+            return Err(Error::new(
+                Code::NamespaceExists,
+                format!("collection {ns} already exists"),
+            ));
+        }
+        let count = self.collections(&ns.database).count();
+        if count >= limits.collections_max {
+            let message = format!(
+                "database {:?} has {count} collections, and collections_max is {}",
+                ns.database, limits.collections_max
+            );
+            return Err(Error::new(Code::CannotCreateCollection, message));
+        }
+        let id = self.allocate_id(kv)?;
+        let collection = Collection {
+            id,
+            indexes: Vec::new(),
+        };
+        self.save(kv, ns, collection)
+    }
+
+    /// Writes a collection's row and puts it in the place of the one with that name.
+    pub(crate) fn save(
+        self: &mut Arc<Self>,
+        kv: &mut dyn KvWrite,
+        ns: &Namespace,
+        collection: Collection,
+    ) -> Result<Arc<Collection>> {
+        kv.put(&row_key(ns), row_value(&collection).as_bytes())?;
+        let collection = Arc::new(collection);
+        Arc::make_mut(self)
+            .collections
+            .insert(ns.clone(), collection.clone());
+        Ok(collection)
+    }
+
+    /// Removes a collection's row. Its documents and entries are the caller's to remove.
+    pub(crate) fn remove(self: &mut Arc<Self>, kv: &mut dyn KvWrite, ns: &Namespace) -> Result<()> {
+        kv.delete(&row_key(ns))?;
+        Arc::make_mut(self).collections.remove(ns);
+        Ok(())
+    }
+
+    /// An id that was never given out.
+    pub(crate) fn allocate_id(self: &mut Arc<Self>, kv: &mut dyn KvWrite) -> Result<u32> {
+        let id = self.next_id;
+        let next = id
+            .checked_add(1)
+            .ok_or_else(|| Error::new(Code::InternalError, "all 2^32 ids are used up"))?;
+        kv.put(&meta_key("next"), &next.to_be_bytes())?;
+        Arc::make_mut(self).next_id = next;
+        Ok(id)
+    }
+}
+
+/// Checks a collection's name.
+///
+/// # Errors
+/// `InvalidNamespace` that says what is wrong.
+pub(crate) fn check_namespace(ns: &Namespace) -> Result<()> {
+    let refuse = |why: String| {
+        Err(Error::new(
+            Code::InvalidNamespace,
+            format!("invalid namespace \"{ns}\": {why}"),
+        ))
+    };
+    let (database, collection) = (&*ns.database, &*ns.collection);
+    if database.is_empty() || database.len() > DATABASE_BYTES_MAX {
+        return refuse(format!("a database name has 1 to {DATABASE_BYTES_MAX} bytes"));
+    }
+    if database.contains(['\0', '$', '.']) {
+        return refuse("a database name has no NUL, '$' or '.'".to_owned());
+    }
+    if collection.is_empty() || collection.len() > COLLECTION_BYTES_MAX {
+        return refuse(format!("a collection name has 1 to {COLLECTION_BYTES_MAX} bytes"));
+    }
+    if collection.contains(['\0', '$']) || collection.starts_with('.') || collection.ends_with('.') {
+        return refuse("a collection name has no NUL or '$' and no '.' at its ends".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether an index must be made: `None` when it is there already.
+///
+/// # Errors
+/// When the specification is malformed or clashes with an index of the collection.
+pub(crate) fn check_index(collection: &Collection, spec: &IndexSpec, limits: &Limits) -> Result<Option<()>> {
+    check_index_spec(spec)?;
+    let is_id = matches!(spec.keys.as_slice(), [(path, _)] if &**path == "_id");
+    if is_id || &*spec.name == ID_INDEX {
+        if is_id && !spec.sparse {
+            return Ok(None);
+        }
+        return Err(Error::new(
+            Code::CannotCreateIndex,
+            "the name _id_ and the key {_id: 1} belong to the index that is always there",
+        ));
+    }
+    for index in &collection.indexes {
+        let there = &index.spec;
+        let same_options = there.unique == spec.unique && there.sparse == spec.sparse;
+        if there.name == spec.name {
+            if there.keys != spec.keys {
+                let message = format!("an index named {:?} with other keys already exists", spec.name);
+                return Err(Error::new(Code::IndexKeySpecsConflict, message));
+            }
+            if same_options {
+                return Ok(None);
+            }
+            let message = format!("index {:?} already exists with other options", spec.name);
+            return Err(Error::new(Code::IndexOptionsConflict, message));
+        }
+        if there.keys == spec.keys {
+            let message = format!(
+                "an index with these keys already exists under the name {:?}",
+                there.name
+            );
+            return Err(Error::new(Code::IndexOptionsConflict, message));
+        }
+    }
+    // The index on _id counts, as in MongoDB.
+    if collection.indexes.len() + 1 >= limits.indexes_max {
+        let message = format!(
+            "too many indexes: {} with _id_, and indexes_max is {}",
+            collection.indexes.len() + 1,
+            limits.indexes_max
+        );
+        return Err(Error::new(Code::CannotCreateIndex, message));
+    }
+    Ok(Some(()))
+}
+
+fn check_index_spec(spec: &IndexSpec) -> Result<()> {
+    let refuse = |why: String| Err(Error::new(Code::CannotCreateIndex, why));
+    if spec.name.is_empty()
+        || spec.name.len() > INDEX_NAME_BYTES_MAX
+        || spec.name.contains('\0')
+        || &*spec.name == "*"
+    {
+        return refuse(format!(
+            "invalid index name {:?}: 1 to {INDEX_NAME_BYTES_MAX} bytes, not \"*\"",
+            spec.name
+        ));
+    }
+    if spec.keys.is_empty() || spec.keys.len() > INDEX_FIELDS_MAX {
+        return refuse(format!(
+            "index {:?} has {} fields; 1 to {INDEX_FIELDS_MAX} are allowed",
+            spec.name,
+            spec.keys.len()
+        ));
+    }
+    for (place, (path, direction)) in spec.keys.iter().enumerate() {
+        if path.contains('\0')
+            || path
+                .split('.')
+                .any(|part| part.is_empty() || part.starts_with('$'))
+        {
+            return refuse(format!(
+                "index {:?} has the path {path:?}, which is not a field path",
+                spec.name
+            ));
+        }
+        if !matches!(direction, 1 | -1) {
+            return refuse(format!(
+                "index {:?} has the direction {direction} for {path:?}; 1 or -1 is allowed",
+                spec.name
+            ));
+        }
+        if spec.keys[..place].iter().any(|(other, _)| other == path) {
+            return refuse(format!("index {:?} has the field {path:?} twice", spec.name));
+        }
+    }
+    Ok(())
+}
+
+fn meta_key(name: &str) -> Vec<u8> {
+    let mut key = vec![META];
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+fn read_u32(kv: &dyn KvRead, name: &str) -> Result<u32> {
+    let value = get_vec(kv, &meta_key(name))?;
+    let bytes = value.and_then(|value| <[u8; 4]>::try_from(value).ok());
+    bytes
+        .map(u32::from_be_bytes)
+        .ok_or_else(|| damaged(&format!("the meta row {name:?} is missing or damaged")))
+}
+
+fn row_key(ns: &Namespace) -> Vec<u8> {
+    let mut key = vec![CATALOG];
+    key.extend_from_slice(ns.database.as_bytes());
+    key.push(0);
+    key.extend_from_slice(ns.collection.as_bytes());
+    key
+}
+
+fn row_value(collection: &Collection) -> RawDocumentBuf {
+    let mut indexes = RawArrayBuf::new();
+    for index in &collection.indexes {
+        let mut row = RawDocumentBuf::new();
+        row.append(bson::raw::cstr!("id"), i64::from(index.id));
+        row.append(bson::raw::cstr!("name"), &*index.spec.name);
+        row.append(bson::raw::cstr!("key"), key_pattern(&index.spec.keys));
+        row.append(bson::raw::cstr!("unique"), index.spec.unique);
+        row.append(bson::raw::cstr!("sparse"), index.spec.sparse);
+        row.append(bson::raw::cstr!("multikey"), i64::from(index.multikey));
+        indexes.push(row);
+    }
+    let mut row = RawDocumentBuf::new();
+    row.append(bson::raw::cstr!("id"), i64::from(collection.id));
+    row.append(bson::raw::cstr!("indexes"), indexes);
+    row
+}
+
+/// `{a: 1, b: -1}` of an index.
+pub(crate) fn key_pattern(keys: &[(Arc<str>, i32)]) -> RawDocumentBuf {
+    let mut pattern = RawDocumentBuf::new();
+    for (path, direction) in keys {
+        append(&mut pattern, path, RawBsonRef::Int32(*direction));
+    }
+    pattern
+}
+
+/// Appends a field whose name is not a constant. Names come from parsed BSON or checked paths, which have no NUL.
+pub(crate) fn append(document: &mut RawDocumentBuf, name: &str, value: RawBsonRef<'_>) {
+    if let Ok(name) = <&bson::raw::CStr>::try_from(name) {
+        document.append(name, value);
+    }
+}
+
+fn parse_row(key: &[u8], value: &[u8]) -> Result<(Namespace, Collection)> {
+    let names = key.get(1..).and_then(|names| std::str::from_utf8(names).ok());
+    let (database, collection) = names
+        .and_then(|names| names.split_once('\0'))
+        .ok_or_else(|| damaged("a catalog row has a damaged key"))?;
+    let ns = Namespace::new(database, collection);
+    match parse_collection(value) {
+        Some(collection) => Ok((ns, collection)),
+        None => Err(damaged(&format!("the catalog row of {ns} is damaged"))),
+    }
+}
+
+fn parse_collection(value: &[u8]) -> Option<Collection> {
+    let row = RawDocument::from_bytes(value).ok()?;
+    let id = u32::try_from(row.get_i64("id").ok()?).ok()?;
+    let indexes = row.get_array("indexes").ok()?;
+    let indexes = indexes
+        .into_iter()
+        .map(|index| parse_index(index.ok()?.as_document()?).map(Arc::new));
+    Some(Collection {
+        id,
+        indexes: indexes.collect::<Option<_>>()?,
+    })
+}
+
+fn parse_index(row: &RawDocument) -> Option<Index> {
+    let mut keys = Vec::new();
+    for field in row.get_document("key").ok()? {
+        let (path, direction) = field.ok()?;
+        keys.push((Arc::from(path.as_str()), direction.as_i32()?));
+    }
+    let spec = IndexSpec {
+        name: row.get_str("name").ok()?.into(),
+        keys,
+        unique: row.get_bool("unique").ok()?,
+        sparse: row.get_bool("sparse").ok()?,
+    };
+    let id = u32::try_from(row.get_i64("id").ok()?).ok()?;
+    let multikey = u32::try_from(row.get_i64("multikey").ok()?).ok()?;
+    Index::new(id, spec, multikey).ok()
+}
+
+fn damaged(what: &str) -> Error {
+    Error::new(Code::UnsupportedFormat, format!("the store is damaged: {what}"))
+}

@@ -1,0 +1,137 @@
+//! What every lane works on: the store, the catalog that is in force, limits, time, chance and metrics. Ties a
+//! reader's view of the store to the catalog of the same commit.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use cloudlet_base::{Clock, Entropy};
+
+use crate::catalog::Catalog;
+use crate::kv::{Kv, KvRead, KvWrite};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::object_ids::ObjectIds;
+use crate::{Code, Error, Result};
+
+/// The parts that every operation needs.
+pub(crate) struct Engine {
+    kv: Box<dyn Kv>,
+    catalog: RwLock<Published>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: ObjectIds,
+    pub(crate) metrics: Metrics,
+}
+
+/// The catalog in force.
+struct Published {
+    catalog: Arc<Catalog>,
+    /// A commit failed and may be there or not: the catalog must be read again before it is used.
+    stale: bool,
+}
+
+impl Engine {
+    /// Takes the store over, making its meta rows if it is new.
+    ///
+    /// # Errors
+    /// When the store is of a newer format, not ours, or can't be read.
+    pub(crate) fn open(
+        kv: Box<dyn Kv>,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
+        metrics: Metrics,
+    ) -> Result<Self> {
+        kv.write(&mut |store| Catalog::prepare(store))?;
+        let catalog = Arc::new(load(kv.as_ref())?);
+        Ok(Self {
+            kv,
+            catalog: RwLock::new(Published {
+                catalog,
+                stale: false,
+            }),
+            limits,
+            clock,
+            ids: ObjectIds::new(entropy),
+            metrics,
+        })
+    }
+
+    /// Runs `body` on the newest committed state with the catalog that belongs to it.
+    pub(crate) fn read<T>(&self, mut body: impl FnMut(&dyn KvRead, &Arc<Catalog>) -> Result<T>) -> Result<T> {
+        // Held until the view is open: a commit that changes the catalog waits for it, so the two belong together.
+        let mut published = Some(self.published()?);
+        let mut catalog = None;
+        let mut answer = None;
+        self.kv.read(&mut |store| {
+            if let Some(published) = published.take() {
+                catalog = Some(published.catalog.clone());
+            }
+            let Some(catalog) = &catalog else {
+                return Err(Error::new(Code::InternalError, "no catalog"));
+            };
+            answer = Some(body(store, catalog)?);
+            Ok(())
+        })?;
+        answer.ok_or_else(|| Error::new(Code::InternalError, "the store did not run a read"))
+    }
+
+    /// The catalog in force.
+    pub(crate) fn catalog(&self) -> Result<Arc<Catalog>> {
+        Ok(self.published()?.catalog.clone())
+    }
+
+    /// Runs `body`, which gets the catalog and returns it as it shall be, and commits. Called by the writer only.
+    pub(crate) fn commit(
+        &self,
+        body: &mut dyn FnMut(&mut dyn KvWrite, Arc<Catalog>) -> Result<Arc<Catalog>>,
+    ) -> Result<()> {
+        let before = self.catalog()?;
+        let mut after = before.clone();
+        let mut publishing = None;
+        let committed = self.kv.write(&mut |store| {
+            publishing = None;
+            after = body(store, before.clone())?;
+            if !Arc::ptr_eq(&after, &before) {
+                publishing = Some(self.catalog.write().unwrap_or_else(PoisonError::into_inner));
+            }
+            Ok(())
+        });
+        match committed {
+            Ok(()) => {
+                if let Some(mut publishing) = publishing {
+                    publishing.catalog = after;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                drop(publishing);
+                self.catalog.write().unwrap_or_else(PoisonError::into_inner).stale = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn published(&self) -> Result<RwLockReadGuard<'_, Published>> {
+        loop {
+            let published = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+            if !published.stale {
+                return Ok(published);
+            }
+            drop(published);
+            let mut published = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+            if published.stale {
+                published.catalog = Arc::new(load(self.kv.as_ref())?);
+                published.stale = false;
+            }
+        }
+    }
+}
+
+fn load(kv: &dyn Kv) -> Result<Catalog> {
+    let mut catalog = None;
+    kv.read(&mut |store| {
+        catalog = Some(Catalog::load(store)?);
+        Ok(())
+    })?;
+    catalog.ok_or_else(|| Error::new(Code::InternalError, "the store did not run a read"))
+}

@@ -1,3 +1,0 @@
-//! Running a plan.
-#[derive(Debug)]
-pub(crate) struct CursorState;

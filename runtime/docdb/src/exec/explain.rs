@@ -1,0 +1,177 @@
+//! How a query would run and did run, in the shape of MongoDB's `explain("executionStats")`.
+
+use std::sync::Arc;
+
+use bson::raw::cstr;
+use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf};
+
+use super::Query;
+use super::scan::Meter;
+use crate::catalog::{Catalog, append, key_pattern};
+use crate::engine::Engine;
+use crate::kv::{Direction, KvRead};
+use crate::plan::{self, Plan, Source};
+use crate::{Namespace, Result};
+
+/// Runs the query to its end and tells how.
+pub(crate) fn explain(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    ns: &Namespace,
+    query: &Arc<Query>,
+    meter: &mut Meter<'_>,
+) -> Result<RawDocumentBuf> {
+    let started = engine.clock.monotonic();
+    let (stage, returned) = match catalog.collection(ns) {
+        None => (stage("EOF"), 0),
+        Some(collection) => {
+            let plan = plan::choose(
+                collection,
+                &query.filter,
+                query.sort.as_ref(),
+                query.hint.as_deref(),
+            )?;
+            (
+                winning_plan(&plan, query),
+                run(engine, kv, catalog, ns, query, meter)?,
+            )
+        }
+    };
+    let millis = engine.clock.monotonic().saturating_sub(started).as_millis();
+    let mut planner = RawDocumentBuf::new();
+    planner.append(cstr!("namespace"), ns.to_string());
+    planner.append(cstr!("winningPlan"), stage);
+    planner.append(cstr!("rejectedPlans"), RawArrayBuf::new());
+    let mut stats = RawDocumentBuf::new();
+    stats.append(cstr!("executionSuccess"), true);
+    stats.append(cstr!("nReturned"), number(returned));
+    stats.append(
+        cstr!("executionTimeMillis"),
+        number(u64::try_from(millis).unwrap_or(u64::MAX)),
+    );
+    stats.append(cstr!("totalKeysExamined"), number(meter.keys));
+    stats.append(cstr!("totalDocsExamined"), number(meter.documents));
+    let mut out = RawDocumentBuf::new();
+    out.append(cstr!("queryPlanner"), planner);
+    out.append(cstr!("executionStats"), stats);
+    out.append(cstr!("ok"), 1.0);
+    Ok(out)
+}
+
+/// Drains the query; returns how many documents it has.
+fn run(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    ns: &Namespace,
+    query: &Arc<Query>,
+    meter: &mut Meter<'_>,
+) -> Result<u64> {
+    let mut page = super::find(engine, kv, catalog, ns, query, None, meter)?;
+    let mut returned = page.documents.len() as u64;
+    while let Some(cursor) = page.cursor {
+        page = super::next_page(engine, kv, catalog, *cursor.state, None, meter)?;
+        returned += page.documents.len() as u64;
+    }
+    Ok(returned)
+}
+
+/// A count as drivers expect it: int32 while it fits.
+fn number(count: u64) -> bson::RawBson {
+    match i32::try_from(count) {
+        Ok(count) => bson::RawBson::Int32(count),
+        Err(_) => bson::RawBson::Int64(i64::try_from(count).unwrap_or(i64::MAX)),
+    }
+}
+
+fn stage(name: &str) -> RawDocumentBuf {
+    let mut stage = RawDocumentBuf::new();
+    stage.append(cstr!("stage"), name);
+    stage
+}
+
+fn above(name: &str, input: RawDocumentBuf) -> RawDocumentBuf {
+    let mut stage = stage(name);
+    stage.append(cstr!("inputStage"), input);
+    stage
+}
+
+fn winning_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
+    let direction = match plan.direction {
+        Direction::Forward => "forward",
+        Direction::Backward => "backward",
+    };
+    let mut at = match &plan.source {
+        Source::Documents if plan.is_id_lookup() => stage("IDHACK"),
+        Source::Documents if plan.is_collection_scan() && !(plan.sorted && query.sort.is_some()) => {
+            let mut scan = stage("COLLSCAN");
+            scan.append(cstr!("direction"), direction);
+            scan
+        }
+        Source::Documents => above(
+            "FETCH",
+            index_scan(plan, "_id_", &[("_id".into(), 1)], false, direction),
+        ),
+        Source::Index(index) => {
+            let mut scan = index_scan(
+                plan,
+                &index.spec.name,
+                &index.spec.keys,
+                index.multikey != 0,
+                direction,
+            );
+            scan.append(cstr!("isUnique"), index.spec.unique);
+            scan.append(cstr!("isSparse"), index.spec.sparse);
+            above("FETCH", scan)
+        }
+    };
+    if query.sort.is_some() && !plan.sorted {
+        at = above("SORT", at);
+    }
+    if query.skip > 0 {
+        at = above("SKIP", at);
+        at.append(cstr!("skipAmount"), number(query.skip));
+    }
+    if let Some(limit) = query.limit {
+        at = above("LIMIT", at);
+        at.append(cstr!("limitAmount"), number(limit));
+    }
+    if query.projection.is_some() {
+        at = above("PROJECTION_DEFAULT", at);
+    }
+    at
+}
+
+fn index_scan(
+    plan: &Plan,
+    name: &str,
+    keys: &[(Arc<str>, i32)],
+    multikey: bool,
+    direction: &str,
+) -> RawDocumentBuf {
+    let mut scan = stage("IXSCAN");
+    scan.append(cstr!("keyPattern"), key_pattern(keys));
+    scan.append(cstr!("indexName"), name);
+    scan.append(cstr!("isMultiKey"), multikey);
+    scan.append(cstr!("direction"), direction);
+    let mut bounds = RawDocumentBuf::new();
+    for (place, (path, sign)) in keys.iter().enumerate() {
+        let mut intervals = RawArrayBuf::new();
+        match plan.fields.get(place) {
+            Some(field) => {
+                let shown = field.intervals.iter().map(|interval| interval.show(*sign < 0));
+                let mut shown: Vec<String> = shown.collect();
+                if *sign < 0 {
+                    shown.reverse();
+                }
+                shown.into_iter().for_each(|text| intervals.push(text));
+            }
+            None if *sign < 0 => intervals.push("[MaxKey, MinKey]"),
+            None => intervals.push("[MinKey, MaxKey]"),
+        }
+        append(&mut bounds, path, RawBsonRef::Array(&intervals));
+    }
+    scan.append(cstr!("indexBounds"), bounds);
+    scan
+}

@@ -1,0 +1,216 @@
+//! Walking a plan's keys to the documents that match: range by range, filter applied, each document once, within
+//! limits and deadline.
+
+use std::ops::{Bound, ControlFlow};
+
+use bson::RawDocument;
+use cloudlet_base::Deadline;
+
+use crate::engine::Engine;
+use crate::index::{Index, stored};
+use crate::kv::{Direction, KvRead, Range};
+use crate::plan::{KeyRange, Plan, Source};
+use crate::query::Filter;
+use crate::{Code, Error, Result};
+
+/// Rows between two looks at the clock.
+const ROWS_PER_CHECK: u64 = 256;
+
+/// Counts what a query looks at, and stops it at its limits.
+pub(crate) struct Meter<'e> {
+    engine: &'e Engine,
+    deadline: &'e Deadline,
+    /// Index entries seen.
+    pub(crate) keys: u64,
+    /// Documents seen.
+    pub(crate) documents: u64,
+    rows: u64,
+    /// Rows after which a read on its caller's thread gives up.
+    budget: Option<u64>,
+    /// Whether it did.
+    pub(crate) over_budget: bool,
+}
+
+impl<'e> Meter<'e> {
+    pub(crate) fn new(engine: &'e Engine, deadline: &'e Deadline) -> Self {
+        Self {
+            engine,
+            deadline,
+            keys: 0,
+            documents: 0,
+            rows: 0,
+            budget: None,
+            over_budget: false,
+        }
+    }
+
+    /// A meter that lets no more than `rows` be looked at, by an error that sets `over_budget`.
+    pub(crate) fn with_budget(engine: &'e Engine, deadline: &'e Deadline, rows: u64) -> Self {
+        Self {
+            budget: Some(rows),
+            ..Self::new(engine, deadline)
+        }
+    }
+
+    /// # Errors
+    /// The deadline passed.
+    pub(crate) fn check_deadline(&self) -> Result<()> {
+        let checked = self.deadline.check(self.engine.clock.as_ref());
+        checked.map_err(|expired| Error::new(Code::MaxTimeMSExpired, expired.to_string()))
+    }
+
+    fn row(&mut self) -> Result<()> {
+        self.rows += 1;
+        if self.budget.is_some_and(|budget| self.rows > budget) {
+            self.over_budget = true;
+            return Err(Error::new(
+                Code::InternalError,
+                "too long for the caller's thread",
+            ));
+        }
+        if self.rows.is_multiple_of(ROWS_PER_CHECK) {
+            self.check_deadline()?;
+        }
+        let max = self.engine.limits.scan_max;
+        if self.rows > max {
+            let message = format!(
+                "the query examined {} index entries or documents, and scan_max is {max}; an index on its fields would help",
+                self.rows
+            );
+            return Err(Error::new(
+                Code::QueryExceededMemoryLimitNoDiskUseAllowed,
+                message,
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        self.engine.metrics.examined.inc_by(self.keys + self.documents);
+    }
+}
+
+/// Sees a matching document and the store key of the row that led to it.
+pub(crate) type MatchVisitor<'v> = dyn FnMut(&[u8], &RawDocument) -> Result<ControlFlow<()>> + 'v;
+
+/// Shows `visit` the documents that match, in the plan's order, beginning after the row whose key is `after`.
+///
+/// # Errors
+/// The meter's, the store's, or the visitor's.
+pub(crate) fn scan(
+    kv: &dyn KvRead,
+    plan: &Plan,
+    filter: &Filter,
+    after: Option<&[u8]>,
+    meter: &mut Meter<'_>,
+    visit: &mut MatchVisitor<'_>,
+) -> Result<()> {
+    meter.check_deadline()?;
+    let mut outcome = Ok(ControlFlow::Continue(()));
+    let mut document_key = crate::catalog::document_prefix(plan.collection);
+    let prefix_bytes = document_key.len();
+    let mut on_row = |key: &[u8], value: &[u8]| -> Result<ControlFlow<()>> {
+        meter.row()?;
+        let Source::Index(index) = &plan.source else {
+            meter.documents += 1;
+            let document = stored(value)?;
+            return if filter.matches(document) {
+                visit(key, document)
+            } else {
+                Ok(ControlFlow::Continue(()))
+            };
+        };
+        meter.keys += 1;
+        let (entry, id) = index.split_entry(key, value)?;
+        document_key.truncate(prefix_bytes);
+        document_key.extend_from_slice(id);
+        let mut flow = Ok(ControlFlow::Continue(()));
+        let found = kv.get(&document_key, &mut |value| {
+            meter.documents += 1;
+            flow = stored(value).and_then(|document| {
+                if filter.matches(document) && is_first(index, plan, entry, document)? {
+                    visit(key, document)
+                } else {
+                    Ok(ControlFlow::Continue(()))
+                }
+            });
+        })?;
+        if !found {
+            let message = format!("index {:?} has an entry without a document", index.spec.name);
+            return Err(Error::new(Code::InternalError, message));
+        }
+        flow
+    };
+    let mut each = |range: &KeyRange| -> Result<ControlFlow<()>> {
+        let Some(range) = resumed(range, plan.direction, after) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        kv.scan(range, plan.direction, &mut |key, value| {
+            outcome = on_row(key, value);
+            match outcome {
+                Ok(flow) => flow,
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        std::mem::replace(&mut outcome, Ok(ControlFlow::Continue(())))
+    };
+    match plan.direction {
+        Direction::Forward => {
+            for range in &plan.ranges {
+                if each(range)?.is_break() {
+                    break;
+                }
+            }
+        }
+        Direction::Backward => {
+            for range in plan.ranges.iter().rev() {
+                if each(range)?.is_break() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What of a range lies after the row `after` in the scan's direction.
+fn resumed<'r>(range: &'r KeyRange, direction: Direction, after: Option<&'r [u8]>) -> Option<Range<'r>> {
+    let mut rest = Range::half_open(&range.from, &range.to);
+    if let Some(after) = after {
+        match direction {
+            Direction::Forward if after >= range.from.as_slice() => rest.from = Bound::Excluded(after),
+            Direction::Backward if after < range.to.as_slice() => rest.to = Bound::Excluded(after),
+            _ => {}
+        }
+    }
+    (!rest.is_empty()).then_some(rest)
+}
+
+/// Whether this entry is the first of the document's entries that the plan comes by. A document with an array has
+/// several, and is shown at the first: that needs no memory of what was shown, so a cursor can go on anywhere.
+fn is_first(index: &Index, plan: &Plan, entry: &[u8], document: &RawDocument) -> Result<bool> {
+    if index.multikey == 0 {
+        return Ok(true);
+    }
+    let keys = index.keys(document)?.keys;
+    if keys.len() < 2 {
+        return Ok(true);
+    }
+    // An entry's place is judged by the key before the `_id`; a range holds all or none of the `_id`s of a key,
+    // for its ends are ends of whole fields.
+    let inside = |key: &&Vec<u8>| {
+        let at = plan
+            .ranges
+            .partition_point(|range| range.to.as_slice() <= key.as_slice());
+        plan.ranges
+            .get(at)
+            .is_some_and(|range| range.from.as_slice() <= key.as_slice())
+    };
+    let first = match plan.direction {
+        Direction::Forward => keys.iter().find(inside),
+        Direction::Backward => keys.iter().rev().find(inside),
+    };
+    Ok(first.is_none_or(|first| first.as_slice() == entry))
+}

@@ -1,0 +1,491 @@
+//! Changing documents: insert, update, delete, findAndModify, on the writer's thread inside a transaction. Each
+//! document is checked whole (keys, uniqueness, limits) before any of its rows is written, so that a failed one
+//! leaves nothing behind and the statements around it stand.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bson::oid::ObjectId;
+use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+use cloudlet_base::Deadline;
+
+use super::scan::{Meter, scan};
+use super::sorted_documents;
+use crate::catalog::{Collection, append, document_prefix};
+use crate::engine::Engine;
+use crate::index::{Maintenance, duplicate_key, stored};
+use crate::kv::get_vec;
+use crate::lanes::Tx;
+use crate::plan;
+use crate::projection::Projection;
+use crate::query::Filter;
+use crate::sort::SortSpec;
+use crate::update::{Now, Update};
+use crate::check::{check_well_formed, validate_document};
+use crate::value::ensure_id_first;
+use crate::{
+    Code, Deleted, Error, FindAndModify, IndexSpec, Inserted, Limits, Modified, Namespace, Result, Updated,
+    WriteError, keycode,
+};
+
+/// A document that is fit to be inserted, or why it is not.
+pub(crate) type Prepared = Result<RawDocumentBuf>;
+
+/// A parsed update statement.
+pub(crate) struct UpdateStatement {
+    pub(crate) filter: Filter,
+    pub(crate) update: Update,
+    pub(crate) multi: bool,
+    pub(crate) upsert: bool,
+}
+
+/// A parsed delete statement.
+pub(crate) struct DeleteStatement {
+    pub(crate) filter: Filter,
+    pub(crate) multi: bool,
+}
+
+/// A parsed findAndModify.
+pub(crate) struct ModifyStatement {
+    filter: Filter,
+    sort: Option<SortSpec>,
+    update: Option<Update>,
+    projection: Option<Projection>,
+    upsert: bool,
+    return_new: bool,
+}
+
+impl ModifyStatement {
+    /// # Errors
+    /// When a part is malformed, or the parts do not go together.
+    pub(crate) fn parse(modify: &FindAndModify, limits: &Limits) -> Result<Self> {
+        if modify.update.is_none() && (modify.upsert || modify.return_new) {
+            return Err(Error::new(
+                Code::FailedToParse,
+                "a removal takes neither upsert nor the new document",
+            ));
+        }
+        let update = modify
+            .update
+            .as_deref()
+            .map(|update| parse_update(update, &modify.array_filters, limits));
+        Ok(Self {
+            filter: super::parse_filter(&modify.filter, limits)?,
+            sort: super::parse_sort(modify.sort.as_deref(), limits)?,
+            update: update.transpose()?,
+            projection: super::parse_projection(modify.projection.as_deref(), limits)?,
+            upsert: modify.upsert,
+            return_new: modify.return_new,
+        })
+    }
+}
+
+/// # Errors
+/// When the update is malformed.
+pub(crate) fn parse_update(
+    update: &RawDocument,
+    array_filters: &[RawDocumentBuf],
+    limits: &Limits,
+) -> Result<Update> {
+    check_well_formed(update, limits.depth_max)?;
+    array_filters
+        .iter()
+        .try_for_each(|filter| check_well_formed(filter, limits.depth_max))?;
+    Update::parse(update, array_filters)
+}
+
+/// Gives a document its `_id` and checks that it may be stored. Done before the writer's turn.
+pub(crate) fn prepare(document: &RawDocument, fresh: ObjectId, limits: &Limits) -> Prepared {
+    check_well_formed(document, limits.depth_max)?;
+    let document = ensure_id_first(document, fresh);
+    validate_document(&document, limits)?;
+    Ok(document)
+}
+
+/// Inserts documents, making the collection when it is not there.
+pub(crate) fn insert(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    documents: &[Prepared],
+    ordered: bool,
+    deadline: &Deadline,
+) -> Result<Inserted> {
+    let mut done = Inserted::default();
+    let meter = Meter::new(tx.engine, deadline);
+    if documents.iter().any(Result::is_ok) {
+        collection_to_write(tx, ns)?;
+    }
+    for (index, document) in documents.iter().enumerate() {
+        if index.is_multiple_of(256) {
+            meter.check_deadline()?;
+        }
+        match document
+            .as_ref()
+            .map_err(Error::clone)
+            .and_then(|document| insert_one(tx, ns, document))
+        {
+            Ok(id) => done.ids.push((index, id)),
+            Err(error) if is_fatal(&error) => return Err(error),
+            Err(error) => {
+                done.errors.push(WriteError { index, error });
+                if ordered {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Applies update statements in order.
+pub(crate) fn update(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    statements: &[Result<UpdateStatement>],
+    ordered: bool,
+    deadline: &Deadline,
+) -> Result<Updated> {
+    let mut done = Updated::default();
+    for (index, statement) in statements.iter().enumerate() {
+        let statement = statement.as_ref().map_err(Error::clone);
+        match statement.and_then(|statement| update_one(tx, ns, index, statement, &mut done, deadline)) {
+            Ok(()) => {}
+            Err(error) if is_fatal(&error) => return Err(error),
+            Err(error) => {
+                done.errors.push(WriteError { index, error });
+                if ordered {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Applies delete statements in order.
+pub(crate) fn delete(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    statements: &[Result<DeleteStatement>],
+    ordered: bool,
+    deadline: &Deadline,
+) -> Result<Deleted> {
+    let mut done = Deleted::default();
+    for (index, statement) in statements.iter().enumerate() {
+        let outcome = statement.as_ref().map_err(Error::clone).and_then(|statement| {
+            let ids = matching(tx, ns, &statement.filter, statement.multi, deadline)?;
+            for id in ids {
+                let Some(collection) = tx.catalog.collection(ns).cloned() else {
+                    break;
+                };
+                remove_one(tx, ns, &collection, &id)?;
+                done.deleted += 1;
+            }
+            Ok(())
+        });
+        match outcome {
+            Ok(()) => {}
+            Err(error) if is_fatal(&error) => return Err(error),
+            Err(error) => {
+                done.errors.push(WriteError { index, error });
+                if ordered {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Changes or removes at most one document.
+pub(crate) fn find_and_modify(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    statement: &ModifyStatement,
+    deadline: &Deadline,
+) -> Result<Modified> {
+    let project = |document: &RawDocument| match &statement.projection {
+        None => Ok(document.to_owned()),
+        Some(projection) => projection.apply(document, &statement.filter),
+    };
+    let Some((id, old)) = first_matching(tx, ns, &statement.filter, statement.sort.as_ref(), deadline)?
+    else {
+        let (Some(update), true) = (&statement.update, statement.upsert) else {
+            return Ok(Modified::default());
+        };
+        let new = update.upsert_document(&statement.filter, now(tx.engine), fresh_id(tx.engine))?;
+        validate_document(&new, &tx.engine.limits)?;
+        collection_to_write(tx, ns)?;
+        let upserted = Some(insert_one(tx, ns, &new)?);
+        let document = statement.return_new.then(|| project(&new)).transpose()?;
+        return Ok(Modified {
+            document,
+            matched: false,
+            upserted,
+        });
+    };
+    let Some(collection) = tx.catalog.collection(ns).cloned() else {
+        return Ok(Modified::default());
+    };
+    let new = match &statement.update {
+        None => {
+            remove_one(tx, ns, &collection, &id)?;
+            None
+        }
+        Some(update) => {
+            let new = update.apply(&old, &statement.filter, now(tx.engine), false)?;
+            if let Some(new) = &new {
+                replace_one(tx, ns, &collection, &id, &old, new)?;
+            }
+            new
+        }
+    };
+    let shown = if statement.return_new {
+        new.as_ref().unwrap_or(&old)
+    } else {
+        &old
+    };
+    Ok(Modified {
+        document: Some(project(shown)?),
+        matched: true,
+        upserted: None,
+    })
+}
+
+/// The collection, made when it is not there.
+pub(crate) fn collection_to_write(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc<Collection>> {
+    match tx.catalog.collection(ns) {
+        Some(collection) => Ok(collection.clone()),
+        None => tx.catalog.create(tx.kv, ns, &tx.engine.limits),
+    }
+}
+
+/// Makes indexes, filling them from the documents that are there. Returns how many were made.
+pub(crate) fn create_indexes(tx: &mut Tx<'_>, ns: &Namespace, specs: &[IndexSpec]) -> Result<usize> {
+    let mut made = 0;
+    for spec in specs {
+        let collection = collection_to_write(tx, ns)?;
+        if crate::catalog::check_index(&collection, spec, &tx.engine.limits)?.is_none() {
+            continue;
+        }
+        let id = tx.catalog.allocate_id(tx.kv)?;
+        let mut index = crate::index::Index::new(id, spec.clone(), 0)?;
+        index.multikey = crate::index::fill(tx.kv, ns, &collection, &index)?;
+        let mut collection = Collection::clone(&collection);
+        collection.indexes.push(Arc::new(index));
+        tx.catalog.save(tx.kv, ns, collection)?;
+        made += 1;
+    }
+    Ok(made)
+}
+
+/// A fresh ObjectId.
+pub(crate) fn fresh_id(engine: &Engine) -> ObjectId {
+    engine.ids.next(engine.clock.as_ref())
+}
+
+/// The moment of an update.
+fn now(engine: &Engine) -> Now {
+    let now = engine.clock.now();
+    let time = u32::try_from(now.seconds().max(0)).unwrap_or(u32::MAX);
+    Now {
+        date: bson::DateTime::from_millis(now.millis()),
+        timestamp: bson::Timestamp {
+            time,
+            increment: engine.ids.increment(),
+        },
+    }
+}
+
+/// Failures after which the operation's earlier statements must not stand either: they say nothing about the
+/// statement, but that the operation can't be carried out.
+fn is_fatal(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Code::InternalError | Code::OutOfDiskSpace | Code::MaxTimeMSExpired
+    )
+}
+
+fn id_key(document: &RawDocument) -> Result<(RawBsonRef<'_>, Vec<u8>)> {
+    let id = document.get("_id").ok().flatten();
+    let id = id.ok_or_else(|| Error::new(Code::InvalidIdField, "the document has no _id"))?;
+    let mut key = Vec::with_capacity(16);
+    keycode::encode(&mut key, id, false);
+    Ok((id, key))
+}
+
+fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result<RawBson> {
+    let collection = collection_to_write(tx, ns)?;
+    let (id, id_bytes) = id_key(document)?;
+    let mut key = document_prefix(collection.id);
+    key.extend_from_slice(&id_bytes);
+    if tx.kv.get(&key, &mut |_| {})? {
+        let mut pattern = RawDocumentBuf::new();
+        pattern.append(bson::raw::cstr!("_id"), 1);
+        let mut value = RawDocumentBuf::new();
+        append(&mut value, "_id", id);
+        return Err(duplicate_key(ns, "_id_", pattern, value));
+    }
+    let maintenance = Maintenance::check(&*tx.kv, ns, &collection, &id_bytes, None, Some(document))?;
+    store(tx, ns, &collection, &maintenance)?;
+    tx.kv.put(&key, document.as_bytes())?;
+    Ok(RawBson::from(id))
+}
+
+fn replace_one(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    collection: &Arc<Collection>,
+    id: &[u8],
+    old: &RawDocument,
+    new: &RawDocument,
+) -> Result<()> {
+    validate_document(new, &tx.engine.limits)?;
+    let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(old), Some(new))?;
+    store(tx, ns, collection, &maintenance)?;
+    let mut key = document_prefix(collection.id);
+    key.extend_from_slice(id);
+    tx.kv.put(&key, new.as_bytes())
+}
+
+fn remove_one(tx: &mut Tx<'_>, ns: &Namespace, collection: &Arc<Collection>, id: &[u8]) -> Result<()> {
+    let mut key = document_prefix(collection.id);
+    key.extend_from_slice(id);
+    let Some(old) = get_vec(&*tx.kv, &key)? else {
+        return Ok(());
+    };
+    let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(stored(&old)?), None)?;
+    store(tx, ns, collection, &maintenance)?;
+    tx.kv.delete(&key)
+}
+
+/// Writes index entries, and the catalog's row when an index meets its first array.
+fn store(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    collection: &Arc<Collection>,
+    maintenance: &Maintenance<'_>,
+) -> Result<()> {
+    if maintenance.new_multikey() {
+        tx.catalog
+            .save(tx.kv, ns, maintenance.collection_after(collection))?;
+    }
+    maintenance.write(tx.kv)
+}
+
+fn update_one(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    index: usize,
+    statement: &UpdateStatement,
+    done: &mut Updated,
+    deadline: &Deadline,
+) -> Result<()> {
+    let ids = matching(tx, ns, &statement.filter, statement.multi, deadline)?;
+    if ids.is_empty() && statement.upsert {
+        let new = statement
+            .update
+            .upsert_document(&statement.filter, now(tx.engine), fresh_id(tx.engine))?;
+        validate_document(&new, &tx.engine.limits)?;
+        collection_to_write(tx, ns)?;
+        done.upserted.push((index, insert_one(tx, ns, &new)?));
+        return Ok(());
+    }
+    for id in ids {
+        // Looked up anew each time: an index may have become multikey by the one before.
+        let Some(collection) = tx.catalog.collection(ns).cloned() else {
+            break;
+        };
+        let mut key = document_prefix(collection.id);
+        key.extend_from_slice(&id);
+        let Some(old) = get_vec(&*tx.kv, &key)? else {
+            continue;
+        };
+        let old = stored(&old)?;
+        let new = statement
+            .update
+            .apply(old, &statement.filter, now(tx.engine), false)?;
+        if let Some(new) = &new {
+            replace_one(tx, ns, &collection, &id, old, new)?;
+            done.modified += 1;
+        }
+        done.matched += 1;
+    }
+    Ok(())
+}
+
+/// The `_id` keys of the documents that match: all of them before the first is changed, so that no change makes a
+/// document match again.
+fn matching(
+    tx: &Tx<'_>,
+    ns: &Namespace,
+    filter: &Filter,
+    multi: bool,
+    deadline: &Deadline,
+) -> Result<Vec<Vec<u8>>> {
+    let Some(collection) = tx.catalog.collection(ns) else {
+        return Ok(Vec::new());
+    };
+    let plan = plan::choose(collection, filter, None, None)?;
+    let mut meter = Meter::new(tx.engine, deadline);
+    let mut ids = Vec::new();
+    let mut bytes = 0;
+    let max = tx.engine.limits.sort_bytes_max;
+    scan(&*tx.kv, &plan, filter, None, &mut meter, &mut |_, document| {
+        let (_, id) = id_key(document)?;
+        bytes += id.len() + size_of::<Vec<u8>>();
+        if bytes > max {
+            let message = format!(
+                "the ids of the matching documents take over {bytes} bytes, and sort_bytes_max is {max}"
+            );
+            return Err(Error::new(
+                Code::QueryExceededMemoryLimitNoDiskUseAllowed,
+                message,
+            ));
+        }
+        ids.push(id);
+        Ok(if multi {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
+    })?;
+    Ok(ids)
+}
+
+/// The first matching document in the order of `sort`, with its `_id` key.
+fn first_matching(
+    tx: &Tx<'_>,
+    ns: &Namespace,
+    filter: &Filter,
+    sort: Option<&SortSpec>,
+    deadline: &Deadline,
+) -> Result<Option<(Vec<u8>, RawDocumentBuf)>> {
+    let Some(collection) = tx.catalog.collection(ns) else {
+        return Ok(None);
+    };
+    let plan = plan::choose(collection, filter, sort, None)?;
+    let mut meter = Meter::new(tx.engine, deadline);
+    let mut found = None;
+    match sort {
+        Some(sort) if !plan.sorted => {
+            let query = super::Query {
+                filter: filter.clone(),
+                sort: None,
+                projection: None,
+                skip: 0,
+                limit: Some(1),
+                hint: None,
+            };
+            let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
+            found = documents.into_iter().next();
+        }
+        _ => scan(&*tx.kv, &plan, filter, None, &mut meter, &mut |_, document| {
+            found = Some(document.to_owned());
+            Ok(ControlFlow::Break(()))
+        })?,
+    }
+    found
+        .map(|document| Ok((id_key(&document)?.1, document)))
+        .transpose()
+}

@@ -1,0 +1,506 @@
+//! Secondary indexes: which keys a document has in an index, what changes when a document does, and the check of
+//! unique keys before anything is written. `runtime/docs/docdb-format.md` has the entries byte by byte.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+
+use crate::catalog::{self, Collection, append, entry_prefix, key_pattern};
+use crate::keycode;
+use crate::kv::{Direction, KvRead, KvWrite, Range, successor};
+use crate::path::{IndexValues, Path, index_values};
+use crate::{Code, Error, IndexSpec, Namespace, Result, show};
+
+/// Rows that one step of filling or clearing handles, so that neither holds a whole collection in memory.
+const CHUNK_ROWS: usize = 1000;
+
+/// A secondary index.
+#[derive(Debug, Clone)]
+pub(crate) struct Index {
+    pub(crate) id: u32,
+    pub(crate) spec: IndexSpec,
+    /// Bit i: some document had an array along the path of field i.
+    pub(crate) multikey: u32,
+    pub(crate) fields: Vec<IndexField>,
+}
+
+/// One field of an index.
+#[derive(Debug, Clone)]
+pub(crate) struct IndexField {
+    pub(crate) path: Path,
+    pub(crate) descending: bool,
+    /// The path without its first 1, 2, ... parts: for what remains below an array.
+    tails: Vec<Path>,
+}
+
+/// The keys of one document in one index.
+#[derive(Debug, Default)]
+pub(crate) struct DocumentKeys {
+    /// Whole entry keys but for the `_id` of non-unique indexes.
+    pub(crate) keys: BTreeSet<Vec<u8>>,
+    /// Fields whose paths met an array.
+    pub(crate) multikey: u32,
+}
+
+impl Index {
+    /// The index described by `spec`, whose paths must be field paths.
+    pub(crate) fn new(id: u32, spec: IndexSpec, multikey: u32) -> Result<Self> {
+        let fields = spec
+            .keys
+            .iter()
+            .map(|(path, direction)| IndexField::parse(path, *direction < 0));
+        let fields = fields.collect::<Result<_>>()?;
+        Ok(Self {
+            id,
+            spec,
+            multikey,
+            fields,
+        })
+    }
+
+    /// The document's keys.
+    ///
+    /// # Errors
+    /// `CannotIndexParallelArrays` when two independent arrays would be in one key.
+    pub(crate) fn keys(&self, document: &RawDocument) -> Result<DocumentKeys> {
+        let mut keys = DocumentKeys::default();
+        keys.multikey = self.tuples(document, &mut |tuple| {
+            let mut key = entry_prefix(self.id);
+            for (field, value) in self.fields.iter().zip(tuple) {
+                keycode::encode(&mut key, *value, field.descending);
+            }
+            keys.keys.insert(key);
+        })?;
+        Ok(keys)
+    }
+
+    /// Shows `visit` each combination of values that the document has a key for. Returns the multikey fields.
+    fn tuples<'d>(&self, document: &'d RawDocument, visit: &mut dyn FnMut(&[RawBsonRef<'d>])) -> Result<u32> {
+        let values: Vec<IndexValues<'d>> = self
+            .fields
+            .iter()
+            .map(|field| index_values(document, &field.path))
+            .collect();
+        if self.spec.sparse && values.iter().all(|values| values.missing) {
+            return Ok(0);
+        }
+        let multikey = values
+            .iter()
+            .enumerate()
+            .fold(0, |bits, (i, values)| bits | u32::from(values.multikey) << i);
+        if multikey.count_ones() < 2 {
+            product(&values, visit);
+            return Ok(multikey);
+        }
+        match self.shared_array(document, multikey)? {
+            Some((depth, array)) => self.tuples_by_element(&values, multikey, depth, array, visit)?,
+            None => product(&values, visit),
+        }
+        Ok(multikey)
+    }
+
+    /// The array that all the multikey paths lead through first, and how many parts lead to it. `None` when a
+    /// path names a position in it, or it is empty, so that combining all values is right or harmless.
+    fn shared_array<'d>(
+        &self,
+        document: &'d RawDocument,
+        multikey: u32,
+    ) -> Result<Option<(usize, &'d bson::RawArray)>> {
+        let mut shared: Option<(usize, &'d bson::RawArray, &IndexField)> = None;
+        for (_, field) in self
+            .fields
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| multikey >> i & 1 == 1)
+        {
+            let Some((depth, array)) = first_array(document, &field.path) else {
+                return Ok(None);
+            };
+            let parts = field.path.parts();
+            if parts.get(depth).is_some_and(|part| part.index.is_some()) || array.is_empty() {
+                return Ok(None);
+            }
+            match shared {
+                None => shared = Some((depth, array, field)),
+                Some((first_depth, _, first))
+                    if first_depth == depth && first.path.parts()[..depth] == parts[..depth] => {}
+                Some((_, _, first)) => {
+                    let message = format!(
+                        "cannot index parallel arrays [{}] [{}]",
+                        first.path.as_str(),
+                        field.path.as_str()
+                    );
+                    return Err(Error::new(Code::CannotIndexParallelArrays, message));
+                }
+            }
+        }
+        Ok(shared.map(|(depth, array, _)| (depth, array)))
+    }
+
+    /// Combines the values of the fields below one array element by element.
+    fn tuples_by_element<'d>(
+        &self,
+        whole: &[IndexValues<'d>],
+        multikey: u32,
+        depth: usize,
+        array: &'d bson::RawArray,
+        visit: &mut dyn FnMut(&[RawBsonRef<'d>]),
+    ) -> Result<()> {
+        for element in array.into_iter().flatten() {
+            let mut wide: Option<&IndexField> = None;
+            let mut values = Vec::with_capacity(whole.len());
+            for (i, (field, whole)) in self.fields.iter().zip(whole).enumerate() {
+                let below = if multikey >> i & 1 == 0 {
+                    IndexValues {
+                        values: whole.values.clone(),
+                        multikey: false,
+                        missing: whole.missing,
+                    }
+                } else {
+                    field.below(depth, element)
+                };
+                if below.multikey {
+                    if let Some(first) = wide {
+                        let message = format!(
+                            "cannot index parallel arrays [{}] [{}]",
+                            first.path.as_str(),
+                            field.path.as_str()
+                        );
+                        return Err(Error::new(Code::CannotIndexParallelArrays, message));
+                    }
+                    wide = Some(field);
+                }
+                values.push(below);
+            }
+            product(&values, visit);
+        }
+        Ok(())
+    }
+
+    /// The entry of one of a document's keys.
+    pub(crate) fn entry(&self, key: &[u8], id: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        if self.spec.unique {
+            return (key.to_vec(), id.to_vec());
+        }
+        let id_bytes = u32::try_from(id.len()).unwrap_or(u32::MAX);
+        ([key, id].concat(), id_bytes.to_be_bytes().to_vec())
+    }
+
+    /// An entry's parts: the document's key in the index, and keycode(_id).
+    ///
+    /// # Errors
+    /// When the entry is damaged.
+    pub(crate) fn split_entry<'e>(&self, key: &'e [u8], value: &'e [u8]) -> Result<(&'e [u8], &'e [u8])> {
+        if self.spec.unique {
+            return Ok((key, value));
+        }
+        <[u8; 4]>::try_from(value)
+            .ok()
+            .and_then(|bytes| {
+                key.len()
+                    .checked_sub(usize::try_from(u32::from_be_bytes(bytes)).ok()?)
+            })
+            .map(|at| key.split_at(at))
+            .ok_or_else(|| {
+                Error::new(
+                    Code::InternalError,
+                    format!("index {:?} has a damaged entry", self.spec.name),
+                )
+            })
+    }
+
+    /// The duplicate key error for the document's key `key`.
+    fn duplicate(&self, ns: &Namespace, key: &[u8], document: &RawDocument) -> Error {
+        let mut value = RawDocumentBuf::new();
+        // The outcome was known to be good when the key was made.
+        let _ = self.tuples(document, &mut |tuple| {
+            let mut candidate = entry_prefix(self.id);
+            for (field, value) in self.fields.iter().zip(tuple) {
+                keycode::encode(&mut candidate, *value, field.descending);
+            }
+            if candidate == key && value.is_empty() {
+                for (field, part) in self.fields.iter().zip(tuple) {
+                    append(&mut value, field.path.as_str(), *part);
+                }
+            }
+        });
+        duplicate_key(ns, &self.spec.name, key_pattern(&self.spec.keys), value)
+    }
+}
+
+impl IndexField {
+    fn parse(path: &str, descending: bool) -> Result<Self> {
+        let path = Path::parse(path)?;
+        let parts: Vec<&str> = path.parts().iter().map(|part| &*part.name).collect();
+        let tails = (1..parts.len())
+            .map(|from| Path::parse(&parts[from..].join(".")))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            path,
+            descending,
+            tails,
+        })
+    }
+
+    /// The field's values below one element of the array that its first `depth` parts lead to.
+    fn below<'d>(&self, depth: usize, element: RawBsonRef<'d>) -> IndexValues<'d> {
+        let Some(tail) = self.tails.get(depth - 1) else {
+            return IndexValues {
+                values: vec![element],
+                multikey: false,
+                missing: false,
+            };
+        };
+        match element {
+            RawBsonRef::Document(document) => index_values(document, tail),
+            _ => IndexValues {
+                values: vec![RawBsonRef::Null],
+                multikey: false,
+                missing: true,
+            },
+        }
+    }
+}
+
+/// The E11000 error in MongoDB's words.
+pub(crate) fn duplicate_key(
+    ns: &Namespace,
+    index: &str,
+    pattern: RawDocumentBuf,
+    value: RawDocumentBuf,
+) -> Error {
+    let message = format!(
+        "E11000 duplicate key error collection: {ns} index: {index} dup key: {}",
+        show::document(&value)
+    );
+    Error::duplicate_key(message, pattern, value)
+}
+
+fn product<'d>(values: &[IndexValues<'d>], visit: &mut dyn FnMut(&[RawBsonRef<'d>])) {
+    fn extend<'d>(
+        values: &[IndexValues<'d>],
+        tuple: &mut Vec<RawBsonRef<'d>>,
+        visit: &mut dyn FnMut(&[RawBsonRef<'d>]),
+    ) {
+        let Some((first, rest)) = values.split_first() else {
+            return visit(tuple);
+        };
+        for value in &first.values {
+            tuple.push(*value);
+            extend(rest, tuple, visit);
+            tuple.pop();
+        }
+    }
+    extend(values, &mut Vec::with_capacity(values.len()), visit);
+}
+
+/// The first array on a path, and how many parts lead to it.
+fn first_array<'d>(document: &'d RawDocument, path: &Path) -> Option<(usize, &'d bson::RawArray)> {
+    let mut at = document;
+    for (place, part) in path.parts().iter().enumerate() {
+        match at.get(&*part.name).ok()?? {
+            RawBsonRef::Document(below) => at = below,
+            RawBsonRef::Array(array) => return Some((place + 1, array)),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// What a change of one document means for one index.
+struct IndexChange<'c> {
+    index: &'c Index,
+    remove: Vec<Vec<u8>>,
+    add: Vec<Vec<u8>>,
+    multikey: u32,
+}
+
+/// The changes of all indexes that a change of one document needs, checked and not yet made.
+pub(crate) struct Maintenance<'c> {
+    changes: Vec<IndexChange<'c>>,
+    id: Vec<u8>,
+}
+
+impl<'c> Maintenance<'c> {
+    /// Works out what a document's change from `old` to `new` needs, and checks unique keys. Writes nothing.
+    ///
+    /// # Errors
+    /// `DuplicateKey`, `CannotIndexParallelArrays`.
+    pub(crate) fn check(
+        kv: &dyn KvRead,
+        ns: &Namespace,
+        collection: &'c Collection,
+        id: &[u8],
+        old: Option<&RawDocument>,
+        new: Option<&RawDocument>,
+    ) -> Result<Self> {
+        let mut changes = Vec::with_capacity(collection.indexes.len());
+        for index in &collection.indexes {
+            let before = old.map(|old| index.keys(old)).transpose()?.unwrap_or_default();
+            let after = new.map(|new| index.keys(new)).transpose()?.unwrap_or_default();
+            let remove = before.keys.difference(&after.keys).cloned().collect();
+            let add: Vec<Vec<u8>> = after.keys.difference(&before.keys).cloned().collect();
+            if index.spec.unique {
+                for key in &add {
+                    check_unique(kv, ns, index, key, id, new)?;
+                }
+            }
+            changes.push(IndexChange {
+                index,
+                remove,
+                add,
+                multikey: after.multikey,
+            });
+        }
+        Ok(Self {
+            changes,
+            id: id.to_vec(),
+        })
+    }
+
+    /// Whether an index learns of its first array; then the catalog's row changes too.
+    pub(crate) fn new_multikey(&self) -> bool {
+        self.changes
+            .iter()
+            .any(|change| change.multikey & !change.index.multikey != 0)
+    }
+
+    /// The collection with the indexes' multikey bits as this change needs them.
+    pub(crate) fn collection_after(&self, collection: &Collection) -> Collection {
+        let mut after = collection.clone();
+        for (index, change) in after.indexes.iter_mut().zip(&self.changes) {
+            if change.multikey & !index.multikey != 0 {
+                std::sync::Arc::make_mut(index).multikey |= change.multikey;
+            }
+        }
+        after
+    }
+
+    /// Writes the entries.
+    pub(crate) fn write(&self, kv: &mut dyn KvWrite) -> Result<()> {
+        for change in &self.changes {
+            for key in &change.remove {
+                kv.delete(&change.index.entry(key, &self.id).0)?;
+            }
+            for key in &change.add {
+                let (key, value) = change.index.entry(key, &self.id);
+                kv.put(&key, &value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_unique(
+    kv: &dyn KvRead,
+    ns: &Namespace,
+    index: &Index,
+    key: &[u8],
+    id: &[u8],
+    document: Option<&RawDocument>,
+) -> Result<()> {
+    let mut taken = false;
+    kv.get(key, &mut |owner| taken = owner != id)?;
+    match document {
+        Some(document) if taken => Err(index.duplicate(ns, key, document)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the entries of a new index for the documents that are there. Returns its multikey bits.
+///
+/// # Errors
+/// `DuplicateKey`, `CannotIndexParallelArrays`, or whatever `check` (the deadline) says.
+pub(crate) fn fill(
+    kv: &mut dyn KvWrite,
+    ns: &Namespace,
+    collection: &Collection,
+    index: &Index,
+) -> Result<u32> {
+    let prefix = collection.prefix();
+    let end = successor(&prefix).unwrap_or_default();
+    let mut from = prefix.clone();
+    let mut multikey = 0;
+    loop {
+        let mut documents: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        kv.scan(
+            Range::half_open(&from, &end),
+            Direction::Forward,
+            &mut |key, value| {
+                documents.push((key.to_vec(), value.to_vec()));
+                if documents.len() < CHUNK_ROWS {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+        let Some((last, _)) = documents.last() else {
+            return Ok(multikey);
+        };
+        // The least key after it.
+        from = [last.as_slice(), &[0]].concat();
+        for (key, value) in &documents {
+            let id = &key[prefix.len()..];
+            let document = stored(value)?;
+            let keys = index.keys(document)?;
+            multikey |= keys.multikey;
+            for key in &keys.keys {
+                if index.spec.unique {
+                    check_unique(kv, ns, index, key, id, Some(document))?;
+                }
+                let (key, value) = index.entry(key, id);
+                kv.put(&key, &value)?;
+            }
+        }
+    }
+}
+
+/// Removes all rows whose keys begin with `prefix`.
+pub(crate) fn clear(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<()> {
+    let end = successor(prefix).unwrap_or_default();
+    loop {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        kv.scan(
+            Range::half_open(prefix, &end),
+            Direction::Forward,
+            &mut |key, _| {
+                keys.push(key.to_vec());
+                if keys.len() < CHUNK_ROWS {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        for key in &keys {
+            kv.delete(key)?;
+        }
+    }
+}
+
+/// Removes a collection's documents and index entries.
+pub(crate) fn clear_collection(kv: &mut dyn KvWrite, collection: &Collection) -> Result<()> {
+    clear(kv, &collection.prefix())?;
+    collection
+        .indexes
+        .iter()
+        .try_for_each(|index| clear(kv, &catalog::entry_prefix(index.id)))
+}
+
+/// A document as it is stored.
+///
+/// # Errors
+/// When the row is damaged.
+pub(crate) fn stored(bytes: &[u8]) -> Result<&RawDocument> {
+    RawDocument::from_bytes(bytes).map_err(|error| {
+        Error::new(
+            Code::InternalError,
+            format!("a stored document is damaged: {error}"),
+        )
+    })
+}

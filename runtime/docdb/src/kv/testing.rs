@@ -1,0 +1,317 @@
+//! Stores that misbehave on purpose, by seed: a disk that loses, tears and refuses writes under redb; two stores
+//! in step; a store that fails and conflicts. For the tests of this crate and of those above it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ::redb::StorageBackend;
+use cloudlet_base::SeededEntropy;
+
+use super::{Direction, GetVisitor, Kv, KvRead, KvWrite, Opener, Range, ReadBody, ScanVisitor, WriteBody};
+use crate::{Code, Error, Result};
+
+/// What a disk writes or loses as a whole.
+const SECTOR_BYTES: usize = 512;
+/// What a file system gives a file at a time.
+const BLOCK_BYTES: u64 = 4096;
+
+/// A disk in memory that holds one file, and knows which of its bytes would survive a power failure.
+#[derive(Clone)]
+pub struct Disk(Arc<Mutex<DiskState>>);
+
+struct DiskState {
+    /// What survives.
+    durable: Vec<u8>,
+    /// What a reader sees now.
+    current: Vec<u8>,
+    /// Written since the last sync, in order.
+    pending: Vec<(usize, Vec<u8>)>,
+    /// Blocks that the file system has given the file.
+    blocks: BTreeSet<u64>,
+    blocks_max: Option<usize>,
+    syncs_until_failure: Option<u32>,
+    /// Raised by a crash; handles of an older one are dead.
+    generation: u64,
+    chance: SeededEntropy,
+}
+
+impl Disk {
+    /// An empty disk whose faults follow `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(DiskState {
+            durable: Vec::new(),
+            current: Vec::new(),
+            pending: Vec::new(),
+            blocks: BTreeSet::new(),
+            blocks_max: None,
+            syncs_until_failure: None,
+            generation: 0,
+            chance: SeededEntropy::new(seed),
+        })))
+    }
+
+    /// Opens the file for [`RedbKv`](super::RedbKv).
+    pub fn opener(&self) -> Opener {
+        let disk = self.clone();
+        Box::new(move || {
+            let generation = disk.lock().generation;
+            Ok(Box::new(Handle { disk: disk.clone(), generation }) as Box<dyn StorageBackend>)
+        })
+    }
+
+    /// Cuts the power: of what was not synced, any 512 bytes may be there or not. Open handles die.
+    pub fn crash(&self) {
+        let mut state = self.lock();
+        let mut image = std::mem::take(&mut state.durable);
+        image.resize(state.current.len().max(image.len()), 0);
+        for (offset, data) in std::mem::take(&mut state.pending) {
+            for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
+                if state.chance.next_u64() & 1 == 0 {
+                    let at = offset + i * SECTOR_BYTES;
+                    image[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        state.current.clone_from(&image);
+        state.durable = image;
+        state.syncs_until_failure = None;
+        state.generation += 1;
+    }
+
+    /// Lets the file have no more than `bytes` from now on; `None` is no limit.
+    pub fn limit(&self, bytes: Option<u64>) {
+        self.lock().blocks_max = bytes.map(|bytes| usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX));
+    }
+
+    /// Bytes that the file has now.
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().blocks.len() as u64 * BLOCK_BYTES
+    }
+
+    /// Lets the sync after `more` others fail, once.
+    pub fn fail_sync_after(&self, more: u32) {
+        self.lock().syncs_until_failure = Some(more);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DiskState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Disk")
+    }
+}
+
+#[derive(Debug)]
+struct Handle {
+    disk: Disk,
+    generation: u64,
+}
+
+impl Handle {
+    fn state(&self) -> io::Result<MutexGuard<'_, DiskState>> {
+        let state = self.disk.lock();
+        if state.generation != self.generation {
+            return Err(io::Error::other("the power failed"));
+        }
+        Ok(state)
+    }
+}
+
+impl StorageBackend for Handle {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state()?.current.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.state()?;
+        let at = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = state.current.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        // Like ftruncate: it takes no blocks, and journalling keeps the length in order with what is synced.
+        let mut state = self.state()?;
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        state.current.resize(len, 0);
+        if state.durable.len() > len {
+            // Nothing here shrinks a file by bytes that matter; pending writes past the end go with it.
+            state.durable.truncate(len);
+        }
+        state.pending.retain(|(offset, data)| offset + data.len() <= len);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state()?;
+        match &mut state.syncs_until_failure {
+            Some(0) => {
+                state.syncs_until_failure = None;
+                return Err(io::Error::other("the disk did not take the data"));
+            }
+            Some(more) => *more -= 1,
+            None => {}
+        }
+        state.durable = state.current.clone();
+        state.pending.clear();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.state()?;
+        let first = offset / BLOCK_BYTES;
+        let last = (offset + data.len() as u64).div_ceil(BLOCK_BYTES);
+        for block in first..last {
+            if !state.blocks.contains(&block) && state.blocks_max.is_some_and(|max| state.blocks.len() >= max) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            state.blocks.insert(block);
+        }
+        let at = usize::try_from(offset).map_err(io::Error::other)?;
+        if state.current.len() < at + data.len() {
+            state.current.resize(at + data.len(), 0);
+        }
+        state.current[at..at + data.len()].copy_from_slice(data);
+        state.pending.push((at, data.to_vec()));
+        Ok(())
+    }
+}
+
+/// Two stores in step: each answer of the first is compared with the second's, and a difference panics.
+pub struct Mirror {
+    first: Box<dyn Kv>,
+    second: Box<dyn Kv>,
+}
+
+impl Mirror {
+    /// Runs `first` and `second` in step; both must be empty, or equal.
+    pub fn new(first: Box<dyn Kv>, second: Box<dyn Kv>) -> Self {
+        Self { first, second }
+    }
+}
+
+impl Kv for Mirror {
+    fn read(&self, body: &mut ReadBody<'_>) -> Result<()> {
+        self.first.read(&mut |first| self.second.read(&mut |second| body(&Both { first, second })))
+    }
+
+    fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
+        self.first.write(&mut |first| self.second.write(&mut |second| body(&mut BothMut { first, second })))
+    }
+}
+
+struct Both<'a> {
+    first: &'a dyn KvRead,
+    second: &'a dyn KvRead,
+}
+
+impl KvRead for Both<'_> {
+    fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
+        let mut expected = None;
+        self.second.get(key, &mut |value| expected = Some(value.to_vec()))?;
+        let mut got = None;
+        let found = self.first.get(key, &mut |value| {
+            got = Some(value.to_vec());
+            visit(value);
+        })?;
+        assert_eq!(got, expected, "the stores differ at {key:?}");
+        assert_eq!(found, expected.is_some(), "the stores differ at {key:?}");
+        Ok(found)
+    }
+
+    fn scan(&self, range: Range<'_>, direction: Direction, visit: &mut ScanVisitor<'_>) -> Result<()> {
+        let mut seen = Vec::new();
+        let mut stopped = false;
+        self.first.scan(range, direction, &mut |key, value| {
+            seen.push((key.to_vec(), value.to_vec()));
+            let flow = visit(key, value);
+            stopped = flow.is_break();
+            flow
+        })?;
+        let mut expected = Vec::new();
+        self.second.scan(range, direction, &mut |key, value| {
+            if stopped && expected.len() == seen.len() {
+                return ControlFlow::Break(());
+            }
+            expected.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        assert_eq!(seen, expected, "the stores differ in {range:?}");
+        Ok(())
+    }
+}
+
+struct BothMut<'a> {
+    first: &'a mut dyn KvWrite,
+    second: &'a mut dyn KvWrite,
+}
+
+impl KvRead for BothMut<'_> {
+    fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
+        Both { first: &*self.first, second: &*self.second }.get(key, visit)
+    }
+
+    fn scan(&self, range: Range<'_>, direction: Direction, visit: &mut ScanVisitor<'_>) -> Result<()> {
+        Both { first: &*self.first, second: &*self.second }.scan(range, direction, visit)
+    }
+}
+
+impl KvWrite for BothMut<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.first.put(key, value)?;
+        self.second.put(key, value)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<()> {
+        self.first.delete(key)?;
+        self.second.delete(key)
+    }
+}
+
+/// A store that now and then runs a write body twice, as an optimistic one does, fails before a commit, or fails
+/// after it with the changes made.
+pub struct Shaky {
+    inner: Box<dyn Kv>,
+    chance: SeededEntropy,
+}
+
+impl Shaky {
+    /// Shakes `inner` by `seed`.
+    pub fn new(inner: Box<dyn Kv>, seed: u64) -> Self {
+        Self { inner, chance: SeededEntropy::new(seed) }
+    }
+}
+
+impl Kv for Shaky {
+    fn read(&self, body: &mut ReadBody<'_>) -> Result<()> {
+        self.inner.read(body)
+    }
+
+    fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
+        let failure = || Error::new(Code::OutOfDiskSpace, "a fault was injected");
+        match self.chance.next_u64() % 16 {
+            0 => return Err(failure()),
+            1 => {
+                self.inner.write(body)?;
+                return Err(failure());
+            }
+            2..6 => {
+                let mut outcome = Ok(());
+                let _ = self.inner.write(&mut |store| {
+                    outcome = body(store);
+                    Err(failure())
+                });
+                outcome?;
+            }
+            _ => {}
+        }
+        self.inner.write(body)
+    }
+}

@@ -1,0 +1,152 @@
+//! What the database counts. Registered once in the registry handed in; `runtime/docs/metrics.md` lists the names.
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::{Code, Error, Result};
+
+/// An operation, as the `op` label names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Find,
+    NextPage,
+    Count,
+    Distinct,
+    Explain,
+    Insert,
+    Update,
+    Delete,
+    FindAndModify,
+    Transact,
+    Catalog,
+}
+
+impl Op {
+    const ALL: [Op; 11] = [
+        Op::Find,
+        Op::NextPage,
+        Op::Count,
+        Op::Distinct,
+        Op::Explain,
+        Op::Insert,
+        Op::Update,
+        Op::Delete,
+        Op::FindAndModify,
+        Op::Transact,
+        Op::Catalog,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Op::Find => "find",
+            Op::NextPage => "next_page",
+            Op::Count => "count",
+            Op::Distinct => "distinct",
+            Op::Explain => "explain",
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+            Op::FindAndModify => "find_and_modify",
+            Op::Transact => "transact",
+            Op::Catalog => "catalog",
+        }
+    }
+}
+
+/// The database's metrics.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    /// Commits that wrote something.
+    pub(crate) commits: IntCounter,
+    /// Calls of fsync on the file.
+    pub(crate) fsyncs: IntCounter,
+    /// Seconds from the first operation of a commit to its durability.
+    pub(crate) commit_seconds: Histogram,
+    /// Operations that shared a commit.
+    pub(crate) operations_per_commit: Histogram,
+    /// Operations waiting for the writer.
+    pub(crate) write_queue: IntGauge,
+    /// Operations waiting for a reader.
+    pub(crate) read_queue: IntGauge,
+    /// Index entries and documents looked at.
+    pub(crate) examined: IntCounter,
+    /// Reads that ran on the caller's thread.
+    pub(crate) inline_reads: IntCounter,
+    /// By operation; indexed by `Op`.
+    operations: [IntCounter; Op::ALL.len()],
+}
+
+impl Metrics {
+    /// Registers the metrics.
+    ///
+    /// # Errors
+    /// When the registry has one of the names: one database a registry.
+    pub(crate) fn register(registry: &Registry) -> Result<Self> {
+        Self::try_register(registry).map_err(|error| {
+            Error::new(
+                Code::InternalError,
+                format!("register the database's metrics: {error}"),
+            )
+        })
+    }
+
+    fn try_register(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone())).map(|()| counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
+        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+            registry.register(Box::new(histogram.clone())).map(|()| histogram)
+        };
+        let operations = IntCounterVec::new(
+            Opts::new("cloudlet_docdb_operations_total", "Operations accepted, by kind."),
+            &["op"],
+        )?;
+        registry.register(Box::new(operations.clone()))?;
+        Ok(Self {
+            commits: counter(
+                "cloudlet_docdb_commits_total",
+                "Commits of the database that wrote something.",
+            )?,
+            fsyncs: counter(
+                "cloudlet_docdb_fsyncs_total",
+                "Calls of fsync on the database file.",
+            )?,
+            commit_seconds: histogram(
+                "cloudlet_docdb_commit_seconds",
+                "Time to run and durably commit one group of operations.",
+                prometheus::exponential_buckets(0.000_1, 2.0, 16)?,
+            )?,
+            operations_per_commit: histogram(
+                "cloudlet_docdb_operations_per_commit",
+                "Operations that shared one commit.",
+                prometheus::exponential_buckets(1.0, 2.0, 11)?,
+            )?,
+            write_queue: gauge(
+                "cloudlet_docdb_write_queue_operations",
+                "Operations waiting for the writer.",
+            )?,
+            read_queue: gauge(
+                "cloudlet_docdb_read_queue_operations",
+                "Operations waiting for a reader thread.",
+            )?,
+            examined: counter(
+                "cloudlet_docdb_examined_total",
+                "Index entries and documents looked at by queries.",
+            )?,
+            inline_reads: counter(
+                "cloudlet_docdb_inline_reads_total",
+                "Reads that ran on their caller's thread.",
+            )?,
+            operations: Op::ALL.map(|op| operations.with_label_values(&[op.label()])),
+        })
+    }
+
+    pub(crate) fn count(&self, op: Op) {
+        self.operations[op as usize].inc();
+    }
+}

@@ -1,0 +1,150 @@
+//! Filters: MongoDB's query language as a type, and what it means for one document.
+//!
+//! [`parse`] makes the types from documents, [`matches`] gives them their meaning, [`regex`] carries MongoDB's
+//! regular expressions over to the engine used here.
+
+mod matches;
+mod parse;
+mod regex;
+
+use bson::spec::ElementType;
+use bson::{RawBson, RawDocument};
+
+use crate::Result;
+use crate::check::check_well_formed;
+use crate::path::Path;
+
+pub(crate) use self::parse::{ARGUMENT_DEPTH_MAX, is_value_operators};
+pub(crate) use self::regex::Regex;
+
+/// A parsed filter.
+#[derive(Debug, Clone)]
+pub(crate) enum Filter {
+    /// All of them; never empty.
+    And(Vec<Filter>),
+    /// Any of them; never empty.
+    Or(Vec<Filter>),
+    /// None of them; never empty.
+    Nor(Vec<Filter>),
+    /// A predicate on the values that a path reaches.
+    Field { path: Path, predicate: Predicate },
+    /// Everything.
+    AlwaysTrue,
+    /// Nothing.
+    AlwaysFalse,
+}
+
+/// A predicate on the values reached by a path.
+#[derive(Debug, Clone)]
+pub(crate) enum Predicate {
+    /// Equal by value and class; null also matches a missing field.
+    Eq(RawBson),
+    /// Less, within the value's class (MaxKey: than everything else).
+    Lt(RawBson),
+    /// Less or equal, within the value's class.
+    Lte(RawBson),
+    /// Greater, within the value's class (MinKey: than everything else).
+    Gt(RawBson),
+    /// Greater or equal, within the value's class.
+    Gte(RawBson),
+    /// Equal to one of the values (in order, without duplicates) or matched by one of the expressions.
+    In {
+        values: Vec<RawBson>,
+        regexes: Vec<Regex>,
+    },
+    /// Not matched, as a whole.
+    Not(Box<Predicate>),
+    /// There is a value (or with `false`, none).
+    Exists(bool),
+    /// The value's type is one of these.
+    Type(Vec<ElementType>),
+    /// A regular expression on strings (and equality with the regex value itself).
+    Regex(Regex),
+    /// An array with an element, itself a document or array, that the filter matches.
+    ElemMatchDocument(Box<Filter>),
+    /// An array with one element that meets all the predicates.
+    ElemMatchValue(Vec<Predicate>),
+    /// An array of so many elements.
+    Size(u64),
+    /// A number whose whole part leaves the remainder.
+    Mod { divisor: i64, remainder: i64 },
+    /// A whole number or binary data with such bits.
+    Bits { test: BitTest, positions: Vec<u32> },
+    /// All of these, each possibly by another element of an array: several operators on one field, or `$all`.
+    AllOf(Vec<Predicate>),
+    /// Nothing matches: `$all: []`.
+    Never,
+}
+
+/// What is asked of the bits of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BitTest {
+    AllSet,
+    AnySet,
+    AllClear,
+    AnyClear,
+}
+
+impl Filter {
+    /// Parses a filter document.
+    ///
+    /// # Errors
+    /// `BadValue` or `FailedToParse` for what is no filter, `InvalidBSON` and `Overflow` for malformed or too
+    /// deeply nested documents, `CommandNotSupported` for operators that MongoDB has and this engine has not.
+    pub(crate) fn parse(doc: &RawDocument) -> Result<Filter> {
+        check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
+        parse::filter(doc)
+    }
+
+    /// Whether the document matches.
+    pub(crate) fn matches(&self, doc: &RawDocument) -> bool {
+        self.matches_at(doc, &mut None)
+    }
+
+    /// For the positional `$`: where in the outermost array the filter matched, if it matched through an array.
+    /// Conditions under `$or`, `$nor` and `$not` give no position.
+    pub(crate) fn array_position(&self, doc: &RawDocument) -> Option<usize> {
+        let mut position = None;
+        if self.matches_at(doc, &mut position) {
+            position
+        } else {
+            None
+        }
+    }
+
+    /// The fields that the filter fixes to a value, by equality and `$and` only: what an upsert starts from.
+    pub(crate) fn equality_fields(&self) -> Vec<(Path, RawBson)> {
+        let mut fields = Vec::new();
+        self.collect_equalities(&mut fields);
+        fields
+    }
+
+    fn collect_equalities(&self, fields: &mut Vec<(Path, RawBson)>) {
+        match self {
+            Filter::And(parts) => parts.iter().for_each(|part| part.collect_equalities(fields)),
+            Filter::Or(parts) if parts.len() == 1 => parts[0].collect_equalities(fields),
+            Filter::Field { path, predicate } => predicate.collect_equalities(path, fields),
+            _ => {}
+        }
+    }
+}
+
+impl Predicate {
+    /// Parses the operators of one field, `{$gt: 1, $lt: 5}`; the document has been checked.
+    pub(crate) fn parse_on(name: &str, doc: &RawDocument) -> Result<Predicate> {
+        parse::operators(name, doc)
+    }
+
+    fn collect_equalities(&self, path: &Path, fields: &mut Vec<(Path, RawBson)>) {
+        match self {
+            Predicate::Eq(value) => fields.push((path.clone(), value.clone())),
+            Predicate::AllOf(parts) => parts
+                .iter()
+                .for_each(|part| part.collect_equalities(path, fields)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
