@@ -23,14 +23,16 @@ const INSERT_MAX: usize = 10_000;
 const ARRAY_FILTERS_MAX: usize = 100;
 
 /// A guest's handle of a collection.
-pub(crate) struct Collection {
+#[expect(unreachable_pub, reason = "bindgen re-exports it")]
+pub struct Collection {
     name: Arc<str>,
     acting: Acting,
     session: Arc<Session>,
 }
 
 /// A guest's handle of a result.
-pub(crate) struct GuestCursor {
+#[expect(unreachable_pub, reason = "bindgen re-exports it")]
+pub struct GuestCursor {
     session: Arc<Session>,
     /// The batch that came with the query, until it is fetched.
     first: Vec<RawDocumentBuf>,
