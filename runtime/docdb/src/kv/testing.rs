@@ -33,6 +33,10 @@ struct DiskState {
     blocks: BTreeSet<u64>,
     blocks_max: Option<usize>,
     syncs_until_failure: Option<u32>,
+    /// Writes and syncs until the power fails by itself.
+    calls_until_crash: Option<u32>,
+    /// Syncs are answered and not carried out.
+    lying: bool,
     /// Raised by a crash; handles of an older one are dead.
     generation: u64,
     chance: SeededEntropy,
@@ -48,6 +52,8 @@ impl Disk {
             blocks: BTreeSet::new(),
             blocks_max: None,
             syncs_until_failure: None,
+            calls_until_crash: None,
+            lying: false,
             generation: 0,
             chance: SeededEntropy::new(seed),
         })))
@@ -64,21 +70,23 @@ impl Disk {
 
     /// Cuts the power: of what was not synced, any 512 bytes may be there or not. Open handles die.
     pub fn crash(&self) {
-        let mut state = self.lock();
-        let mut image = std::mem::take(&mut state.durable);
-        image.resize(state.current.len().max(image.len()), 0);
-        for (offset, data) in std::mem::take(&mut state.pending) {
-            for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
-                if state.chance.next_u64() & 1 == 0 {
-                    let at = offset + i * SECTOR_BYTES;
-                    image[at..at + sector.len()].copy_from_slice(sector);
-                }
-            }
-        }
-        state.current.clone_from(&image);
-        state.durable = image;
-        state.syncs_until_failure = None;
-        state.generation += 1;
+        self.lock().crash();
+    }
+
+    /// Cuts the power at the write or sync after `more` others.
+    pub fn crash_after(&self, more: u32) {
+        self.lock().calls_until_crash = Some(more);
+    }
+
+    /// Whether a crash that was ordered has not come yet.
+    pub fn is_crash_pending(&self) -> bool {
+        self.lock().calls_until_crash.is_some()
+    }
+
+    /// Answers syncs from now on without carrying them out: the fault that no database survives, by which a test
+    /// shows that it would notice.
+    pub fn lie(&self) {
+        self.lock().lying = true;
     }
 
     /// Lets the file have no more than `bytes` from now on; `None` is no limit.
@@ -98,6 +106,41 @@ impl Disk {
 
     fn lock(&self) -> MutexGuard<'_, DiskState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DiskState {
+    fn crash(&mut self) {
+        let mut image = std::mem::take(&mut self.durable);
+        image.resize(self.current.len().max(image.len()), 0);
+        for (offset, data) in std::mem::take(&mut self.pending) {
+            for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
+                if self.chance.next_u64() & 1 == 0 {
+                    let at = offset + i * SECTOR_BYTES;
+                    image[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        self.current.clone_from(&image);
+        self.durable = image;
+        self.syncs_until_failure = None;
+        self.calls_until_crash = None;
+        self.generation += 1;
+    }
+
+    /// Counts a write or sync towards the crash that was ordered.
+    fn call(&mut self) -> io::Result<()> {
+        match &mut self.calls_until_crash {
+            Some(0) => {
+                self.crash();
+                Err(io::Error::other("the power failed"))
+            }
+            Some(more) => {
+                *more -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -151,6 +194,7 @@ impl StorageBackend for Handle {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state()?;
+        state.call()?;
         match &mut state.syncs_until_failure {
             Some(0) => {
                 state.syncs_until_failure = None;
@@ -159,13 +203,17 @@ impl StorageBackend for Handle {
             Some(more) => *more -= 1,
             None => {}
         }
-        state.durable = state.current.clone();
-        state.pending.clear();
+        if !state.lying {
+            let state = &mut *state;
+            state.durable.clone_from(&state.current);
+            state.pending.clear();
+        }
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state()?;
+        state.call()?;
         let first = offset / BLOCK_BYTES;
         let last = (offset + data.len() as u64).div_ceil(BLOCK_BYTES);
         for block in first..last {
