@@ -94,7 +94,7 @@ impl Decimal {
             .filter(u8::is_ascii_digit)
             .fold(0, |n, d| n * 10 + u128::from(d - b'0'));
         let mut exponent = exponent.parse::<i32>().unwrap_or(0) - 14;
-        while exponent < 0 && coefficient % 10 == 0 {
+        while exponent < 0 && coefficient.is_multiple_of(10) {
             coefficient /= 10;
             exponent += 1;
         }
@@ -257,7 +257,7 @@ impl Place {
         if coefficient == 0 {
             return Self::of_f64(0.0);
         }
-        while exponent != 0 && coefficient % 10 == 0 {
+        while exponent != 0 && coefficient.is_multiple_of(10) {
             coefficient /= 10;
             exponent += 1;
         }

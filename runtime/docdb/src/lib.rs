@@ -44,6 +44,8 @@ mod projection;
 mod properties;
 mod query;
 mod sort;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod update;
 mod value;
 

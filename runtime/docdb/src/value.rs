@@ -120,7 +120,7 @@ pub(crate) fn as_whole(v: RawBsonRef<'_>) -> Option<i64> {
                 mut coefficient,
                 mut exponent,
             } => {
-                while exponent < 0 && coefficient % 10 == 0 && coefficient != 0 {
+                while exponent < 0 && coefficient.is_multiple_of(10) && coefficient != 0 {
                     coefficient /= 10;
                     exponent += 1;
                 }

@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use bson::RawBsonRef;
+use bson::raw::CString;
+use bson::{RawBsonRef, RawRegexRef};
 use regex::RegexBuilder;
 
 use crate::{Code, Error, Result};
@@ -18,8 +19,8 @@ const NESTING_MAX: u32 = 100;
 /// A compiled regular expression.
 #[derive(Clone)]
 pub(crate) struct Regex {
-    pattern: Box<str>,
-    options: Box<str>,
+    pattern: CString,
+    options: CString,
     compiled: regex::Regex,
     prefix: Option<Box<str>>,
 }
@@ -55,15 +56,18 @@ impl Regex {
         } else {
             literal_prefix(pattern)
         };
+        let c_string =
+            |text: &str| CString::try_from(text).map_err(|_| refused(pattern, "it has a NUL byte"));
         Ok(Regex {
-            pattern: pattern.into(),
-            options: options.into(),
+            pattern: c_string(pattern)?,
+            options: c_string(options)?,
             compiled,
             prefix,
         })
     }
 
     /// The text that all matching strings start with, when the pattern is case-sensitive and begins `^literal`.
+    /// Besides strings the expression matches only [`as_value`](Self::as_value).
     pub(crate) fn literal_prefix(&self) -> Option<&str> {
         self.prefix.as_deref()
     }
@@ -77,15 +81,18 @@ impl Regex {
         match v {
             RawBsonRef::String(text) | RawBsonRef::Symbol(text) => self.matches_text(text),
             RawBsonRef::RegularExpression(r) => {
-                r.pattern.as_str() == &*self.pattern && same_flags(r.options.as_str(), &self.options)
+                *r.pattern == *self.pattern && same_flags(r.options.as_str(), self.options.as_str())
             }
             _ => false,
         }
     }
 
-    /// The pattern and options as given.
-    pub(crate) fn source(&self) -> (&str, &str) {
-        (&self.pattern, &self.options)
+    /// The expression as a value: what it also matches by equality, so that an index has to be searched for it too.
+    pub(crate) fn as_value(&self) -> RawBsonRef<'_> {
+        RawBsonRef::RegularExpression(RawRegexRef {
+            pattern: &self.pattern,
+            options: &self.options,
+        })
     }
 }
 

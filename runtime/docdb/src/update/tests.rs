@@ -33,7 +33,11 @@ fn check(update: Document, doc: Document, expected: Document) {
     let updated = run(update.clone(), vec![], doc! {}, doc.clone()).unwrap();
     let unchanged = raw(expected.clone()) == raw(doc.clone());
     let shown = updated.as_ref().map(Document::to_string);
-    assert_eq!(updated.map(raw), (!unchanged).then(|| raw(expected)), "{update} on {doc}: {shown:?}");
+    assert_eq!(
+        updated.map(raw),
+        (!unchanged).then(|| raw(expected)),
+        "{update} on {doc}: {shown:?}"
+    );
 }
 
 #[track_caller]

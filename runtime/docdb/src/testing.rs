@@ -1,0 +1,153 @@
+//! Entry points for fuzzing, and what must hold for any input: no panic, and each law checked by assertions.
+
+use bson::oid::ObjectId;
+use bson::{DateTime, RawBsonRef, RawDocument, Timestamp};
+
+use crate::check::{check_well_formed, validate_document};
+use crate::projection::Projection;
+use crate::query::{ARGUMENT_DEPTH_MAX, Filter};
+use crate::sort::SortSpec;
+use crate::update::{Now, Update};
+use crate::value::{compare, fields};
+use crate::{Limits, keycode};
+
+/// Splits the input into two documents: the first has the length that its first four bytes say.
+fn two_documents(data: &[u8]) -> Option<(&RawDocument, &RawDocument)> {
+    let len = usize::try_from(i32::from_le_bytes(*data.first_chunk::<4>()?)).ok()?;
+    let (first, second) = data.split_at_checked(len)?;
+    let (first, second) = (
+        RawDocument::from_bytes(first).ok()?,
+        RawDocument::from_bytes(second).ok()?,
+    );
+    validate_document(second, &Limits::default()).ok()?;
+    Some((first, second))
+}
+
+/// A filter and a document: what parses can be matched, and `$nor` is its complement.
+pub fn fuzz_filter(data: &[u8]) {
+    let Some((filter, doc)) = two_documents(data) else {
+        return;
+    };
+    let Ok(filter) = Filter::parse(filter) else { return };
+    let matches = filter.matches(doc);
+    assert_ne!(Filter::Nor(vec![filter.clone()]).matches(doc), matches);
+    if filter.array_position(doc).is_some() {
+        assert!(matches, "a position without a match");
+    }
+    let _ = filter.equality_fields();
+}
+
+/// An update and a document: what comes out is well-formed and keeps its `_id`.
+pub fn fuzz_update(data: &[u8]) {
+    let Some((update, doc)) = two_documents(data) else {
+        return;
+    };
+    let Ok(update) = Update::parse(update, &[]) else {
+        return;
+    };
+    let now = Now {
+        date: DateTime::from_millis(0),
+        timestamp: Timestamp {
+            time: 0,
+            increment: 0,
+        },
+    };
+    if let Ok(Some(updated)) = update.apply(doc, &Filter::AlwaysTrue, now, false) {
+        let limits = Limits::default();
+        check_well_formed(&updated, limits.depth_max).expect("an update makes well-formed documents");
+        if let Ok(Some(old)) = doc.get("_id") {
+            let new = updated
+                .get("_id")
+                .expect("well-formed")
+                .expect("an update keeps _id");
+            assert!(compare(old, new).is_eq(), "an update changed _id");
+        }
+    }
+    if let Ok(made) = update.upsert_document(&Filter::AlwaysTrue, now, ObjectId::from_bytes([0; 12])) {
+        validate_document(&made, &Limits::default()).expect("an upsert makes valid documents");
+    }
+}
+
+/// A projection and a document.
+pub fn fuzz_projection(data: &[u8]) {
+    let Some((projection, doc)) = two_documents(data) else {
+        return;
+    };
+    let Ok(projection) = Projection::parse(projection) else {
+        return;
+    };
+    if let Ok(projected) = projection.apply(doc, &Filter::AlwaysTrue) {
+        check_well_formed(&projected, ARGUMENT_DEPTH_MAX).expect("a projection makes well-formed documents");
+    }
+}
+
+/// A sort and a document to compare with its own key.
+pub fn fuzz_sort(data: &[u8]) {
+    let Some((sort, doc)) = two_documents(data) else {
+        return;
+    };
+    let Ok(sort) = SortSpec::parse(sort) else { return };
+    assert!(sort.compare(doc, doc).is_eq());
+    let _ = sort.sort_key(doc);
+}
+
+/// A document, whose values' keys order as the values do; or any bytes, which are walked as a key.
+pub fn fuzz_keycode(data: &[u8]) {
+    let _ = keycode::field_len(data, false);
+    let _ = keycode::field_len(data, true);
+    let Ok(doc) = RawDocument::from_bytes(data) else {
+        return;
+    };
+    if check_well_formed(doc, ARGUMENT_DEPTH_MAX).is_err() {
+        return;
+    }
+    let key = |v: RawBsonRef<'_>| {
+        let mut key = Vec::new();
+        keycode::encode(&mut key, v, false);
+        key
+    };
+    let values: Vec<_> = fields(doc).map(|(_, v)| v).collect();
+    for pair in values.windows(2) {
+        assert_eq!(key(pair[0]).cmp(&key(pair[1])), compare(pair[0], pair[1]));
+        assert_eq!(keycode::field_len(&key(pair[0]), false), Some(key(pair[0]).len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawDocumentBuf, doc};
+
+    use super::*;
+
+    /// Each input changed at each byte: a fuzz target is of use only if it survives this.
+    #[test]
+    fn targets_survive_changed_bytes() {
+        let bytes = |doc: bson::Document| RawDocumentBuf::try_from(&doc).unwrap().into_bytes();
+        let stored =
+            doc! { "_id": 1, "a": [{ "b": 1.5 }, { "b": "x" }], "c": { "d": [1, 2, [3]] }, "e": -1_i64 };
+        let inputs = [
+            (
+                fuzz_filter as fn(&[u8]),
+                doc! { "a.b": { "$in": [1, "x"], "$not": { "$size": 2 } }, "$or": [{ "e": { "$lt": 1 } }] },
+            ),
+            (
+                fuzz_update,
+                doc! { "$set": { "a.0.b": 1 }, "$inc": { "e": 1 }, "$push": { "c.d": { "$each": [1], "$slice": -2 } } },
+            ),
+            (fuzz_projection, doc! { "a.b": 1, "c": { "d": { "$slice": 1 } } }),
+            (fuzz_sort, doc! { "a.b": 1, "e": -1 }),
+            (fuzz_keycode, stored.clone()),
+        ];
+        for (target, first) in inputs {
+            let whole = [bytes(first), bytes(stored.clone())].concat();
+            target(&whole);
+            for at in 0..whole.len() {
+                for change in [0x00, 0x01, 0x02, 0x03, 0x04, 0x10, 0x24, 0x2E, 0x7F, 0xFF] {
+                    let mut changed = whole.clone();
+                    changed[at] = change;
+                    target(&changed);
+                }
+            }
+        }
+    }
+}
