@@ -64,7 +64,10 @@ impl Disk {
         let disk = self.clone();
         Box::new(move || {
             let generation = disk.lock().generation;
-            Ok(Box::new(Handle { disk: disk.clone(), generation }) as Box<dyn StorageBackend>)
+            Ok(Box::new(Handle {
+                disk: disk.clone(),
+                generation,
+            }) as Box<dyn StorageBackend>)
         })
     }
 
@@ -91,7 +94,8 @@ impl Disk {
 
     /// Lets the file have no more than `bytes` from now on; `None` is no limit.
     pub fn limit(&self, bytes: Option<u64>) {
-        self.lock().blocks_max = bytes.map(|bytes| usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX));
+        self.lock().blocks_max =
+            bytes.map(|bytes| usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX));
     }
 
     /// Bytes that the file has now.
@@ -174,7 +178,10 @@ impl StorageBackend for Handle {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let state = self.state()?;
         let at = usize::try_from(offset).map_err(io::Error::other)?;
-        let bytes = state.current.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let bytes = state
+            .current
+            .get(at..at + out.len())
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);
         Ok(())
     }
@@ -217,7 +224,8 @@ impl StorageBackend for Handle {
         let first = offset / BLOCK_BYTES;
         let last = (offset + data.len() as u64).div_ceil(BLOCK_BYTES);
         for block in first..last {
-            if !state.blocks.contains(&block) && state.blocks_max.is_some_and(|max| state.blocks.len() >= max) {
+            if !state.blocks.contains(&block) && state.blocks_max.is_some_and(|max| state.blocks.len() >= max)
+            {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             state.blocks.insert(block);
@@ -247,11 +255,15 @@ impl Mirror {
 
 impl Kv for Mirror {
     fn read(&self, body: &mut ReadBody<'_>) -> Result<()> {
-        self.first.read(&mut |first| self.second.read(&mut |second| body(&Both { first, second })))
+        self.first
+            .read(&mut |first| self.second.read(&mut |second| body(&Both { first, second })))
     }
 
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
-        self.first.write(&mut |first| self.second.write(&mut |second| body(&mut BothMut { first, second })))
+        self.first.write(&mut |first| {
+            self.second
+                .write(&mut |second| body(&mut BothMut { first, second }))
+        })
     }
 }
 
@@ -263,7 +275,8 @@ struct Both<'a> {
 impl KvRead for Both<'_> {
     fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
         let mut expected = None;
-        self.second.get(key, &mut |value| expected = Some(value.to_vec()))?;
+        self.second
+            .get(key, &mut |value| expected = Some(value.to_vec()))?;
         let mut got = None;
         let found = self.first.get(key, &mut |value| {
             got = Some(value.to_vec());
@@ -303,11 +316,19 @@ struct BothMut<'a> {
 
 impl KvRead for BothMut<'_> {
     fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
-        Both { first: &*self.first, second: &*self.second }.get(key, visit)
+        Both {
+            first: &*self.first,
+            second: &*self.second,
+        }
+        .get(key, visit)
     }
 
     fn scan(&self, range: Range<'_>, direction: Direction, visit: &mut ScanVisitor<'_>) -> Result<()> {
-        Both { first: &*self.first, second: &*self.second }.scan(range, direction, visit)
+        Both {
+            first: &*self.first,
+            second: &*self.second,
+        }
+        .scan(range, direction, visit)
     }
 }
 
@@ -333,7 +354,10 @@ pub struct Shaky {
 impl Shaky {
     /// Shakes `inner` by `seed`.
     pub fn new(inner: Box<dyn Kv>, seed: u64) -> Self {
-        Self { inner, chance: SeededEntropy::new(seed) }
+        Self {
+            inner,
+            chance: SeededEntropy::new(seed),
+        }
     }
 }
 

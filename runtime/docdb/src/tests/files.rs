@@ -8,7 +8,11 @@ use super::*;
 use crate::kv::testing::Disk;
 
 fn at(path: &std::path::Path) -> Result<Docs> {
-    open(Config { path: Some(path.to_owned()), cache_bytes: 1 << 20, ..Config::default() })
+    open(Config {
+        path: Some(path.to_owned()),
+        cache_bytes: 1 << 20,
+        ..Config::default()
+    })
 }
 
 #[test]
@@ -16,14 +20,28 @@ fn a_file_is_as_it_was_left() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
     let docs = at(&path).unwrap();
-    make_index(&docs, IndexSpec { sparse: true, ..index(&[("a", 1), ("b", -1)]) });
+    make_index(
+        &docs,
+        IndexSpec {
+            sparse: true,
+            ..index(&[("a", 1), ("b", -1)])
+        },
+    );
     insert(&docs, [doc! { "_id": 1, "a": [1, 2], "b": 1 }]);
     let before = docs.list_indexes(&ns()).wait().unwrap();
     drop(docs);
     let docs = at(&path).unwrap();
     assert_eq!(docs.list_indexes(&ns()).wait().unwrap(), before);
-    assert_eq!(all(&docs, query(doc! { "a": 2 })).unwrap(), [doc! { "_id": 1, "a": [1, 2], "b": 1 }]);
-    assert!(explained(&docs, query(doc! { "a": 2 })).1.get_bool("isMultiKey").unwrap());
+    assert_eq!(
+        all(&docs, query(doc! { "a": 2 })).unwrap(),
+        [doc! { "_id": 1, "a": [1, 2], "b": 1 }]
+    );
+    assert!(
+        explained(&docs, query(doc! { "a": 2 }))
+            .1
+            .get_bool("isMultiKey")
+            .unwrap()
+    );
     docs.verify(Deadline::NEVER).wait().unwrap();
 }
 
@@ -34,7 +52,10 @@ fn a_second_opening_is_refused_with_the_reason() {
     let first = at(&path).unwrap();
     let error = at(&path).unwrap_err();
     assert_eq!(error.code(), Code::DBPathInUse);
-    assert!(error.to_string().contains("another node or process has it open"), "{error}");
+    assert!(
+        error.to_string().contains("another node or process has it open"),
+        "{error}"
+    );
     insert(&first, [doc! { "_id": 1 }]);
     drop(first);
     assert_eq!(ids(&at(&path).unwrap(), query(doc! {})), [1]);
@@ -58,14 +79,19 @@ fn what_is_not_a_store_is_refused() {
     fs::remove_file(&path).unwrap();
     let foreign = redb::Database::create(&path).unwrap();
     let writing = foreign.begin_write().unwrap();
-    writing.open_table(redb::TableDefinition::<u64, u64>::new("theirs")).unwrap();
+    writing
+        .open_table(redb::TableDefinition::<u64, u64>::new("theirs"))
+        .unwrap();
     writing.commit().unwrap();
     drop(foreign);
     refused("foreign");
     // A torn file of ours.
     fs::remove_file(&path).unwrap();
     let docs = at(&path).unwrap();
-    insert(&docs, (0..2000).map(|i| doc! { "_id": i, "text": "x".repeat(200) }));
+    insert(
+        &docs,
+        (0..2000).map(|i| doc! { "_id": i, "text": "x".repeat(200) }),
+    );
     drop(docs);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 3]).unwrap();
@@ -80,7 +106,11 @@ fn a_newer_format_is_refused() {
     let database = redb::Database::create(&path).unwrap();
     let writing = database.begin_write().unwrap();
     let table = redb::TableDefinition::<&[u8], &[u8]>::new("cloudlet");
-    writing.open_table(table).unwrap().insert(&b"\0format"[..], &2_u32.to_be_bytes()[..]).unwrap();
+    writing
+        .open_table(table)
+        .unwrap()
+        .insert(&b"\0format"[..], &2_u32.to_be_bytes()[..])
+        .unwrap();
     writing.commit().unwrap();
     drop(database);
     let error = at(&path).unwrap_err();
@@ -91,7 +121,13 @@ fn a_newer_format_is_refused() {
 fn a_full_disk_costs_the_writes_of_that_while_only() {
     let disk = Disk::new(1);
     let docs = open_on(on_disk(&disk).unwrap()).unwrap();
-    make_index(&docs, IndexSpec { unique: true, ..index(&[("u", 1)]) });
+    make_index(
+        &docs,
+        IndexSpec {
+            unique: true,
+            ..index(&[("u", 1)])
+        },
+    );
     let text = "x".repeat(3000);
     let mut stored = Vec::new();
     let mut put = |from: i32, to: i32| {
@@ -135,7 +171,11 @@ fn a_failed_sync_is_told_and_survived() {
         let mut failed = 0;
         for i in 2..10 {
             let new = Namespace::new("db", format!("c{i}"));
-            failed += i32::from(docs.insert(&new, inserts([doc! { "_id": i }]), Deadline::NEVER).wait().is_err());
+            failed += i32::from(
+                docs.insert(&new, inserts([doc! { "_id": i }]), Deadline::NEVER)
+                    .wait()
+                    .is_err(),
+            );
         }
         assert_eq!(failed, 1);
         insert(&docs, [doc! { "_id": 20 }]);

@@ -8,8 +8,16 @@ use prometheus::Registry;
 use super::*;
 
 fn counter(registry: &Registry, name: &str) -> f64 {
-    let family = registry.gather().into_iter().find(|family| family.name() == name).unwrap();
-    family.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum()
+    let family = registry
+        .gather()
+        .into_iter()
+        .find(|family| family.name() == name)
+        .unwrap();
+    family
+        .get_metric()
+        .iter()
+        .map(|metric| metric.get_counter().get_value())
+        .sum()
 }
 
 #[test]
@@ -18,10 +26,19 @@ fn concurrent_durable_inserts_share_commits() {
     const EACH: i32 = 20;
     let directory = tempfile::tempdir().unwrap();
     let registry = Registry::new();
-    let config = Config { path: Some(directory.path().join("db")), ..Config::default() };
+    let config = Config {
+        path: Some(directory.path().join("db")),
+        ..Config::default()
+    };
     let entropy = Arc::new(SeededEntropy::new(1));
     let docs = Docs::open(config, Arc::new(SystemClock::new()), entropy, &registry).unwrap();
-    make_index(&docs, IndexSpec { unique: true, ..index(&[("u", 1)]) });
+    make_index(
+        &docs,
+        IndexSpec {
+            unique: true,
+            ..index(&[("u", 1)])
+        },
+    );
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let docs = docs.clone();
@@ -38,8 +55,14 @@ fn concurrent_durable_inserts_share_commits() {
     let commits = counter(&registry, "cloudlet_docdb_commits_total");
     assert!(commits < inserts / 2.0, "{commits} commits for {inserts} inserts");
     assert!(counter(&registry, "cloudlet_docdb_fsyncs_total") >= commits);
-    assert_eq!(counter(&registry, "cloudlet_docdb_operations_total"), inserts * 2.0 + 1.0);
-    assert_eq!(docs.verify(Deadline::NEVER).wait().unwrap().documents, inserts as u64);
+    assert_eq!(
+        counter(&registry, "cloudlet_docdb_operations_total"),
+        inserts * 2.0 + 1.0
+    );
+    assert_eq!(
+        docs.verify(Deadline::NEVER).wait().unwrap().documents,
+        inserts as u64
+    );
 }
 
 /// Keeps the writer busy until the sender is dropped.
@@ -58,13 +81,23 @@ fn hold(docs: &Docs) -> (mpsc::Sender<()>, Reply<()>) {
 
 #[test]
 fn a_full_queue_refuses_at_once() {
-    let limits = Limits { write_queue_max: 3, ..Limits::default() };
-    let docs = open(Config { limits, ..Config::default() }).unwrap();
+    let limits = Limits {
+        write_queue_max: 3,
+        ..Limits::default()
+    };
+    let docs = open(Config {
+        limits,
+        ..Config::default()
+    })
+    .unwrap();
     let (release, held) = hold(&docs);
     let send = |i: i32| docs.insert(&ns(), inserts([doc! { "_id": i }]), Deadline::NEVER);
     let waiting: Vec<_> = (0..3).map(send).collect();
     let error = send(3).wait().unwrap_err();
-    assert_eq!((error.code(), error.kind()), (Code::TooManyRequests, cloudlet_base::Fault::Busy));
+    assert_eq!(
+        (error.code(), error.kind()),
+        (Code::TooManyRequests, cloudlet_base::Fault::Busy)
+    );
     assert!(error.to_string().contains("write_queue_max is 3"), "{error}");
     drop(release);
     held.wait().unwrap();
@@ -82,7 +115,8 @@ fn one_operation_failing_or_panicking_leaves_its_neighbours() {
         panic!("a bug")
     });
     let fails: Reply<()> = docs.lanes.write(Deadline::NEVER, |tx| {
-        tx.catalog.create(tx.kv, &Namespace::new("db", "gone"), &tx.engine.limits)?;
+        tx.catalog
+            .create(tx.kv, &Namespace::new("db", "gone"), &tx.engine.limits)?;
         Err(Error::new(Code::BadValue, "no"))
     });
     let after = docs.insert(&ns(), inserts([doc! { "_id": 2 }]), Deadline::NEVER);
@@ -103,7 +137,10 @@ fn one_operation_failing_or_panicking_leaves_its_neighbours() {
 #[test]
 fn the_last_clone_waits_for_accepted_work() {
     let directory = tempfile::tempdir().unwrap();
-    let config = || Config { path: Some(directory.path().join("db")), ..Config::default() };
+    let config = || Config {
+        path: Some(directory.path().join("db")),
+        ..Config::default()
+    };
     let docs = open(config()).unwrap();
     let clone = docs.clone();
     // Nobody waits for these replies.

@@ -14,11 +14,24 @@ use crate::update;
 #[derive(Debug, Clone)]
 enum Step {
     Insert(i32, Document),
-    Update { filter: Document, update: Document, multi: bool },
-    Delete { filter: Document, multi: bool },
+    Update {
+        filter: Document,
+        update: Document,
+        multi: bool,
+    },
+    Delete {
+        filter: Document,
+        multi: bool,
+    },
     MakeIndex(Vec<(&'static str, i32)>, bool),
     DropIndex(usize),
-    Find { filter: Document, sort: Option<Document>, skip: u64, limit: Option<u64>, batch: u32 },
+    Find {
+        filter: Document,
+        sort: Option<Document>,
+        skip: u64,
+        limit: Option<u64>,
+        batch: u32,
+    },
 }
 
 fn scalar() -> impl Strategy<Value = Bson> {
@@ -51,9 +64,13 @@ fn path() -> impl Strategy<Value = &'static str> {
 }
 
 fn document() -> impl Strategy<Value = Document> {
-    let field = |name: &'static str| prop::option::weighted(0.8, value()).prop_map(move |value| (name, value));
+    let field =
+        |name: &'static str| prop::option::weighted(0.8, value()).prop_map(move |value| (name, value));
     (field("a"), field("b"), field("c")).prop_map(|(a, b, c)| {
-        [a, b, c].into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+        [a, b, c]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect()
     })
 }
 
@@ -82,7 +99,9 @@ fn predicate() -> impl Strategy<Value = Bson> {
 }
 
 fn filter() -> impl Strategy<Value = Document> {
-    let one = (path(), predicate()).prop_map(|(path, predicate)| doc! { path: predicate }).boxed();
+    let one = (path(), predicate())
+        .prop_map(|(path, predicate)| doc! { path: predicate })
+        .boxed();
     let few = prop::collection::vec(one.clone(), 1..3).boxed();
     prop_oneof![
         4 => one.clone(),
@@ -97,12 +116,16 @@ fn filter() -> impl Strategy<Value = Document> {
 fn keys() -> impl Strategy<Value = Vec<(&'static str, i32)>> {
     let direction = || prop::sample::select(vec![1, -1]);
     let paths = prop::sample::subsequence(vec!["a", "a.b", "b", "c", "b.0"], 1..3).prop_shuffle();
-    (paths, direction(), direction()).prop_map(|(paths, first, second)| paths.into_iter().zip([first, second]).collect())
+    (paths, direction(), direction())
+        .prop_map(|(paths, first, second)| paths.into_iter().zip([first, second]).collect())
 }
 
 fn sort() -> impl Strategy<Value = Document> {
     prop_oneof![
-        keys().prop_map(|keys| keys.into_iter().map(|(path, sign)| (path.to_owned(), Bson::Int32(sign))).collect()),
+        keys().prop_map(|keys| keys
+            .into_iter()
+            .map(|(path, sign)| (path.to_owned(), Bson::Int32(sign)))
+            .collect()),
         Just(doc! { "_id": -1 }),
     ]
 }
@@ -132,43 +155,90 @@ fn step() -> impl Strategy<Value = Step> {
 type Model = BTreeMap<i32, RawDocumentBuf>;
 
 fn read_all(docs: &Docs) -> Model {
-    let find = Find { hint: Some("$natural".into()), batch: Some(u32::MAX), ..Find::default() };
+    let find = Find {
+        hint: Some("$natural".into()),
+        batch: Some(u32::MAX),
+        ..Find::default()
+    };
     let page = docs.find(&ns(), find, Deadline::NEVER).wait().unwrap();
-    page.documents.into_iter().map(|document| (document.get_i32("_id").unwrap(), document)).collect()
+    page.documents
+        .into_iter()
+        .map(|document| (document.get_i32("_id").unwrap(), document))
+        .collect()
 }
 
 fn matching(model: &Model, filter: &Document) -> Option<Vec<i32>> {
     let filter = Filter::parse(&raw(filter.clone())).ok()?;
-    Some(model.iter().filter(|(_, document)| filter.matches(document)).map(|(id, _)| *id).collect())
+    Some(
+        model
+            .iter()
+            .filter(|(_, document)| filter.matches(document))
+            .map(|(id, _)| *id)
+            .collect(),
+    )
 }
 
 fn check_find(docs: &Docs, model: &Model, step: &Step) {
-    let Step::Find { filter, sort, skip, limit, batch } = step else { return };
-    let Some(expected) = matching(model, filter) else { return };
+    let Step::Find {
+        filter,
+        sort,
+        skip,
+        limit,
+        batch,
+    } = step
+    else {
+        return;
+    };
+    let Some(expected) = matching(model, filter) else {
+        return;
+    };
     let spec = sort.as_ref().map(|sort| SortSpec::parse(&raw(sort.clone())));
     if spec.as_ref().is_some_and(Result::is_err) {
         return;
     }
     let spec = spec.map(Result::unwrap);
-    let find = Find { sort: sort.clone().map(raw), batch: Some(*batch), ..query(filter.clone()) };
+    let find = Find {
+        sort: sort.clone().map(raw),
+        batch: Some(*batch),
+        ..query(filter.clone())
+    };
     let mut got = ids(docs, find.clone());
     if let Some(spec) = &spec {
-        assert!(got.is_sorted_by_key(|id| spec.sort_key(&model[id])), "not in the order of {sort:?}: {got:?}");
+        assert!(
+            got.is_sorted_by_key(|id| spec.sort_key(&model[id])),
+            "not in the order of {sort:?}: {got:?}"
+        );
     }
     let ordered = got.clone();
     got.sort_unstable();
     assert_eq!(got, expected, "{filter} sorted by {sort:?}");
     // A part of the result is that part of the whole, up to documents that sort alike.
-    let part = ids(docs, Find { skip: *skip, limit: *limit, ..find });
-    let whole = ordered.iter().skip(*skip as usize).take(limit.map_or(usize::MAX, |limit| limit as usize));
+    let part = ids(
+        docs,
+        Find {
+            skip: *skip,
+            limit: *limit,
+            ..find
+        },
+    );
+    let whole = ordered
+        .iter()
+        .skip(*skip as usize)
+        .take(limit.map_or(usize::MAX, |limit| limit as usize));
     match &spec {
         None => assert_eq!(part.len(), whole.count()),
         Some(spec) => {
             let key = |id: &i32| spec.sort_key(&model[id]);
-            assert_eq!(part.iter().map(key).collect::<Vec<_>>(), whole.map(key).collect::<Vec<_>>());
+            assert_eq!(
+                part.iter().map(key).collect::<Vec<_>>(),
+                whole.map(key).collect::<Vec<_>>()
+            );
         }
     }
-    let count = docs.count(&ns(), raw(filter.clone()), 0, None, Deadline::NEVER).wait().unwrap();
+    let count = docs
+        .count(&ns(), raw(filter.clone()), 0, None, Deadline::NEVER)
+        .wait()
+        .unwrap();
     assert_eq!(count, expected.len() as u64);
 }
 
@@ -184,17 +254,29 @@ fn apply(docs: &Docs, model: &mut Model, step: &Step) {
                 Some(code) => assert_eq!(code, Code::CannotIndexParallelArrays),
             }
         }
-        Step::Update { filter, update, multi } => {
+        Step::Update {
+            filter,
+            update,
+            multi,
+        } => {
             let replacement = !update.keys().any(|key| key.starts_with('$'));
-            let statement = UpdateOne { multi: *multi && !replacement, ..update_one(filter.clone(), update.clone()) };
+            let statement = UpdateOne {
+                multi: *multi && !replacement,
+                ..update_one(filter.clone(), update.clone())
+            };
             let multi = statement.multi;
-            let done = docs.update(&ns(), updates(vec![statement]), Deadline::NEVER).wait().unwrap();
+            let done = docs
+                .update(&ns(), updates(vec![statement]), Deadline::NEVER)
+                .wait()
+                .unwrap();
             if !done.errors.is_empty() {
                 // MongoDB leaves the documents before the failing one changed; the model takes what is there.
                 *model = read_all(docs);
                 return;
             }
-            let Some(mut expected) = matching(model, filter) else { return };
+            let Some(mut expected) = matching(model, filter) else {
+                return;
+            };
             if !multi {
                 // Which one is first depends on the plan.
                 assert_eq!(done.matched, expected.len().min(1) as u64);
@@ -202,7 +284,13 @@ fn apply(docs: &Docs, model: &mut Model, step: &Step) {
                 expected.retain(|id| model[id] != after[id]);
                 assert_eq!(expected.len() as u64, done.modified);
             }
-            let now = update::Now { date: bson::DateTime::from_millis(0), timestamp: bson::Timestamp { time: 0, increment: 0 } };
+            let now = update::Now {
+                date: bson::DateTime::from_millis(0),
+                timestamp: bson::Timestamp {
+                    time: 0,
+                    increment: 0,
+                },
+            };
             let parsed = update::Update::parse(&raw(update.clone()), &[]).unwrap();
             let filter = Filter::parse(&raw(filter.clone())).unwrap();
             for id in expected {
@@ -212,22 +300,46 @@ fn apply(docs: &Docs, model: &mut Model, step: &Step) {
             }
         }
         Step::Delete { filter, multi } => {
-            let Some(expected) = matching(model, filter) else { return };
-            let done = docs.delete(&ns(), deletes(filter.clone(), *multi), Deadline::NEVER).wait().unwrap();
+            let Some(expected) = matching(model, filter) else {
+                return;
+            };
+            let done = docs
+                .delete(&ns(), deletes(filter.clone(), *multi), Deadline::NEVER)
+                .wait()
+                .unwrap();
             if *multi {
                 assert_eq!(done.deleted, expected.len() as u64);
                 model.retain(|id, _| !expected.contains(id));
             } else {
                 assert_eq!(done.deleted, expected.len().min(1) as u64);
                 let after = read_all(docs);
-                assert!(model.keys().filter(|id| !after.contains_key(id)).all(|id| expected.contains(id)));
+                assert!(
+                    model
+                        .keys()
+                        .filter(|id| !after.contains_key(id))
+                        .all(|id| expected.contains(id))
+                );
                 *model = after;
             }
         }
         Step::MakeIndex(keys, sparse) => {
-            let made = docs.create_indexes(&ns(), vec![IndexSpec { sparse: *sparse, ..index(keys) }]).wait();
+            let made = docs
+                .create_indexes(
+                    &ns(),
+                    vec![IndexSpec {
+                        sparse: *sparse,
+                        ..index(keys)
+                    }],
+                )
+                .wait();
             if let Err(error) = made {
-                assert!(matches!(error.code(), Code::CannotIndexParallelArrays | Code::IndexOptionsConflict), "{error}");
+                assert!(
+                    matches!(
+                        error.code(),
+                        Code::CannotIndexParallelArrays | Code::IndexOptionsConflict
+                    ),
+                    "{error}"
+                );
             }
         }
         Step::DropIndex(place) => {

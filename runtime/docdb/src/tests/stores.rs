@@ -12,7 +12,11 @@ use crate::kv::{Direction, MemKv, Range, RedbKv, RedbOptions};
 
 pub(super) fn options() -> RedbOptions {
     let fsyncs = IntCounter::new("fsyncs", "Test.").unwrap();
-    RedbOptions { cache_bytes: 1 << 20, quick_repair: false, fsyncs }
+    RedbOptions {
+        cache_bytes: 1 << 20,
+        quick_repair: false,
+        fsyncs,
+    }
 }
 
 pub(super) fn on_disk(disk: &Disk) -> Result<Box<dyn Kv>> {
@@ -36,9 +40,15 @@ fn redb_and_memory_agree_over_random_histories() {
                         _ => scan_some(store, &low, &high, *value)?,
                     }
                 }
-                if fails { Err(Error::new(Code::BadValue, "on purpose")) } else { Ok(()) }
+                if fails {
+                    Err(Error::new(Code::BadValue, "on purpose"))
+                } else {
+                    Ok(())
+                }
             });
-            mirror.read(&mut |store| scan_some(store, &[], &[255], 0)).unwrap();
+            mirror
+                .read(&mut |store| scan_some(store, &[], &[255], 0))
+                .unwrap();
         }
     }
 }
@@ -49,7 +59,11 @@ fn scan_some(store: &(impl crate::kv::KvRead + ?Sized), low: &[u8], high: &[u8],
         let mut left = most % 8;
         store.scan(Range::half_open(low, high), direction, &mut |_, _| {
             left = left.wrapping_sub(1);
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
     }
     store.get(high, &mut |_| {}).map(drop)
@@ -58,9 +72,16 @@ fn scan_some(store: &(impl crate::kv::KvRead + ?Sized), low: &[u8], high: &[u8],
 #[test]
 fn a_store_that_conflicts_and_fails_leaves_indexes_whole() {
     for seed in 0..20 {
-        let Ok(docs) = open_on(Box::new(Shaky::new(Box::new(MemKv::new()), seed))) else { continue };
-        let spec = IndexSpec { unique: true, ..index(&[("u", 1)]) };
-        let _ = docs.create_indexes(&ns(), vec![spec, index(&[("tags", -1)])]).wait();
+        let Ok(docs) = open_on(Box::new(Shaky::new(Box::new(MemKv::new()), seed))) else {
+            continue;
+        };
+        let spec = IndexSpec {
+            unique: true,
+            ..index(&[("u", 1)])
+        };
+        let _ = docs
+            .create_indexes(&ns(), vec![spec, index(&[("tags", -1)])])
+            .wait();
         let mut certain = Vec::new();
         for i in 0..60 {
             let document = doc! { "_id": i, "u": i, "tags": [i % 5, i % 7] };
@@ -74,6 +95,9 @@ fn a_store_that_conflicts_and_fails_leaves_indexes_whole() {
         }
         let found = ids(&docs, query(doc! {}));
         assert!(certain.iter().all(|id| found.contains(id)));
-        assert_eq!(docs.verify(Deadline::NEVER).wait().unwrap().documents, found.len() as u64);
+        assert_eq!(
+            docs.verify(Deadline::NEVER).wait().unwrap().documents,
+            found.len() as u64
+        );
     }
 }
