@@ -21,7 +21,10 @@ impl Timestamp {
     /// This moment moved forward by `by`, saturating.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 }
 
@@ -42,9 +45,14 @@ pub struct SystemClock {
 
 impl SystemClock {
     /// A clock whose monotonic time begins now.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clocks")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the machine's clocks"
+    )]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 }
 
@@ -55,7 +63,10 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clocks")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the machine's clocks"
+    )]
     fn now(&self) -> Timestamp {
         let millis = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
@@ -78,12 +89,17 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock that stands at `millis` after the epoch.
     pub fn at_millis(millis: u64) -> Self {
-        Self { millis: AtomicU64::new(millis) }
+        Self {
+            millis: AtomicU64::new(millis),
+        }
     }
 
     /// Moves both wall and monotonic time forward.
     pub fn advance(&self, by: Duration) {
-        self.millis.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.millis.fetch_add(
+            u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
+            Ordering::SeqCst,
+        );
     }
 }
 

@@ -43,11 +43,17 @@ pub struct Deadline {
 
 impl Deadline {
     /// No limit: for start-up and background work.
-    pub const NEVER: Deadline = Deadline { at: None, cancel: None };
+    pub const NEVER: Deadline = Deadline {
+        at: None,
+        cancel: None,
+    };
 
     /// The moment `budget` from now on `clock`'s monotonic time.
     pub fn after(clock: &dyn Clock, budget: Duration) -> Self {
-        Self { at: Some(clock.monotonic().saturating_add(budget)), cancel: None }
+        Self {
+            at: Some(clock.monotonic().saturating_add(budget)),
+            cancel: None,
+        }
     }
 
     /// This deadline, also ended early by `cancel`.

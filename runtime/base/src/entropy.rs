@@ -13,7 +13,10 @@ pub trait Entropy: Send + Sync + 'static {
 pub struct OsEntropy;
 
 impl Entropy for OsEntropy {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system for randomness")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that asks the system for randomness"
+    )]
     fn fill(&self, bytes: &mut [u8]) {
         getrandom::fill(bytes).expect("the operating system always has randomness once it has booted");
     }
@@ -28,7 +31,9 @@ pub struct SeededEntropy {
 impl SeededEntropy {
     /// The generator that gives the sequence named by `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { state: AtomicU64::new(seed) }
+        Self {
+            state: AtomicU64::new(seed),
+        }
     }
 
     /// The next 64 bits of the sequence.

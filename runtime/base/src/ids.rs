@@ -17,7 +17,11 @@ pub struct InvalidId {
 
 impl fmt::Display for InvalidId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invalid {} {:?}; expected {}", self.what, self.seen, self.expected)
+        write!(
+            f,
+            "invalid {} {:?}; expected {}",
+            self.what, self.seen, self.expected
+        )
     }
 }
 
@@ -46,7 +50,9 @@ impl FromStr for AppId {
         let ok = (1..=Self::LEN_MAX).contains(&bytes.len())
             && bytes[0].is_ascii_lowercase()
             && bytes[bytes.len() - 1] != b'-'
-            && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
         if ok {
             return Ok(Self(text.into()));
         }
@@ -146,11 +152,13 @@ impl FromStr for RequestId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        decode_hex::<16>(text).map(|b| Self(u128::from_be_bytes(b))).ok_or_else(|| InvalidId {
-            what: "request id",
-            seen: text.chars().take(80).collect(),
-            expected: "32 lower-case hex digits",
-        })
+        decode_hex::<16>(text)
+            .map(|b| Self(u128::from_be_bytes(b)))
+            .ok_or_else(|| InvalidId {
+                what: "request id",
+                seen: text.chars().take(80).collect(),
+                expected: "32 lower-case hex digits",
+            })
     }
 }
 
@@ -198,7 +206,18 @@ mod tests {
         for good in ["a", "hotel", "my-app2", "a1", &"a".repeat(40)] {
             assert_eq!(good.parse::<AppId>().unwrap().as_str(), good);
         }
-        for bad in ["", "Hotel", "1a", "-a", "a-", "a.b", "a_b", "a b", "é", &"a".repeat(41)] {
+        for bad in [
+            "",
+            "Hotel",
+            "1a",
+            "-a",
+            "a-",
+            "a.b",
+            "a_b",
+            "a b",
+            "é",
+            &"a".repeat(41),
+        ] {
             assert!(bad.parse::<AppId>().is_err(), "{bad:?}");
         }
     }
@@ -211,7 +230,12 @@ mod tests {
         assert_eq!(id.to_string(), "0123456789abcdef0011223344556677");
         assert_eq!(id.to_hex(), *b"0123456789abcdef0011223344556677");
         assert_eq!(id.to_string().parse::<RequestId>().unwrap(), id);
-        for bad in ["", "0", "0123456789ABCDEF0011223344556677", "0123456789abcdef001122334455667g"] {
+        for bad in [
+            "",
+            "0",
+            "0123456789ABCDEF0011223344556677",
+            "0123456789abcdef001122334455667g",
+        ] {
             assert!(bad.parse::<RequestId>().is_err(), "{bad:?}");
         }
     }

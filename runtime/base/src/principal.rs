@@ -34,9 +34,15 @@ impl LoginType {
 
     /// The type named by [`as_str`](Self::as_str).
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Anonymous, Self::Username, Self::Wechat, Self::Email, Self::Custom]
-            .into_iter()
-            .find(|t| t.as_str() == text)
+        [
+            Self::Anonymous,
+            Self::Username,
+            Self::Wechat,
+            Self::Email,
+            Self::Custom,
+        ]
+        .into_iter()
+        .find(|t| t.as_str() == text)
     }
 }
 

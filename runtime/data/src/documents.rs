@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Deadline;
 use cloudlet_docdb::{
-    Cursor, Delete, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Update,
-    Updated, Write, Written,
+    Cursor, Delete, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace,
+    Page, Update, Updated, Write, Written,
 };
 
 /// A future that a trait object returns.
@@ -21,10 +21,20 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// states; errors carry MongoDB's codes. Dropping a returned future does not undo a write that was accepted.
 pub trait Documents: Send + Sync + 'static {
     /// Runs a query and returns its first page. A missing collection is an empty one.
-    fn find<'a>(&'a self, ns: &'a Namespace, find: Find, deadline: Deadline) -> BoxFuture<'a, Result<Page, Error>>;
+    fn find<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        find: Find,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Page, Error>>;
 
     /// The next page of a result, of at most `batch` documents.
-    fn next_page(&self, cursor: Cursor, batch: Option<u32>, deadline: Deadline) -> BoxFuture<'_, Result<Page, Error>>;
+    fn next_page(
+        &self,
+        cursor: Cursor,
+        batch: Option<u32>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Page, Error>>;
 
     /// How many documents match, after `skip` and up to `limit`.
     fn count<'a>(
@@ -46,16 +56,28 @@ pub trait Documents: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<RawBson>, Error>>;
 
     /// Inserts documents, making the collection when it is not there.
-    fn insert<'a>(&'a self, ns: &'a Namespace, insert: Insert, deadline: Deadline)
-    -> BoxFuture<'a, Result<Inserted, Error>>;
+    fn insert<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        insert: Insert,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Inserted, Error>>;
 
     /// Updates documents.
-    fn update<'a>(&'a self, ns: &'a Namespace, update: Update, deadline: Deadline)
-    -> BoxFuture<'a, Result<Updated, Error>>;
+    fn update<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        update: Update,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Updated, Error>>;
 
     /// Deletes documents.
-    fn delete<'a>(&'a self, ns: &'a Namespace, delete: Delete, deadline: Deadline)
-    -> BoxFuture<'a, Result<Deleted, Error>>;
+    fn delete<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        delete: Delete,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Deleted, Error>>;
 
     /// Changes at most one document and returns it.
     fn find_and_modify<'a>(

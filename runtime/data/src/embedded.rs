@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Deadline;
 use cloudlet_docdb::{
-    Cursor, Delete, Deleted, Docs, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace, Page,
-    Update, Updated, Write, Written,
+    Cursor, Delete, Deleted, Docs, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified,
+    Namespace, Page, Update, Updated, Write, Written,
 };
 
 use crate::{BoxFuture, Documents};
@@ -22,11 +22,21 @@ impl Embedded {
 }
 
 impl Documents for Embedded {
-    fn find<'a>(&'a self, ns: &'a Namespace, find: Find, deadline: Deadline) -> BoxFuture<'a, Result<Page, Error>> {
+    fn find<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        find: Find,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Page, Error>> {
         Box::pin(self.0.find(ns, find, deadline))
     }
 
-    fn next_page(&self, cursor: Cursor, batch: Option<u32>, deadline: Deadline) -> BoxFuture<'_, Result<Page, Error>> {
+    fn next_page(
+        &self,
+        cursor: Cursor,
+        batch: Option<u32>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Page, Error>> {
         Box::pin(self.0.next_page(cursor, batch, deadline))
     }
 
@@ -103,7 +113,11 @@ impl Documents for Embedded {
         Box::pin(self.0.list_collections(database))
     }
 
-    fn create_indexes<'a>(&'a self, ns: &'a Namespace, indexes: Vec<IndexSpec>) -> BoxFuture<'a, Result<usize, Error>> {
+    fn create_indexes<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        indexes: Vec<IndexSpec>,
+    ) -> BoxFuture<'a, Result<usize, Error>> {
         Box::pin(self.0.create_indexes(ns, indexes))
     }
 

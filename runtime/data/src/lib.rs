@@ -4,17 +4,21 @@
 //! - [`Documents`]: the contract.  `embedded`: the contract over docdb.
 //! - [`rules`]: presets and expressions to a filter to add or a verdict on a document.
 //! - [`Session`]: an app's data as one principal may see them; what functions and the client API hold.
+//! - `client`: a client's statements made safe, as pure functions.
 
 #![forbid(unsafe_code)]
 
+mod client;
 mod documents;
 mod embedded;
 pub mod rules;
 mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use cloudlet_docdb::{
-    Code, Cursor, Delete, DeleteOne, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified,
-    Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written, default_index_name,
+    Code, Cursor, Delete, DeleteOne, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted,
+    Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written, default_index_name,
 };
 pub use documents::{BoxFuture, Documents};
 pub use embedded::Embedded;

@@ -21,7 +21,10 @@ pub struct Namespace {
 impl Namespace {
     /// The collection `collection` of `database`. Names are checked by the engine when it first sees them.
     pub fn new(database: impl Into<Arc<str>>, collection: impl Into<Arc<str>>) -> Self {
-        Self { database: database.into(), collection: collection.into() }
+        Self {
+            database: database.into(),
+            collection: collection.into(),
+        }
     }
 }
 

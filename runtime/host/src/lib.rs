@@ -1,1 +1,47 @@
-//! (being built)
+//! The function host: the only room that knows wasmtime.
+//!
+//! Life of a component: [`Host::compile`] turns wasm bytes into an artifact in the content-addressed cache, once;
+//! [`Host::load`] links an app's functions against their grants and gives a [`LoadedApp`]; each invocation,
+//! [`LoadedApp::http`] or [`LoadedApp::call`], runs in a fresh instance under the function's limits.
+//!
+//! Code map, in reading order:
+//! - [`app`](AppSpec): what a function is.  `error`: what can go wrong.  `logs`: the handle for what guests say.
+//! - `host`, `engine`, `artifact`, `link`: from bytes to a loaded app.
+//! - `admit`, `instance`, `http`, `call`: an invocation, from its permit to its last body byte.
+//! - `imports`, `outbound`, `bindings`: what a guest can reach.  `metrics`.
+//!
+//! Invariant: nothing compiled is ever accepted from outside; only files this host wrote are deserialized.
+//! Invariant: a guest is driven by the task that asked for it; no task is spawned for an invocation, except to let
+//! a guest finish its work after its response has gone out, and for requests and uploads that run beside it.
+
+#![deny(unsafe_code)]
+
+mod app;
+mod error;
+mod logs;
+
+mod artifact;
+mod engine;
+mod host;
+mod link;
+
+mod admit;
+mod body;
+mod call;
+mod http;
+mod instance;
+mod run;
+
+mod bindings;
+mod imports;
+mod metrics;
+mod outbound;
+
+pub use app::{
+    AppSpec, Call, CallReply, FunctionLimits, FunctionSpec, Grants, Invocation, LoadedApp, OutboundRule,
+    Services, Trigger,
+};
+pub use body::ResponseBody;
+pub use error::{InvokeError, LoadError, TrapReason};
+pub use host::{Host, HostConfig};
+pub use logs::{LogLevel, LogLine, LogSink, LogStream};

@@ -1,0 +1,212 @@
+//! What a function is: its resolved specification, and the loaded app that runs it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cloudlet_base::{AppId, ContentHash, Deadline, DeploymentId, Principal, RequestId};
+use cloudlet_blob::BlobStore;
+use cloudlet_data::AppData;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use crate::admit::Permits;
+use crate::bindings::CallFunctionPre;
+use crate::error::InvokeError;
+use crate::host::Shared;
+use crate::instance::State;
+use crate::outbound::OutboundPool;
+
+/// One app's functions, resolved: everything parsed, nothing left to look up.
+#[derive(Debug, Clone)]
+pub struct AppSpec {
+    /// The app.
+    pub app: AppId,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The functions by name.
+    pub functions: Vec<FunctionSpec>,
+}
+
+/// One function, resolved.
+#[derive(Debug, Clone)]
+pub struct FunctionSpec {
+    /// Its name, unique in the app.
+    pub name: Arc<str>,
+    /// The component's content hash; it must have been compiled.
+    pub component: ContentHash,
+    /// What it may import and use.
+    pub grants: Grants,
+    /// What it may use up.
+    pub limits: FunctionLimits,
+    /// `wasi:config` values: granted vars.
+    pub vars: BTreeMap<String, String>,
+    /// `wasi:config` values that are secret: granted secrets; never logged.
+    pub secrets: BTreeMap<String, String>,
+    /// Where it may send HTTP requests; empty refuses the import of `wasi:http/outgoing-handler`'s use at run time.
+    pub outbound: Vec<OutboundRule>,
+}
+
+/// What a function may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Collections, exactly; `*` is all. Empty: the import `cloudlet:database` is refused.
+    pub database: Vec<String>,
+    /// Object path prefixes. Empty: the import `cloudlet:storage` is refused.
+    pub storage: Vec<String>,
+    /// Other functions of the app. Empty: the import `cloudlet:function/invoke` is refused.
+    pub functions: Vec<String>,
+}
+
+/// One origin that a function may reach: `scheme://host[:port]`, where host may begin with `*.`.
+/// Loopback, link-local and private addresses are reached only when the rule names such an address or `localhost`
+/// (or a name under `.localhost`) itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboundRule {
+    /// `http` or `https`.
+    pub https: bool,
+    /// Host name, IP address, or `*.suffix`.
+    pub host: String,
+    /// Port; the scheme's default when the manifest gives none.
+    pub port: u16,
+}
+
+/// What one invocation may use up, and how many may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionLimits {
+    /// Linear memory, bytes.
+    pub memory_bytes_max: usize,
+    /// Wall-clock time from admission to the last body byte.
+    pub timeout: Duration,
+    /// Consumed computing time, measured in epochs while the guest runs.
+    pub cpu: Duration,
+    /// Invocations at once; more are refused with busy.
+    pub concurrency: usize,
+    /// Request body bytes.
+    pub request_bytes_max: u64,
+    /// Response body bytes.
+    pub response_bytes_max: u64,
+    /// Outbound HTTP requests.
+    pub outbound_requests_max: u32,
+    /// Log lines; further ones are dropped, and that is said once.
+    pub log_lines_max: u32,
+    /// Depth of function-to-function calls.
+    pub call_depth_max: u32,
+}
+
+impl Default for FunctionLimits {
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: 64 << 20,
+            timeout: Duration::from_secs(10),
+            cpu: Duration::from_secs(1),
+            concurrency: 200,
+            request_bytes_max: 6 << 20,
+            response_bytes_max: 32 << 20,
+            outbound_requests_max: 50,
+            log_lines_max: 1000,
+            call_depth_max: 8,
+        }
+    }
+}
+
+/// The node's services that an app's functions reach through their imports.
+#[derive(Clone)]
+pub struct Services {
+    /// The app's documents and rules.
+    pub data: AppData,
+    /// Objects.
+    pub blobs: BlobStore,
+    /// Bucket name in `cloud://APP.BUCKET/PATH`.
+    pub bucket: Arc<str>,
+}
+
+/// What made an invocation happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// A request on an HTTP route.
+    Http,
+    /// A call by a client SDK, another function or the command line.
+    Call,
+}
+
+/// The circumstances of one invocation.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The request.
+    pub request: RequestId,
+    /// Who is behind it.
+    pub principal: Principal,
+    /// By when it must be done; the function's own timeout also holds.
+    pub deadline: Deadline,
+    /// How deep in function-to-function calls.
+    pub depth: u32,
+}
+
+/// A call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// What the function gets.
+    pub payload: Bytes,
+}
+
+/// What a call gave: the function's reply, or its own typed error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallReply {
+    /// The reply, as it is.
+    Ok(Bytes),
+    /// `invalid` of `cloudlet:function/types.error`.
+    Invalid(String),
+    /// `denied`.
+    Denied(String),
+    /// `not-found`.
+    NotFound(String),
+    /// `failed`.
+    Failed(String),
+    /// `busy`.
+    Busy(String),
+    /// `deadline`.
+    Deadline,
+}
+
+/// An app's functions, linked and ready. Hold it in an `Arc`; invocations in flight keep it alive, so an older
+/// deployment drains by itself.
+pub struct LoadedApp {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) app: AppId,
+    pub(crate) deployment: DeploymentId,
+    pub(crate) services: Services,
+    pub(crate) functions: HashMap<Arc<str>, Arc<Function>>,
+}
+
+/// One function, linked.
+pub(crate) struct Function {
+    pub(crate) spec: FunctionSpec,
+    /// Ready to be instantiated for `wasi:http/incoming-handler`, when the component exports it.
+    pub(crate) http: Option<ProxyPre<State>>,
+    /// Ready to be instantiated for `cloudlet:function/handler`, when the component exports it.
+    pub(crate) call: Option<CallFunctionPre<State>>,
+    pub(crate) permits: Arc<Permits>,
+    /// Connections to the origins that this function talks to. Not shared between functions: what one may reach by
+    /// its rules, another may not by its own.
+    pub(crate) outbound: OutboundPool,
+}
+
+impl LoadedApp {
+    /// Whether the app has this function and it answers HTTP.
+    pub fn serves_http(&self, function: &str) -> bool {
+        self.functions.get(function).is_some_and(|f| f.http.is_some())
+    }
+
+    /// Whether the app has this function and it answers calls: by a handler for calls or, as any HTTP function can,
+    /// by `POST /`.
+    pub fn serves_calls(&self, function: &str) -> bool {
+        self.functions.contains_key(function)
+    }
+
+    pub(crate) fn function(&self, name: &str) -> Result<&Arc<Function>, InvokeError> {
+        self.functions
+            .get(name)
+            .ok_or_else(|| InvokeError::NoSuchFunction(name.to_owned()))
+    }
+}

@@ -1,0 +1,108 @@
+//! The engine: wasmtime's settings, chosen by measurement, and the epoch ticker. Not here: what runs in it.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::error::LoadError;
+use crate::host::HostConfig;
+
+/// One tick of the epoch: how long a guest may compute before its thread's other connections get a turn. 500 ticks
+/// a second cost an idle node about 0.1% of one core.
+pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(2);
+
+/// Core instances per component instance: the guest's own module, its adapter and the shims that
+/// wit-component makes between them, with room for a composition of two.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 20;
+
+/// Tables per instance: the guest's own and those of the shims.
+const TABLES_PER_INSTANCE: u32 = 4;
+
+/// Elements of one table. An interpreter compiled to wasm has some ten thousand functions in its table.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// Bytes of a used memory that its slot keeps mapped for the next instance, reset by copying instead of being given
+/// back to the kernel and faulted in again. A typical guest touches 100 to 300 KiB.
+const MEMORY_KEEP_RESIDENT_BYTES: usize = 4 << 20;
+
+/// The same for tables.
+const TABLE_KEEP_RESIDENT_BYTES: usize = 160 << 10;
+
+/// Starts the engine.
+pub(crate) fn engine(config: &HostConfig) -> Result<Engine, LoadError> {
+    let pagemap = PoolingAllocationConfig::is_pagemap_scan_available();
+    if !pagemap {
+        tracing::warn!(
+            "this kernel has no PAGEMAP_SCAN (Linux 6.7 and later): resetting an instance costs about twice as much"
+        );
+    }
+    Engine::new(&settings(config, pagemap))
+        .map_err(|error| LoadError::Internal(format!("start the engine: {error:#}")))
+}
+
+fn settings(config: &HostConfig, pagemap: bool) -> Config {
+    let instances = config.instances_max;
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
+        .total_memories(instances)
+        .total_tables(instances.saturating_mul(TABLES_PER_INSTANCE))
+        .total_stacks(instances)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_memory_size(config.memory_bytes_max)
+        .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
+        // Without the scan, keeping memory resident means to copy the whole range each time, which costs more than
+        // page faults do.
+        .linear_memory_keep_resident(if pagemap { MEMORY_KEEP_RESIDENT_BYTES } else { 0 })
+        .pagemap_scan(if pagemap { Enabled::Yes } else { Enabled::No });
+    let mut engine = Config::new();
+    engine
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_init_cow(true)
+        .epoch_interruption(true)
+        // One invocation runs one guest call at a time; nothing here uses the machinery for more.
+        .concurrency_support(false)
+        .signals_based_traps(true);
+    engine
+}
+
+/// Moves the engine's epoch on until dropped.
+pub(crate) struct Ticker {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    /// Starts the thread.
+    pub(crate) fn start(engine: &Engine) -> Result<Self, LoadError> {
+        let (stop, stopped) = channel::<()>();
+        let engine = engine.weak();
+        let thread = std::thread::Builder::new()
+            .name("epoch-ticker".into())
+            .spawn(move || {
+                while stopped.recv_timeout(EPOCH_TICK) == Err(RecvTimeoutError::Timeout) {
+                    match engine.upgrade() {
+                        Some(engine) => engine.increment_epoch(),
+                        None => return,
+                    }
+                }
+            })
+            .map_err(|error| LoadError::Internal(format!("start the epoch ticker: {error}")))?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the ticker has been reported by the panic hook; there is nothing left to do about it.
+            let _ = thread.join();
+        }
+    }
+}

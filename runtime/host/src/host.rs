@@ -1,0 +1,177 @@
+//! The host itself: engine, artifacts and what every app shares.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use cloudlet_base::{Clock, ContentHash, Entropy};
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+use crate::admit::Permits;
+use crate::app::{AppSpec, LoadedApp, Services};
+use crate::artifact::{ArtifactCache, check_is_component, content_hash};
+use crate::engine::{self, Ticker};
+use crate::error::LoadError;
+use crate::instance::State;
+use crate::link;
+use crate::logs::LogSink;
+use crate::metrics::Metrics;
+use crate::outbound::Origins;
+
+/// How to run functions.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Directory of compiled artifacts; made when it is not there.
+    pub artifact_dir: PathBuf,
+    /// Instances that may be alive at once on the node: the pool's size.
+    pub instances_max: u32,
+    /// Largest linear memory that any function may be given.
+    pub memory_bytes_max: usize,
+    /// Components compiled at once.
+    pub compile_permits: usize,
+    /// Largest component accepted.
+    pub component_bytes_max: usize,
+}
+
+impl HostConfig {
+    /// The defaults, with artifacts under `artifact_dir`.
+    pub fn new(artifact_dir: PathBuf) -> Self {
+        Self {
+            artifact_dir,
+            instances_max: 1000,
+            memory_bytes_max: 256 << 20,
+            compile_permits: 1,
+            component_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// The host of a node's functions. Cheap to clone.
+#[derive(Clone)]
+pub struct Host(Arc<Shared>);
+
+/// What every app of the node shares.
+pub(crate) struct Shared {
+    pub(crate) config: HostConfig,
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) artifacts: ArtifactCache,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) logs: Arc<dyn LogSink>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) origins: Origins,
+    compiling: Compiling,
+    _ticker: Ticker,
+}
+
+impl Host {
+    /// Starts the engine and its epoch ticker.
+    ///
+    /// # Errors
+    /// When the machine can't give the address space or the artifact directory can't be used.
+    pub fn new(
+        config: HostConfig,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        logs: Arc<dyn LogSink>,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, LoadError> {
+        // Guests' random numbers come from wasmtime-wasi's own generator, seeded by the system; nothing else here
+        // draws any. The argument keeps the door open for replayable guests.
+        drop(entropy);
+        let engine = engine::engine(&config)?;
+        let artifacts = ArtifactCache::open(config.artifact_dir.clone(), &engine)?;
+        let permits = Permits::new(config.instances_max as usize);
+        Ok(Self(Arc::new(Shared {
+            linker: link::linker(&engine)?,
+            metrics: Metrics::register(registry, &engine, &permits)?,
+            compiling: Compiling::new(config.compile_permits),
+            origins: Origins::new(),
+            _ticker: Ticker::start(&engine)?,
+            artifacts,
+            permits,
+            clock,
+            logs,
+            engine,
+            config,
+        })))
+    }
+
+    /// Compiles a component into the artifact cache, if it is not there. Blocking: call it off the async threads.
+    ///
+    /// # Errors
+    /// `TooLarge` and `NotAComponent` by the component, `Internal` when the cache can't be written.
+    pub fn compile(&self, component: &[u8]) -> Result<ContentHash, LoadError> {
+        let shared = &*self.0;
+        let limit = shared.config.component_bytes_max;
+        if component.len() > limit {
+            return Err(LoadError::TooLarge {
+                size: component.len(),
+                limit,
+            });
+        }
+        check_is_component(component)?;
+        let hash = content_hash(component);
+        if shared.artifacts.contains(hash) {
+            return Ok(hash);
+        }
+        let _permit = shared.compiling.wait();
+        // Another caller may have compiled it while this one waited.
+        if shared.artifacts.contains(hash) {
+            return Ok(hash);
+        }
+        let begin = shared.clock.monotonic();
+        let compiled = shared
+            .engine
+            .precompile_component(component)
+            .map_err(|error| LoadError::NotAComponent(format!("{error:#}")))?;
+        let took = shared.clock.monotonic().saturating_sub(begin);
+        shared.metrics.compiled(took);
+        tracing::debug!(component = %hash, bytes = component.len(), ?took, "compiled a component");
+        shared.artifacts.store(hash, &compiled)?;
+        Ok(hash)
+    }
+
+    /// Loads and links an app's functions; reports every problem at once. Blocking.
+    ///
+    /// # Errors
+    /// One for each import that is unknown or not granted, each missing handler and artifact.
+    pub fn load(&self, spec: AppSpec, services: Services) -> Result<Arc<LoadedApp>, Vec<LoadError>> {
+        link::load(&self.0, spec, services)
+    }
+}
+
+/// How many components may be compiled at once; the others wait.
+struct Compiling {
+    free: Mutex<usize>,
+    given_back: Condvar,
+}
+
+impl Compiling {
+    fn new(permits: usize) -> Self {
+        Self {
+            free: Mutex::new(permits.max(1)),
+            given_back: Condvar::new(),
+        }
+    }
+
+    fn wait(&self) -> CompilePermit<'_> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .given_back
+            .wait_while(free, |free| *free == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        CompilePermit(self)
+    }
+}
+
+struct CompilePermit<'a>(&'a Compiling);
+
+impl Drop for CompilePermit<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.given_back.notify_one();
+    }
+}

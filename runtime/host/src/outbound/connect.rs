@@ -1,0 +1,231 @@
+//! Reaching an origin: names are resolved here, every address is checked, then TCP and, for https, TLS.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::http::Uri;
+use hyper::rt::ReadBufCursor;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use wasmtime_wasi_http::Error as WasiError;
+
+use super::{CONNECT_TIMEOUT, address, matching};
+use crate::app::OutboundRule;
+
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 8;
+/// Time for one of several addresses, so that a dead one leaves time for the next.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why an origin can't be reached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    /// The rules do not allow it.
+    #[error("no rule allows {0:?}")]
+    Rule(String),
+    /// The name leads to an address that is not for functions.
+    #[error(
+        "{host:?} has the address {address}, which is not public; add the address itself to `outbound` to allow it"
+    )]
+    Address { host: String, address: IpAddr },
+    /// The name can't be resolved.
+    #[error("can't resolve {host:?}: {cause}")]
+    Name { host: String, cause: String },
+    /// No address answers.
+    #[error("can't connect: {0}")]
+    Tcp(io::Error),
+    /// The origin does not prove who it is.
+    #[error("TLS failed: {0}")]
+    Tls(io::Error),
+    /// It took too long.
+    #[error("no connection within {CONNECT_TIMEOUT:?}")]
+    Timeout,
+}
+
+impl Refused {
+    /// The same as `wasi:http` tells it.
+    pub(super) fn to_wasi(&self) -> WasiError {
+        match self {
+            Refused::Rule(_) => WasiError::HttpRequestDenied,
+            Refused::Address { .. } => WasiError::DestinationIpProhibited,
+            Refused::Name { cause, .. } => WasiError::DnsError {
+                rcode: Some(cause.clone()),
+                info_code: None,
+            },
+            Refused::Tcp(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                WasiError::ConnectionRefused
+            }
+            Refused::Tcp(_) => WasiError::DestinationUnavailable,
+            Refused::Tls(_) => WasiError::TlsProtocolError,
+            Refused::Timeout => WasiError::ConnectionTimeout,
+        }
+    }
+}
+
+/// TLS towards origins: Mozilla's roots, ring, no client certificate.
+pub(super) fn tls_config() -> Arc<rustls::ClientConfig> {
+    let roots = rustls::RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.into(),
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring offers the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// Makes one function's connections.
+#[derive(Clone)]
+pub(super) struct Connector {
+    tls: Arc<rustls::ClientConfig>,
+    rules: Arc<[OutboundRule]>,
+}
+
+impl Connector {
+    pub(super) fn new(tls: Arc<rustls::ClientConfig>, rules: Vec<OutboundRule>) -> Self {
+        Self {
+            tls,
+            rules: rules.into(),
+        }
+    }
+
+    async fn connect(self, uri: Uri) -> Result<Stream, Refused> {
+        let rule = matching(&self.rules, &uri).ok_or_else(|| Refused::Rule(uri.to_string()))?;
+        let host = address::unbracket(uri.host().unwrap_or_default());
+        let stream = reach(host, rule.port).await?;
+        // Requests are small and waited for.
+        let _ = stream.set_nodelay(true);
+        if !rule.https {
+            return Ok(Stream::Plain(TokioIo::new(stream)));
+        }
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| Refused::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        let stream = TlsConnector::from(self.tls)
+            .connect(name, stream)
+            .await
+            .map_err(Refused::Tls)?;
+        Ok(Stream::Tls(Box::new(TokioIo::new(stream))))
+    }
+}
+
+/// Opens a connection to one of the addresses of `host` that a function may reach.
+async fn reach(host: &str, port: u16) -> Result<TcpStream, Refused> {
+    let addresses = resolve(host, port).await?;
+    let attempt = |last: bool| if last { CONNECT_TIMEOUT } else { ATTEMPT_TIMEOUT };
+    let mut failure = io::Error::other("the name has no addresses");
+    for (i, address) in addresses.iter().enumerate() {
+        let time = attempt(i + 1 == addresses.len());
+        match tokio::time::timeout(time, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failure = error,
+            Err(_) => failure = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(Refused::Tcp(failure))
+}
+
+/// The addresses of `host` that may be reached. The host has matched a rule, so an address written out in it was
+/// written out in the rule.
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Refused> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    if address::is_localhost(host) {
+        return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]);
+    }
+    let name_error = |cause: String| Refused::Name {
+        host: host.to_owned(),
+        cause,
+    };
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(|error| name_error(error.to_string()))?
+        .take(ADDRESSES_MAX)
+        .collect();
+    // One address that is not public refuses the name: picking the others would make it work by chance.
+    match found.iter().find(|address| !address::is_public(address.ip())) {
+        Some(address) => Err(Refused::Address {
+            host: host.to_owned(),
+            address: address.ip(),
+        }),
+        None if found.is_empty() => Err(name_error("no addresses".to_owned())),
+        None => Ok(found),
+    }
+}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = Refused;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, Refused>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = self.clone().connect(uri);
+        Box::pin(async move {
+            tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+                .await
+                .map_err(|_| Refused::Timeout)?
+        })
+    }
+}
+
+/// A connection to an origin.
+pub(super) enum Stream {
+    Plain(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl hyper::rt::Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl hyper::rt::Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The admin API: what the command line and the console use.

@@ -1,0 +1,3 @@
+//! Apps: their manifests, their deployments, and the snapshot of what is active right now.
+
+pub(crate) mod registry;

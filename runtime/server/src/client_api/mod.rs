@@ -1,0 +1,1 @@
+//! The client API: the CloudBase protocols that the SDKs speak.

@@ -1,0 +1,1 @@
+//! The HTTP front: listeners, TLS, connections, the phases of a request.
