@@ -107,6 +107,14 @@ pub(crate) struct Hosting {
     pub(crate) spa: bool,
 }
 
+/// Whether `name` can be a secret's.
+///
+/// # Errors
+/// What is wrong, and what to write.
+pub(crate) fn check_secret_name(name: &str) -> Result<(), (String, String)> {
+    values::name("secret", name)
+}
+
 /// The JSON Schema of the manifest.
 pub(crate) fn schema() -> &'static serde_json::Value {
     static SCHEMA: LazyLock<serde_json::Value> =

@@ -51,12 +51,11 @@ pub(super) type Named<T> = BTreeMap<Spanned<String>, T>;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "cloudlet.toml")]
+#[schemars(extend("required" = ["manifest_version", "app"]))]
 pub(super) struct RawManifest {
     /// Version of this format: 1.
-    #[schemars(required)]
     pub(super) manifest_version: Option<At<i64>>,
     /// The app.
-    #[schemars(required)]
     pub(super) app: Option<RawApp>,
     /// Values that functions may be granted to read.
     #[schemars(with = "BTreeMap<String, String>")]
@@ -84,9 +83,9 @@ pub(super) struct RawManifest {
 /// The app.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["name"]))]
 pub(super) struct RawApp {
     /// Its name: 1 to 40 of a-z, 0-9 and '-', beginning with a letter.
-    #[schemars(required)]
     pub(super) name: Option<Text>,
     /// Host names of its own, besides `NAME.localhost` and `NAME.` before the node's domains.
     pub(super) domains: Vec<Text>,
@@ -103,9 +102,9 @@ pub(super) struct RawSecrets {
 /// A function.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["source"]))]
 pub(super) struct RawFunction {
     /// The component's file, relative to the manifest.
-    #[schemars(required)]
     pub(super) source: Option<Text>,
     /// How the component is built.
     pub(super) build: Option<RawBuild>,
@@ -124,9 +123,9 @@ pub(super) struct RawFunction {
 /// How a component is built.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["command"]))]
 pub(super) struct RawBuild {
     /// The command, run by the shell.
-    #[schemars(required)]
     pub(super) command: Option<Text>,
     /// Where it runs, relative to the manifest.
     pub(super) dir: Option<Text>,
@@ -196,14 +195,13 @@ pub(super) struct RawTriggers {
 /// HTTP requests on a route.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["route", "function"]))]
 pub(super) struct RawHttpTrigger {
     /// A path, or with "..." at its end everything under it.
-    #[schemars(required)]
     pub(super) route: Option<Text>,
     /// Methods; none named is all.
     pub(super) methods: Vec<Text>,
     /// The function.
-    #[schemars(required)]
     pub(super) function: Option<Text>,
 }
 
@@ -241,9 +239,10 @@ enum RawRules {
 /// An index.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["keys"]))]
 pub(super) struct RawIndex {
     /// Fields, each with 1 or -1, in the order written.
-    #[schemars(required, with = "BTreeMap<String, i64>")]
+    #[schemars(with = "BTreeMap<String, i64>")]
     pub(super) keys: Named<At<i64>>,
     /// Its name; made of the keys when absent.
     pub(super) name: Option<Text>,
@@ -295,9 +294,9 @@ pub(super) struct RawAuth {
 /// The site that the node hosts.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["dir"]))]
 pub(super) struct RawHosting {
     /// Directory of its files, relative to the manifest.
-    #[schemars(required)]
     pub(super) dir: Option<Text>,
     /// Whether a path that names no file gets `/index.html`.
     pub(super) spa: bool,
