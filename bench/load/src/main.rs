@@ -1,0 +1,162 @@
+//! The load benchmark: starts the node and its peers one after the other on the server's cores, loads each with
+//! keep-alive connections from the generator's core, in interleaved rounds, and writes one table of medians.
+//!
+//! What is measured and why is in `bench/README.md`.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod peers;
+mod table;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::peers::{Kind, Server};
+use crate::table::{Cell, Sample, Table};
+
+/// What to run.
+pub(crate) struct Options {
+    /// The release binary of the node.
+    pub(crate) cloudlet: PathBuf,
+    /// The benchmark's app, deployed on the node; its built components are the peers' too.
+    pub(crate) app: PathBuf,
+    /// Directory with the peers' programs (`wasmtime`, `node_modules/workerd`); missing ones are left out and named.
+    pub(crate) peers: PathBuf,
+    pub(crate) rounds: usize,
+    pub(crate) duration: Duration,
+    pub(crate) warm_up: Duration,
+    pub(crate) connections: Vec<usize>,
+    /// CPU list of the servers, as for `taskset -c`.
+    pub(crate) server_cpus: String,
+    /// The generator's CPU.
+    pub(crate) generator_cpu: usize,
+    /// Only scenarios whose name contains this.
+    pub(crate) only: Option<String>,
+    /// Where the table goes besides standard output.
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// One thing to load: a name, a path, and the servers that offer it. The first is the node.
+struct Scenario {
+    name: &'static str,
+    path: &'static str,
+    method: &'static str,
+    servers: &'static [Kind],
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "hello, fresh instance",
+        path: "/hello",
+        method: "GET",
+        servers: &[Kind::Cloudlet, Kind::WasmtimeServe, Kind::Workerd],
+    },
+    Scenario { name: "read one document", path: "/read-one", method: "GET", servers: &[Kind::Cloudlet] },
+    Scenario { name: "insert one document", path: "/insert-one", method: "POST", servers: &[Kind::Cloudlet] },
+    Scenario { name: "object, 1 KiB", path: "/1k.bin", method: "GET", servers: &[Kind::Cloudlet, Kind::Nginx] },
+    Scenario { name: "object, 1 MiB", path: "/1m.bin", method: "GET", servers: &[Kind::Cloudlet, Kind::Nginx] },
+];
+
+fn main() -> Result<()> {
+    let options = parse(std::env::args().skip(1))?;
+    peers::pin_self(options.generator_cpu)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let table = runtime.block_on(run(&options))?;
+    let text = table.to_markdown();
+    println!("{text}");
+    if let Some(path) = &options.out {
+        std::fs::write(path, &text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs every scenario: for each round, connection count and server in turn, so that a slow moment of the machine
+/// hits all servers alike.
+async fn run(options: &Options) -> Result<Table> {
+    let mut table = Table::default();
+    for scenario in SCENARIOS.iter().filter(|s| options.only.as_ref().is_none_or(|o| s.name.contains(o.as_str()))) {
+        let mut servers = Vec::new();
+        for kind in scenario.servers {
+            match Server::start(*kind, options).await {
+                Ok(server) => servers.push(server),
+                Err(error) if *kind != Kind::Cloudlet => {
+                    eprintln!("left out: {}: {error:#}", kind.name());
+                    table.left_out(kind.name(), format!("{error:#}"));
+                }
+                Err(error) => return Err(error.context("start the node")),
+            }
+        }
+        for &connections in &options.connections {
+            for server in &servers {
+                client::load(server.address(), scenario.method, scenario.path, connections, options.warm_up).await?;
+            }
+            for round in 0..options.rounds {
+                for server in &servers {
+                    let before = server.cpu_seconds()?;
+                    let outcome =
+                        client::load(server.address(), scenario.method, scenario.path, connections, options.duration)
+                            .await
+                            .with_context(|| format!("{} on {}", scenario.name, server.kind().name()))?;
+                    let cpu = server.cpu_seconds()? - before;
+                    let sample = Sample::new(&outcome, cpu, server.resident_bytes()?);
+                    eprintln!(
+                        "{:<24} {:>4} connections  round {}/{}  {:<16} {sample}",
+                        scenario.name,
+                        connections,
+                        round + 1,
+                        options.rounds,
+                        server.kind().name()
+                    );
+                    table.add(Cell { scenario: scenario.name, connections, server: server.kind().name() }, sample);
+                }
+            }
+        }
+        for server in servers {
+            server.stop()?;
+        }
+    }
+    Ok(table)
+}
+
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
+    let mut options = Options {
+        cloudlet: "target/release/cloudlet".into(),
+        app: "bench/app".into(),
+        peers: ".cache/peers".into(),
+        rounds: 3,
+        duration: Duration::from_secs(4),
+        warm_up: Duration::from_secs(1),
+        connections: vec![1, 32, 128],
+        server_cpus: "1".into(),
+        generator_cpu: 0,
+        only: None,
+        out: None,
+    };
+    while let Some(flag) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{flag} needs a value"));
+        match flag.as_str() {
+            "--cloudlet" => options.cloudlet = value()?.into(),
+            "--app" => options.app = value()?.into(),
+            "--peers" => options.peers = value()?.into(),
+            "--rounds" => options.rounds = value()?.parse().context("--rounds takes a number")?,
+            "--seconds" => {
+                options.duration = Duration::from_secs_f64(value()?.parse().context("--seconds takes a number")?);
+            }
+            "--connections" => {
+                options.connections = value()?
+                    .split(',')
+                    .map(|n| n.parse().context("--connections takes numbers separated by commas"))
+                    .collect::<Result<_>>()?;
+            }
+            "--server-cpus" => options.server_cpus = value()?,
+            "--generator-cpu" => options.generator_cpu = value()?.parse().context("--generator-cpu takes a number")?,
+            "--only" => options.only = Some(value()?),
+            "--out" => options.out = Some(value()?.into()),
+            other => bail!("unknown option {other:?}; see bench/README.md"),
+        }
+    }
+    Ok(options)
+}
