@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn blocks_are_aligned_disjoint_and_grow_in_place_when_newest() {
-        let arena = Box::new(Arena::new());
+        static ARENA: Arena = Arena::new();
+        let arena = &ARENA;
         unsafe {
             let a = arena.alloc(layout(3, 1));
             let b = arena.alloc(layout(8, 8));
@@ -181,7 +182,8 @@ mod tests {
 
     #[test]
     fn zeroed_blocks_are_zero_after_reuse() {
-        let arena = Box::new(Arena::new());
+        static ARENA: Arena = Arena::new();
+        let arena = &ARENA;
         unsafe {
             let a = arena.alloc(layout(64, 1));
             a.write_bytes(9, 64);
@@ -194,7 +196,8 @@ mod tests {
 
     #[test]
     fn a_full_arena_and_large_blocks_fall_back_to_the_system() {
-        let arena = Box::new(Arena::new());
+        static ARENA: Arena = Arena::new();
+        let arena = &ARENA;
         unsafe {
             let large = arena.alloc(layout(BLOCK_BYTES_MAX + 1, 8));
             assert_eq!(arena.offset(large), None);

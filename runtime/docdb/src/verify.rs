@@ -109,12 +109,10 @@ fn entries(
     })
 }
 
-fn each_row(
-    kv: &dyn KvRead,
-    prefix: &[u8],
-    meter: &Meter<'_>,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>,
-) -> Result<()> {
+/// Looks at one row.
+type RowCheck<'c> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'c;
+
+fn each_row(kv: &dyn KvRead, prefix: &[u8], meter: &Meter<'_>, visit: &mut RowCheck<'_>) -> Result<()> {
     let end = successor(prefix).unwrap_or_default();
     let mut outcome = Ok(());
     let mut rows = 0_u64;
