@@ -11,6 +11,7 @@ use cloudlet_base::{
     Clock, ContentHash, Deadline, DeploymentId, OsEntropy, Principal, RequestId, SeededEntropy, SystemClock,
 };
 use cloudlet_blob::{BlobConfig, BlobStore};
+use cloudlet_data::testing::MemoryDocuments;
 use cloudlet_data::{AppData, Documents};
 use cloudlet_host::{
     AppSpec, Call, CallReply, FunctionLimits, FunctionSpec, Grants, Host, HostConfig, Invocation,
@@ -20,8 +21,6 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use prometheus::Registry;
 use tempfile::TempDir;
-
-pub(crate) mod nothing;
 
 /// The bytes of a fixture, built by xtask before the tests.
 pub(crate) fn fixture(name: &str) -> Vec<u8> {
@@ -77,7 +76,7 @@ impl Node {
     }
 
     pub(crate) fn start_in(dir: Arc<TempDir>) -> Node {
-        Node::with_documents(dir, Arc::new(nothing::Nothing))
+        Node::with_documents(dir, MemoryDocuments::new())
     }
 
     pub(crate) fn with_documents(dir: Arc<TempDir>, documents: Arc<dyn Documents>) -> Node {
