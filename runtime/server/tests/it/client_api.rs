@@ -53,7 +53,7 @@ fn anonymous(node: &Node) -> Caller<'_> {
 
 #[test]
 fn users_come_go_and_come_back() {
-    let node = Node::with(&app());
+    let node = Node::with_options(&app(), Options::default().expect_log("refresh token used twice"));
     let password = json!({ "username": "bob", "password": "correct horse" });
     let new = node.log_in("signup", &password);
     assert_eq!((&new["token_type"], &new["scope"]), (&json!("Bearer"), &json!("user")));
