@@ -52,7 +52,7 @@ impl Default for Config {
 /// carried out in the order they were given, writes among writes; a read sees every write whose reply has arrived.
 #[derive(Clone)]
 pub struct Docs {
-    lanes: Arc<Lanes>,
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 impl fmt::Debug for Docs {

@@ -22,6 +22,9 @@ pub(crate) struct Engine {
     pub(crate) metrics: Metrics,
 }
 
+/// What a commit does: gets the catalog and returns it as it shall be.
+pub(crate) type CommitBody<'b> = dyn FnMut(&mut dyn KvWrite, Arc<Catalog>) -> Result<Arc<Catalog>> + 'b;
+
 /// The catalog in force.
 struct Published {
     catalog: Arc<Catalog>,
@@ -81,10 +84,7 @@ impl Engine {
     }
 
     /// Runs `body`, which gets the catalog and returns it as it shall be, and commits. Called by the writer only.
-    pub(crate) fn commit(
-        &self,
-        body: &mut dyn FnMut(&mut dyn KvWrite, Arc<Catalog>) -> Result<Arc<Catalog>>,
-    ) -> Result<()> {
+    pub(crate) fn commit(&self, body: &mut CommitBody<'_>) -> Result<()> {
         let before = self.catalog()?;
         let mut after = before.clone();
         let mut publishing = None;

@@ -113,7 +113,11 @@ codes! {
 impl Error {
     /// An error with MongoDB's code and a message: lower case, no full stop, offending value quoted.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), duplicate: None }
+        Self {
+            code,
+            message: message.into(),
+            duplicate: None,
+        }
     }
 
     /// A duplicate key with what drivers want to know of it.
@@ -122,7 +126,11 @@ impl Error {
         pattern: bson::RawDocumentBuf,
         value: bson::RawDocumentBuf,
     ) -> Self {
-        Self { code: Code::DuplicateKey, message: message.into(), duplicate: Some(Box::new((pattern, value))) }
+        Self {
+            code: Code::DuplicateKey,
+            message: message.into(),
+            duplicate: Some(Box::new((pattern, value))),
+        }
     }
 
     /// MongoDB's code.

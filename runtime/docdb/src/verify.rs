@@ -87,6 +87,7 @@ fn entries(
     each_row(kv, &entry_prefix(index.id), meter, &mut |key, value| {
         seen.entries += 1;
         let (entry, id) = index.split_entry(key, value)?;
+        check_shape(ns, index, entry)?;
         let mut document_key = document_prefix(collection.id);
         document_key.extend_from_slice(id);
         let document = get_vec(kv, &document_key)?;
@@ -109,12 +110,32 @@ fn entries(
     })
 }
 
-fn each_row(
-    kv: &dyn KvRead,
-    prefix: &[u8],
-    meter: &Meter<'_>,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>,
-) -> Result<()> {
+/// An entry's key is one key of each field after the index's id, and nothing more.
+fn check_shape(ns: &Namespace, index: &Index, entry: &[u8]) -> Result<()> {
+    let mut rest = entry.get(entry_prefix(index.id).len()..).unwrap_or_default();
+    for field in &index.fields {
+        rest = keycode::field_len(rest, field.descending)
+            .and_then(|bytes| rest.get(bytes..))
+            .ok_or_else(|| {
+                wrong(
+                    ns,
+                    &format!("index {:?} has an entry that is no key", index.spec.name),
+                )
+            })?;
+    }
+    if !rest.is_empty() {
+        return Err(wrong(
+            ns,
+            &format!("index {:?} has an entry with bytes too many", index.spec.name),
+        ));
+    }
+    Ok(())
+}
+
+/// Looks at one row.
+type RowCheck<'c> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'c;
+
+fn each_row(kv: &dyn KvRead, prefix: &[u8], meter: &Meter<'_>, visit: &mut RowCheck<'_>) -> Result<()> {
     let end = successor(prefix).unwrap_or_default();
     let mut outcome = Ok(());
     let mut rows = 0_u64;

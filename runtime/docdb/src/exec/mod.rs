@@ -14,6 +14,7 @@ use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use self::scan::{Meter, scan};
 use crate::catalog::Catalog;
+use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::kv::KvRead;
 use crate::path::{self, Path};
@@ -21,7 +22,6 @@ use crate::plan::{self, Plan, Source};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::check::check_well_formed;
 use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, keycode};
 
 pub(crate) use self::sorted::sorted_documents;

@@ -12,6 +12,7 @@ use cloudlet_base::Deadline;
 use super::scan::{Meter, scan};
 use super::sorted_documents;
 use crate::catalog::{Collection, append, document_prefix};
+use crate::check::{check_well_formed, validate_document};
 use crate::engine::Engine;
 use crate::index::{Maintenance, duplicate_key, stored};
 use crate::kv::get_vec;
@@ -21,7 +22,6 @@ use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
 use crate::update::{Now, Update};
-use crate::check::{check_well_formed, validate_document};
 use crate::value::ensure_id_first;
 use crate::{
     Code, Deleted, Error, FindAndModify, IndexSpec, Inserted, Limits, Modified, Namespace, Result, Updated,

@@ -33,6 +33,10 @@ struct DiskState {
     blocks: BTreeSet<u64>,
     blocks_max: Option<usize>,
     syncs_until_failure: Option<u32>,
+    /// Writes and syncs until the power fails by itself.
+    calls_until_crash: Option<u32>,
+    /// Syncs are answered and not carried out.
+    lying: bool,
     /// Raised by a crash; handles of an older one are dead.
     generation: u64,
     chance: SeededEntropy,
@@ -48,6 +52,8 @@ impl Disk {
             blocks: BTreeSet::new(),
             blocks_max: None,
             syncs_until_failure: None,
+            calls_until_crash: None,
+            lying: false,
             generation: 0,
             chance: SeededEntropy::new(seed),
         })))
@@ -58,32 +64,38 @@ impl Disk {
         let disk = self.clone();
         Box::new(move || {
             let generation = disk.lock().generation;
-            Ok(Box::new(Handle { disk: disk.clone(), generation }) as Box<dyn StorageBackend>)
+            Ok(Box::new(Handle {
+                disk: disk.clone(),
+                generation,
+            }) as Box<dyn StorageBackend>)
         })
     }
 
     /// Cuts the power: of what was not synced, any 512 bytes may be there or not. Open handles die.
     pub fn crash(&self) {
-        let mut state = self.lock();
-        let mut image = std::mem::take(&mut state.durable);
-        image.resize(state.current.len().max(image.len()), 0);
-        for (offset, data) in std::mem::take(&mut state.pending) {
-            for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
-                if state.chance.next_u64() & 1 == 0 {
-                    let at = offset + i * SECTOR_BYTES;
-                    image[at..at + sector.len()].copy_from_slice(sector);
-                }
-            }
-        }
-        state.current.clone_from(&image);
-        state.durable = image;
-        state.syncs_until_failure = None;
-        state.generation += 1;
+        self.lock().crash();
+    }
+
+    /// Cuts the power at the write or sync after `more` others.
+    pub fn crash_after(&self, more: u32) {
+        self.lock().calls_until_crash = Some(more);
+    }
+
+    /// Whether a crash that was ordered has not come yet.
+    pub fn is_crash_pending(&self) -> bool {
+        self.lock().calls_until_crash.is_some()
+    }
+
+    /// Answers syncs from now on without carrying them out: the fault that no database survives, by which a test
+    /// shows that it would notice.
+    pub fn lie(&self) {
+        self.lock().lying = true;
     }
 
     /// Lets the file have no more than `bytes` from now on; `None` is no limit.
     pub fn limit(&self, bytes: Option<u64>) {
-        self.lock().blocks_max = bytes.map(|bytes| usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX));
+        self.lock().blocks_max =
+            bytes.map(|bytes| usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX));
     }
 
     /// Bytes that the file has now.
@@ -98,6 +110,41 @@ impl Disk {
 
     fn lock(&self) -> MutexGuard<'_, DiskState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DiskState {
+    fn crash(&mut self) {
+        let mut image = std::mem::take(&mut self.durable);
+        image.resize(self.current.len().max(image.len()), 0);
+        for (offset, data) in std::mem::take(&mut self.pending) {
+            for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
+                if self.chance.next_u64() & 1 == 0 {
+                    let at = offset + i * SECTOR_BYTES;
+                    image[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        self.current.clone_from(&image);
+        self.durable = image;
+        self.syncs_until_failure = None;
+        self.calls_until_crash = None;
+        self.generation += 1;
+    }
+
+    /// Counts a write or sync towards the crash that was ordered.
+    fn call(&mut self) -> io::Result<()> {
+        match &mut self.calls_until_crash {
+            Some(0) => {
+                self.crash();
+                Err(io::Error::other("the power failed"))
+            }
+            Some(more) => {
+                *more -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -131,7 +178,10 @@ impl StorageBackend for Handle {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let state = self.state()?;
         let at = usize::try_from(offset).map_err(io::Error::other)?;
-        let bytes = state.current.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let bytes = state
+            .current
+            .get(at..at + out.len())
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);
         Ok(())
     }
@@ -151,6 +201,7 @@ impl StorageBackend for Handle {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state()?;
+        state.call()?;
         match &mut state.syncs_until_failure {
             Some(0) => {
                 state.syncs_until_failure = None;
@@ -159,17 +210,22 @@ impl StorageBackend for Handle {
             Some(more) => *more -= 1,
             None => {}
         }
-        state.durable = state.current.clone();
-        state.pending.clear();
+        if !state.lying {
+            let state = &mut *state;
+            state.durable.clone_from(&state.current);
+            state.pending.clear();
+        }
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state()?;
+        state.call()?;
         let first = offset / BLOCK_BYTES;
         let last = (offset + data.len() as u64).div_ceil(BLOCK_BYTES);
         for block in first..last {
-            if !state.blocks.contains(&block) && state.blocks_max.is_some_and(|max| state.blocks.len() >= max) {
+            if !state.blocks.contains(&block) && state.blocks_max.is_some_and(|max| state.blocks.len() >= max)
+            {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             state.blocks.insert(block);
@@ -199,11 +255,15 @@ impl Mirror {
 
 impl Kv for Mirror {
     fn read(&self, body: &mut ReadBody<'_>) -> Result<()> {
-        self.first.read(&mut |first| self.second.read(&mut |second| body(&Both { first, second })))
+        self.first
+            .read(&mut |first| self.second.read(&mut |second| body(&Both { first, second })))
     }
 
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
-        self.first.write(&mut |first| self.second.write(&mut |second| body(&mut BothMut { first, second })))
+        self.first.write(&mut |first| {
+            self.second
+                .write(&mut |second| body(&mut BothMut { first, second }))
+        })
     }
 }
 
@@ -215,7 +275,8 @@ struct Both<'a> {
 impl KvRead for Both<'_> {
     fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
         let mut expected = None;
-        self.second.get(key, &mut |value| expected = Some(value.to_vec()))?;
+        self.second
+            .get(key, &mut |value| expected = Some(value.to_vec()))?;
         let mut got = None;
         let found = self.first.get(key, &mut |value| {
             got = Some(value.to_vec());
@@ -255,11 +316,19 @@ struct BothMut<'a> {
 
 impl KvRead for BothMut<'_> {
     fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
-        Both { first: &*self.first, second: &*self.second }.get(key, visit)
+        Both {
+            first: &*self.first,
+            second: &*self.second,
+        }
+        .get(key, visit)
     }
 
     fn scan(&self, range: Range<'_>, direction: Direction, visit: &mut ScanVisitor<'_>) -> Result<()> {
-        Both { first: &*self.first, second: &*self.second }.scan(range, direction, visit)
+        Both {
+            first: &*self.first,
+            second: &*self.second,
+        }
+        .scan(range, direction, visit)
     }
 }
 
@@ -285,7 +354,10 @@ pub struct Shaky {
 impl Shaky {
     /// Shakes `inner` by `seed`.
     pub fn new(inner: Box<dyn Kv>, seed: u64) -> Self {
-        Self { inner, chance: SeededEntropy::new(seed) }
+        Self {
+            inner,
+            chance: SeededEntropy::new(seed),
+        }
     }
 }
 

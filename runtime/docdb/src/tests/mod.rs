@@ -29,24 +29,46 @@ pub(crate) fn memory() -> Docs {
 }
 
 pub(crate) fn open(config: Config) -> Result<Docs> {
-    Docs::open(config, Arc::new(SystemClock::new()), Arc::new(SeededEntropy::new(1)), &Registry::new())
+    Docs::open(
+        config,
+        Arc::new(SystemClock::new()),
+        Arc::new(SeededEntropy::new(1)),
+        &Registry::new(),
+    )
 }
 
 pub(crate) fn open_on(kv: Box<dyn Kv>) -> Result<Docs> {
-    let config = Config { readers: 1, ..Config::default() };
-    Docs::open_on(kv, config, Arc::new(SystemClock::new()), Arc::new(SeededEntropy::new(1)), &Registry::new())
+    let config = Config {
+        readers: 1,
+        ..Config::default()
+    };
+    Docs::open_on(
+        kv,
+        config,
+        Arc::new(SystemClock::new()),
+        Arc::new(SeededEntropy::new(1)),
+        &Registry::new(),
+    )
 }
 
 pub(crate) fn inserts(documents: impl IntoIterator<Item = Document>) -> Insert {
-    Insert { documents: documents.into_iter().map(raw).collect(), ordered: true }
+    Insert {
+        documents: documents.into_iter().map(raw).collect(),
+        ordered: true,
+    }
 }
 
 pub(crate) fn insert(docs: &Docs, documents: impl IntoIterator<Item = Document>) -> Inserted {
-    docs.insert(&ns(), inserts(documents), Deadline::NEVER).wait().unwrap()
+    docs.insert(&ns(), inserts(documents), Deadline::NEVER)
+        .wait()
+        .unwrap()
 }
 
 pub(crate) fn query(filter: Document) -> Find {
-    Find { filter: raw(filter), ..Find::default() }
+    Find {
+        filter: raw(filter),
+        ..Find::default()
+    }
 }
 
 /// All pages of a query.
@@ -58,17 +80,32 @@ pub(crate) fn all(docs: &Docs, find: Find) -> Result<Vec<Document>> {
         page = docs.next_page(cursor, batch, Deadline::NEVER).wait()?;
         found.append(&mut page.documents);
     }
-    Ok(found.iter().map(|document| Document::try_from(document.as_ref()).unwrap()).collect())
+    Ok(found
+        .iter()
+        .map(|document| Document::try_from(document.as_ref()).unwrap())
+        .collect())
 }
 
 /// The `_id`s that a query gives, in order.
 pub(crate) fn ids(docs: &Docs, find: Find) -> Vec<i32> {
-    all(docs, find).unwrap().iter().map(|document| document.get_i32("_id").unwrap()).collect()
+    all(docs, find)
+        .unwrap()
+        .iter()
+        .map(|document| document.get_i32("_id").unwrap())
+        .collect()
 }
 
 pub(crate) fn index(keys: &[(&str, i32)]) -> IndexSpec {
-    let keys: Vec<(Arc<str>, i32)> = keys.iter().map(|(path, direction)| (Arc::from(*path), *direction)).collect();
-    IndexSpec { name: default_index_name(&keys), keys, unique: false, sparse: false }
+    let keys: Vec<(Arc<str>, i32)> = keys
+        .iter()
+        .map(|(path, direction)| (Arc::from(*path), *direction))
+        .collect();
+    IndexSpec {
+        name: default_index_name(&keys),
+        keys,
+        unique: false,
+        sparse: false,
+    }
 }
 
 pub(crate) fn make_index(docs: &Docs, spec: IndexSpec) {
@@ -76,28 +113,52 @@ pub(crate) fn make_index(docs: &Docs, spec: IndexSpec) {
 }
 
 pub(crate) fn update_one(filter: Document, update: Document) -> UpdateOne {
-    UpdateOne { filter: raw(filter), update: raw(update), multi: false, upsert: false, array_filters: Vec::new() }
+    UpdateOne {
+        filter: raw(filter),
+        update: raw(update),
+        multi: false,
+        upsert: false,
+        array_filters: Vec::new(),
+    }
 }
 
 pub(crate) fn updates(statements: Vec<UpdateOne>) -> Update {
-    Update { statements, ordered: true }
+    Update {
+        statements,
+        ordered: true,
+    }
 }
 
 pub(crate) fn deletes(filter: Document, multi: bool) -> Delete {
-    Delete { statements: vec![DeleteOne { filter: raw(filter), multi }], ordered: true }
+    Delete {
+        statements: vec![DeleteOne {
+            filter: raw(filter),
+            multi,
+        }],
+        ordered: true,
+    }
 }
 
 /// The winning plan's innermost scan and the statistics.
 pub(crate) fn explained(docs: &Docs, find: Find) -> (Vec<String>, Document, Document) {
     let explained = docs.explain(&ns(), find, Deadline::NEVER).wait().unwrap();
     let explained = Document::try_from(explained.as_ref()).unwrap();
-    let mut stage = explained.get_document("queryPlanner").unwrap().get_document("winningPlan").unwrap().clone();
+    let mut stage = explained
+        .get_document("queryPlanner")
+        .unwrap()
+        .get_document("winningPlan")
+        .unwrap()
+        .clone();
     let mut names = vec![stage.get_str("stage").unwrap().to_owned()];
     while let Ok(input) = stage.get_document("inputStage") {
         stage = input.clone();
         names.push(stage.get_str("stage").unwrap().to_owned());
     }
-    (names, stage, explained.get_document("executionStats").unwrap().clone())
+    (
+        names,
+        stage,
+        explained.get_document("executionStats").unwrap().clone(),
+    )
 }
 
 #[test]
