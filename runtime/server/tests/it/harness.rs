@@ -205,7 +205,7 @@ impl Node {
     pub(crate) fn deploy(&self, app: &App) -> Response {
         let mut components = Vec::new();
         for (function, guest) in &app.functions {
-            let hash = self.put_content(&guest_bytes(guest));
+            let hash = self.put_content(guest);
             components.push(json!({ "function": function, "hash": hash }));
         }
         let mut site = Vec::new();
@@ -219,6 +219,34 @@ impl Node {
             &format!("/v1/apps/{}/deployments", app.name),
             request.to_string().as_bytes(),
         )
+    }
+
+    /// Deploys an example as it stands in the repository, but for the port at which it finds other apps.
+    pub(crate) fn deploy_example(&self, name: &'static str) -> Response {
+        let dir = workspace().join("examples").join(name);
+        let manifest = std::fs::read_to_string(dir.join("cloudlet.toml")).unwrap();
+        let manifest = manifest.replace(":8080", &format!(":{}", self.public.port()));
+        let parsed: toml::Table = manifest.parse().unwrap();
+        let mut components = Vec::new();
+        for (function, settings) in parsed["function"].as_table().unwrap() {
+            let source = dir.join(settings["source"].as_str().unwrap());
+            let bytes = std::fs::read(&source)
+                .unwrap_or_else(|error| panic!("can't read {source:?}: {error}; `cargo xtask test` builds it"));
+            components.push(json!({ "function": function, "hash": self.put_content(&bytes) }));
+        }
+        let mut site = Vec::new();
+        if let Some(hosting) = parsed.get("hosting") {
+            for entry in std::fs::read_dir(dir.join(hosting["dir"].as_str().unwrap())).unwrap() {
+                let entry = entry.unwrap();
+                let (bytes, path) = (std::fs::read(entry.path()).unwrap(), entry.file_name());
+                let path = format!("/{}", path.to_str().unwrap());
+                let content_type = mime_guess::from_path(&path).first_or_octet_stream().to_string();
+                let hash = self.put_content(&bytes);
+                site.push(json!({ "path": path, "hash": hash, "size": bytes.len(), "contentType": content_type }));
+            }
+        }
+        let request = json!({ "manifest": manifest, "components": components, "site": site });
+        self.admin("POST", &format!("/v1/apps/{name}/deployments"), request.to_string().as_bytes())
     }
 
     fn put_content(&self, bytes: &[u8]) -> String {
@@ -269,7 +297,7 @@ impl Drop for Node {
 #[derive(Default)]
 pub(crate) struct App {
     pub(crate) name: &'static str,
-    functions: Vec<(&'static str, &'static str)>,
+    functions: Vec<(&'static str, Vec<u8>)>,
     site: Vec<(&'static str, &'static str, Vec<u8>)>,
     manifest: String,
 }
@@ -282,8 +310,15 @@ impl App {
 
     /// A function made of a fixture, with the lines of its manifest section.
     pub(crate) fn function(mut self, name: &'static str, guest: &'static str, lines: &str) -> Self {
-        self.functions.push((name, guest));
+        self.functions.push((name, guest_bytes(guest)));
         self.manifest += &format!("[function.{name}]\nsource = \"{guest}.wasm\"\n{lines}\n");
+        self
+    }
+
+    /// A function made of these bytes.
+    pub(crate) fn component(mut self, name: &'static str, bytes: &[u8], lines: &str) -> Self {
+        self.functions.push((name, bytes.to_vec()));
+        self.manifest += &format!("[function.{name}]\nsource = \"{name}.wasm\"\n{lines}\n");
         self
     }
 
@@ -325,4 +360,12 @@ fn guest_bytes(name: &str) -> Vec<u8> {
 /// The workspace's root.
 pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_path_buf()
+}
+
+/// Where tests keep what they install, between runs.
+pub(crate) fn test_cache() -> PathBuf {
+    let dir = std::env::var_os("CLOUDLET_TEST_CACHE")
+        .map_or_else(|| workspace().join("target/test-cache"), PathBuf::from);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
 }
