@@ -101,7 +101,11 @@ impl Body {
                 bytes
             }
         };
-        if bytes.len() > bytes_max { Err(too_large()) } else { Ok(bytes) }
+        if bytes.len() > bytes_max {
+            Err(too_large())
+        } else {
+            Ok(bytes)
+        }
     }
 
     /// The whole body as text.
@@ -215,27 +219,33 @@ enum State {
 
 impl Incoming {
     fn reader(&mut self) -> io::Result<&mut Reader> {
-        if let State::Unopened(_) = self.state {
-            if let State::Unopened(message) = std::mem::replace(&mut self.state, State::Broken) {
-                let body = match &message {
-                    Message::Request(request) => request.consume(),
-                    Message::Response(response) => response.consume(),
-                };
-                let broken = |()| io::Error::other("the body was taken already");
-                let body = body.map_err(broken)?;
-                let reader = Reader::new(body.stream().map_err(broken)?);
-                self.state = State::Open {
-                    reader,
-                    _body: body,
-                    _message: message,
-                };
-            }
+        if matches!(self.state, State::Unopened(_)) {
+            self.state = match std::mem::replace(&mut self.state, State::Broken) {
+                State::Unopened(message) => open(message)?,
+                other => other,
+            };
         }
         match &mut self.state {
             State::Open { reader, .. } => Ok(reader),
             _ => Err(io::Error::other("the body failed earlier")),
         }
     }
+}
+
+/// Asks the host for the body of a message.
+fn open(message: Message) -> io::Result<State> {
+    let body = match &message {
+        Message::Request(request) => request.consume(),
+        Message::Response(response) => response.consume(),
+    };
+    let taken = |()| io::Error::other("the body was taken already");
+    let body = body.map_err(taken)?;
+    let reader = Reader::new(body.stream().map_err(taken)?);
+    Ok(State::Open {
+        reader,
+        _body: body,
+        _message: message,
+    })
 }
 
 /// What a handler may ask a request's body to be: the `B` of its `http::Request<B>`.

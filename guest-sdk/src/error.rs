@@ -174,7 +174,9 @@ impl From<types::Error> for Error {
 impl From<Error> for types::Error {
     fn from(error: Error) -> Self {
         match error {
-            Error::Invalid(text) | Error::Conflict(text) | Error::TooLarge(text) => types::Error::Invalid(text),
+            Error::Invalid(text) | Error::Conflict(text) | Error::TooLarge(text) => {
+                types::Error::Invalid(text)
+            }
             Error::Unauthenticated(text) | Error::Denied(text) => types::Error::Denied(text),
             Error::NotFound(text) => types::Error::NotFound(text),
             Error::Busy(text) => types::Error::Busy(text),

@@ -80,7 +80,8 @@ pub fn fetch<B: Into<Body>>(request: Request<B>) -> Result<Response<Body>, Fetch
     let body = body.into();
     let mut headers = parts.headers;
     if let Some(bytes) = body.in_memory() {
-        let has_body = !bytes.is_empty() || matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+        let has_body =
+            !bytes.is_empty() || matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
         if has_body {
             headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
@@ -89,17 +90,28 @@ pub fn fetch<B: Into<Body>>(request: Request<B>) -> Result<Response<Body>, Fetch
     headers.remove(http::header::HOST);
     let invalid = |what: &str| FetchError::Invalid(format!("{what} of {:?}", parts.uri));
     let request = wasi::OutgoingRequest::new(write_headers(&headers).map_err(FetchError::Invalid)?);
-    let authority = parts.uri.authority().ok_or_else(|| invalid("no host in the address"))?;
+    let authority = parts
+        .uri
+        .authority()
+        .ok_or_else(|| invalid("no host in the address"))?;
     let scheme = match parts.uri.scheme_str() {
         Some("https") => wasi::Scheme::Https,
         Some("http") => wasi::Scheme::Http,
         _ => return Err(invalid("the scheme must be http or https")),
     };
-    request.set_method(&method(&parts.method)).map_err(|()| invalid("the node refuses the method"))?;
-    request.set_scheme(Some(&scheme)).map_err(|()| invalid("the node refuses the scheme"))?;
-    request.set_authority(Some(authority.as_str())).map_err(|()| invalid("the node refuses the host"))?;
+    request
+        .set_method(&method(&parts.method))
+        .map_err(|()| invalid("the node refuses the method"))?;
+    request
+        .set_scheme(Some(&scheme))
+        .map_err(|()| invalid("the node refuses the scheme"))?;
+    request
+        .set_authority(Some(authority.as_str()))
+        .map_err(|()| invalid("the node refuses the host"))?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    request.set_path_with_query(Some(path)).map_err(|()| invalid("the node refuses the path"))?;
+    request
+        .set_path_with_query(Some(path))
+        .map_err(|()| invalid("the node refuses the path"))?;
 
     let outgoing = request.body().map_err(|()| invalid("no body"))?;
     let options = parts.extensions.get::<FetchOptions>().map(options);
@@ -113,7 +125,11 @@ pub fn fetch<B: Into<Body>>(request: Request<B>) -> Result<Response<Body>, Fetch
     let response = loop {
         match pending.get() {
             Some(Ok(result)) => break result?,
-            Some(Err(())) => return Err(FetchError::Connection("the response was taken already".to_owned())),
+            Some(Err(())) => {
+                return Err(FetchError::Connection(
+                    "the response was taken already".to_owned(),
+                ));
+            }
             None => pending.subscribe().block(),
         }
     };

@@ -27,8 +27,13 @@ where
     U: DeserializeOwned,
 {
     let reply = call_raw(function, &serde_json::to_vec(payload)?)?;
-    let text = if reply.is_empty() { b"null".as_slice() } else { &reply };
-    serde_json::from_slice(text).map_err(|error| Error::Failed(format!("the reply of function {function:?}: {error}")))
+    let text = if reply.is_empty() {
+        b"null".as_slice()
+    } else {
+        &reply
+    };
+    serde_json::from_slice(text)
+        .map_err(|error| Error::Failed(format!("the reply of function {function:?}: {error}")))
 }
 
 /// As [`call()`], with bytes that need not be JSON.

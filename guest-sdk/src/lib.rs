@@ -21,7 +21,7 @@
 //! log = "0.4"
 //!
 //! [profile.release]
-//! opt-level = 3
+//! opt-level = "s"   # with typed collections half the size of 3
 //! lto = true
 //! codegen-units = 1
 //! panic = "abort"
@@ -40,7 +40,7 @@
 //! # type Greeting = std::collections::BTreeMap<String, String>;
 //!
 //! #[cloudlet::http]
-//! fn main(request: Request<Json<Greeting>>) -> Result<String> {
+//! fn greet(request: Request<Json<Greeting>>) -> Result<String> {
 //!     let Json(greeting) = request.into_body();
 //!     log::info!("greeting somebody");
 //! # /*
@@ -135,7 +135,7 @@ pub use cloudlet_sdk_macros::call;
 /// use cloudlet::{Body, IntoResponse};
 ///
 /// #[cloudlet::http]
-/// fn main(request: Request<Body>) -> impl IntoResponse {
+/// fn hello(request: Request<Body>) -> impl IntoResponse {
 ///     match request.uri().path() {
 ///         "/hello" => Ok("Hello, world!\n"),
 ///         _ => Err(StatusCode::NOT_FOUND),

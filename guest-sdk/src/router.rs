@@ -35,7 +35,7 @@ type Middleware = Box<dyn Fn(&mut Context, Next<'_>) -> Response<Body>>;
 /// }
 ///
 /// #[cloudlet::http]
-/// fn main(request: Request<Body>) -> impl IntoResponse {
+/// fn rooms(request: Request<Body>) -> impl IntoResponse {
 ///     app().handle(request)
 /// }
 /// # let request = Request::get("/rooms/a%20b?x=1").body(Body::empty()).unwrap();
@@ -71,8 +71,12 @@ impl Router {
 
     /// Adds middleware: it gets every request, matched or not, in the order of adding, and passes it on with
     /// `next.run(ctx)`, or answers itself.
-    pub fn wrap<R: IntoResponse>(&mut self, middleware: impl Fn(&mut Context, Next<'_>) -> R + 'static) -> &mut Self {
-        self.middleware.push(Box::new(move |ctx, next| middleware(ctx, next).into_response()));
+    pub fn wrap<R: IntoResponse>(
+        &mut self,
+        middleware: impl Fn(&mut Context, Next<'_>) -> R + 'static,
+    ) -> &mut Self {
+        self.middleware
+            .push(Box::new(move |ctx, next| middleware(ctx, next).into_response()));
         self
     }
 
@@ -153,7 +157,9 @@ impl Router {
         let path = ctx.request.uri().path().to_owned();
         let mut allowed: Vec<&Method> = Vec::new();
         for route in &self.routes {
-            let Some(params) = matched(&route.pattern, &path) else { continue };
+            let Some(params) = matched(&route.pattern, &path) else {
+                continue;
+            };
             let method = ctx.request.method();
             match &route.method {
                 Some(only) if only != method && !(only == Method::GET && method == Method::HEAD) => {
@@ -170,7 +176,11 @@ impl Router {
         if allowed.is_empty() {
             return Error::not_found(format!("no route for {path}")).into_response();
         }
-        let names = allowed.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
+        let names = allowed
+            .iter()
+            .map(|method| method.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         let mut response = StatusCode::METHOD_NOT_ALLOWED.into_response();
         if let Ok(names) = HeaderValue::try_from(names) {
             response.headers_mut().insert(ALLOW, names);
@@ -311,7 +321,7 @@ fn query(query: &str, name: &str) -> Option<String> {
 /// use serde_json::{Value, json};
 ///
 /// #[cloudlet::call]
-/// fn main(payload: Value) -> Result<Value> {
+/// fn rooms(payload: Value) -> Result<Value> {
 ///     let mut calls = Calls::new();
 ///     calls.on("rooms/free", |_: Value| Ok(json!([12, 14])));
 ///     calls.on("rooms/book", |booking: Booking| Ok(json!({ "room": booking.room })));
@@ -326,9 +336,9 @@ fn query(query: &str, name: &str) -> Option<String> {
 /// #         Ok(Booking { room: Value::deserialize(d)?["room"].as_i64().unwrap() as i32 })
 /// #     }
 /// # }
-/// # assert_eq!(main(json!({ "$url": "rooms/book", "room": 14 })).unwrap(), json!({ "room": 14 }));
-/// # assert!(matches!(main(json!({ "$url": "rooms/sell" })), Err(cloudlet::Error::NotFound(_))));
-/// # assert!(matches!(main(json!([])), Err(cloudlet::Error::Invalid(_))));
+/// # assert_eq!(rooms(json!({ "$url": "rooms/book", "room": 14 })).unwrap(), json!({ "room": 14 }));
+/// # assert!(matches!(rooms(json!({ "$url": "rooms/sell" })), Err(cloudlet::Error::NotFound(_))));
+/// # assert!(matches!(rooms(json!([])), Err(cloudlet::Error::Invalid(_))));
 /// ```
 #[derive(Default)]
 pub struct Calls {
@@ -348,7 +358,10 @@ impl Calls {
         handler: impl Fn(T) -> Result<Value> + 'static,
     ) -> &mut Self {
         let handler = move |payload| {
-            handler(serde_json::from_value(payload).map_err(|error| Error::invalid(format!("the payload: {error}")))?)
+            handler(
+                serde_json::from_value(payload)
+                    .map_err(|error| Error::invalid(format!("the payload: {error}")))?,
+            )
         };
         self.routes.insert(url.into(), Box::new(handler));
         self
@@ -363,8 +376,10 @@ impl Calls {
             .get("$url")
             .and_then(Value::as_str)
             .ok_or_else(|| Error::invalid("the payload names no route in \"$url\""))?;
-        let handler =
-            self.routes.get(url).ok_or_else(|| Error::not_found(format!("no route {url:?} in \"$url\"")))?;
+        let handler = self
+            .routes
+            .get(url)
+            .ok_or_else(|| Error::not_found(format!("no route {url:?} in \"$url\"")))?;
         handler(payload)
     }
 }
@@ -374,8 +389,12 @@ mod tests {
     use super::*;
 
     fn check(pattern: &str, path: &str, expected: Option<&[(&str, &str)]>) {
-        let expected = expected
-            .map(|pairs| pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect());
+        let expected = expected.map(|pairs| {
+            pairs
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect()
+        });
         assert_eq!(matched(pattern, path), expected, "{pattern} on {path}");
     }
 

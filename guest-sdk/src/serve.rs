@@ -52,7 +52,11 @@ where
 
 /// Runs a handler on a request and sends what it returns.
 #[doc(hidden)]
-pub fn serve_http<A>(handler: impl HttpHandler<A>, request: wasi::IncomingRequest, out: wasi::ResponseOutparam) {
+pub fn serve_http<A>(
+    handler: impl HttpHandler<A>,
+    request: wasi::IncomingRequest,
+    out: wasi::ResponseOutparam,
+) {
     crate::logging::install();
     let response = handler.run(request);
     if let Err(error) = send_response(response, out) {
@@ -102,9 +106,10 @@ pub(crate) fn read_headers(fields: &wasi::Fields) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(entries.len());
     for (name, value) in entries {
         // The host has checked both; a name or value that only it takes is left out.
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_maybe_shared(value))
-        {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_maybe_shared(value),
+        ) {
             headers.append(name, value);
         }
     }
@@ -116,8 +121,10 @@ pub(crate) fn write_headers(headers: &HeaderMap) -> Result<wasi::Fields, String>
     if headers.is_empty() {
         return Ok(wasi::Fields::new());
     }
-    let entries: Vec<_> =
-        headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let entries: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+        .collect();
     wasi::Fields::from_list(&entries).map_err(|error| format!("the node refuses a header: {error}"))
 }
 
@@ -129,7 +136,9 @@ fn send_response(response: Response<Body>, out: wasi::ResponseOutparam) -> io::R
             && parts.status != StatusCode::NO_CONTENT
             && parts.status != StatusCode::NOT_MODIFIED;
         if may_have_length && !parts.headers.contains_key(CONTENT_LENGTH) {
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+            parts
+                .headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
     }
     let fields = match write_headers(&parts.headers) {
@@ -145,7 +154,9 @@ fn send_response(response: Response<Body>, out: wasi::ResponseOutparam) -> io::R
             .set_status_code(parts.status.as_u16())
             .map_err(|()| io::Error::other("the node refuses the status code"))?;
     }
-    let outgoing = response.body().map_err(|()| io::Error::other("the response has no body"))?;
+    let outgoing = response
+        .body()
+        .map_err(|()| io::Error::other("the response has no body"))?;
     match body.in_memory() {
         Some([]) => {
             wasi::ResponseOutparam::set(out, Ok(response));
@@ -209,7 +220,11 @@ impl FromPayload for Raw {
 /// JSON; an empty payload is `null`.
 impl<T: DeserializeOwned> FromPayload for T {
     fn from_payload(payload: Vec<u8>) -> Result<Self, Error> {
-        let text = if payload.is_empty() { b"null".as_slice() } else { &payload };
+        let text = if payload.is_empty() {
+            b"null".as_slice()
+        } else {
+            &payload
+        };
         serde_json::from_slice(text).map_err(|error| Error::invalid(format!("the payload: {error}")))
     }
 }
@@ -262,7 +277,9 @@ where
     E: Into<Error>,
 {
     fn run(self, payload: Vec<u8>) -> Result<Vec<u8>, Error> {
-        self(T::from_payload(payload)?).map_err(Into::into)?.into_payload()
+        self(T::from_payload(payload)?)
+            .map_err(Into::into)?
+            .into_payload()
     }
 }
 
@@ -283,12 +300,15 @@ macro_rules! __export_http {
             struct Function;
             #[cfg(target_arch = "wasm32")]
             impl $crate::__private::http_function::exports::wasi::http::incoming_handler::Guest for Function {
-                fn handle(request: $crate::__private::IncomingRequest, out: $crate::__private::ResponseOutparam) {
+                fn handle(
+                    request: $crate::__private::IncomingRequest,
+                    out: $crate::__private::ResponseOutparam,
+                ) {
                     $crate::__private::serve_http($handler, request, out)
                 }
             }
             #[cfg(target_arch = "wasm32")]
-            $crate::__private::export_http!(Function with_types_in $crate::__private::http_function);
+    $crate::__private::export_http!(Function with_types_in $crate::__private::http_function);
             #[cfg(not(target_arch = "wasm32"))]
             let _ = |request, out| $crate::__private::serve_http($handler, request, out);
         };
@@ -310,7 +330,7 @@ macro_rules! __export_call {
                 }
             }
             #[cfg(target_arch = "wasm32")]
-            $crate::__private::export_call!(Function with_types_in $crate::__private::call_function);
+    $crate::__private::export_call!(Function with_types_in $crate::__private::call_function);
             #[cfg(not(target_arch = "wasm32"))]
             let _ = |payload| $crate::__private::serve_call($handler, payload);
         };

@@ -13,7 +13,9 @@ pub struct Frame {
 /// # Errors
 /// A text that tells what is wrong with the file.
 pub fn frame(file: &[u8]) -> Result<Frame, &'static str> {
-    let mut rest = file.strip_prefix(&[0xff, 0xd8]).ok_or("not a JPEG: it does not begin with FF D8")?;
+    let mut rest = file
+        .strip_prefix(&[0xff, 0xd8])
+        .ok_or("not a JPEG: it does not begin with FF D8")?;
     loop {
         let [0xff, after @ ..] = rest else {
             return Err("broken JPEG: no marker where one must be");
@@ -84,7 +86,12 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_jpeg() {
-        for file in [b"".as_slice(), b"GIF89a", &[0xff, 0xd8], &[0xff, 0xd8, 0xff, 0xd9]] {
+        for file in [
+            b"".as_slice(),
+            b"GIF89a",
+            &[0xff, 0xd8],
+            &[0xff, 0xd8, 0xff, 0xd9],
+        ] {
             assert!(frame(file).is_err(), "{file:?}");
         }
     }

@@ -13,7 +13,10 @@ use wit_bindgen_rust::{Opts, WithOption};
 
 /// What the export worlds take from `bindings/imports.rs` instead of binding it again.
 const SHARED: &[(&str, &str)] = &[
-    ("cloudlet:database/documents@0.1.0", "cloudlet::database::documents"),
+    (
+        "cloudlet:database/documents@0.1.0",
+        "cloudlet::database::documents",
+    ),
     ("cloudlet:storage/objects@0.1.0", "cloudlet::storage::objects"),
     ("cloudlet:auth/identity@0.1.0", "cloudlet::auth::identity"),
     ("cloudlet:function/types@0.1.0", "cloudlet::function::types"),
@@ -21,11 +24,17 @@ const SHARED: &[(&str, &str)] = &[
     ("wasi:config/store@0.2.0-rc.1", "wasi::config::store"),
     ("wasi:logging/logging@0.1.0-draft", "wasi::logging::logging"),
     ("wasi:http/types@0.2.12", "wasi::http::types"),
-    ("wasi:http/outgoing-handler@0.2.12", "wasi::http::outgoing_handler"),
+    (
+        "wasi:http/outgoing-handler@0.2.12",
+        "wasi::http::outgoing_handler",
+    ),
     ("wasi:io/error@0.2.12", "wasi::io::error"),
     ("wasi:io/poll@0.2.12", "wasi::io::poll"),
     ("wasi:io/streams@0.2.12", "wasi::io::streams"),
-    ("wasi:clocks/monotonic-clock@0.2.12", "wasi::clocks::monotonic_clock"),
+    (
+        "wasi:clocks/monotonic-clock@0.2.12",
+        "wasi::clocks::monotonic_clock",
+    ),
 ];
 
 fn main() -> Result<()> {
@@ -35,7 +44,11 @@ fn main() -> Result<()> {
         Some(other) => bail!("unknown argument {other:?}; the only one is --check"),
     };
     let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let worlds = [("imports", None), ("http-function", Some("http")), ("call-function", Some("call"))];
+    let worlds = [
+        ("imports", None),
+        ("http-function", Some("http")),
+        ("call-function", Some("call")),
+    ];
     for (world, export) in worlds {
         let text = generate(&sdk.join("../wit"), world, export).with_context(|| format!("world {world}"))?;
         let path = sdk.join(format!("src/bindings/{}.rs", world.replace('-', "_")));
@@ -69,7 +82,10 @@ fn generate(wit: &Path, world: &str, export: Option<&str>) -> Result<String> {
         options.with = SHARED
             .iter()
             .map(|(interface, path)| {
-                (interface.to_string(), WithOption::Path(format!("crate::bindings::imports::{path}")))
+                (
+                    interface.to_string(),
+                    WithOption::Path(format!("crate::bindings::imports::{path}")),
+                )
             })
             .collect();
     }

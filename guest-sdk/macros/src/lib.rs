@@ -20,7 +20,10 @@ pub fn call(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// The item as it is, followed by `::cloudlet::EXPORT!(NAME);`.
 fn entry(attribute: &str, export: &str, arguments: TokenStream, item: TokenStream) -> TokenStream {
     if let Some(token) = arguments.into_iter().next() {
-        return error(&format!("#[cloudlet::{attribute}] takes no arguments"), token.span());
+        return error(
+            &format!("#[cloudlet::{attribute}] takes no arguments"),
+            token.span(),
+        );
     }
     let name = match function_name(attribute, &item) {
         Ok(name) => name,
@@ -66,7 +69,10 @@ fn function_name(attribute: &str, item: &TokenStream) -> Result<Ident, (String, 
             _ => {}
         }
     }
-    Err((format!("#[cloudlet::{attribute}] goes on a function"), Span::call_site()))
+    Err((
+        format!("#[cloudlet::{attribute}] goes on a function"),
+        Span::call_site(),
+    ))
 }
 
 /// `compile_error!(message);` at `span`.

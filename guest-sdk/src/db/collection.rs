@@ -8,8 +8,8 @@ use std::marker::PhantomData;
 use bson::Document;
 use serde::Serialize;
 
-use super::operations::*;
 use super::Error;
+use super::operations::*;
 use crate::bindings::imports::cloudlet::database::documents as wit;
 
 /// The collection `name` of the app's database, holding documents that are read and written as `T`.
@@ -125,7 +125,13 @@ impl<T: Serialize> Collection<T> {
 
     /// Inserts documents in order. When one fails, those before it stay inserted.
     pub fn insert_many(&self, documents: impl IntoIterator<Item = impl Borrow<T>>) -> InsertMany<'_, T> {
-        InsertMany::new(self, documents.into_iter().map(|document| bson::serialize_to_vec(document.borrow())).collect())
+        InsertMany::new(
+            self,
+            documents
+                .into_iter()
+                .map(|document| bson::serialize_to_vec(document.borrow()))
+                .collect(),
+        )
     }
 
     /// Replaces the first document that matches `filter` with a whole new one; its `_id` stays.
@@ -145,7 +151,8 @@ fn operators(update: Document) -> Result<Vec<u8>, Error> {
         Some(key) if key.starts_with('$') => Ok(update.to_vec()?),
         _ => Err(Error::Invalid {
             code: 9,
-            message: "an update consists of operators such as $set; to replace the document use replace_one".to_owned(),
+            message: "an update consists of operators such as $set; to replace the document use replace_one"
+                .to_owned(),
         }),
     }
 }
@@ -171,6 +178,9 @@ impl<T> Clone for Collection<T> {
 
 impl<T> fmt::Debug for Collection<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collection").field("name", &self.name).field("acting", &self.acting).finish()
+        f.debug_struct("Collection")
+            .field("name", &self.name)
+            .field("acting", &self.acting)
+            .finish()
     }
 }

@@ -16,7 +16,9 @@ fn bytes(document: Option<Document>) -> Result<Option<Vec<u8>>, Error> {
 /// The `_id` in the host's `{_id: ..}`.
 fn id(document: &[u8]) -> Result<Bson, Error> {
     let mut document: Document = bson::deserialize_from_slice(document)?;
-    document.remove("_id").ok_or_else(|| Error::Internal("the node answered without an _id".to_owned()))
+    document
+        .remove("_id")
+        .ok_or_else(|| Error::Internal("the node answered without an _id".to_owned()))
 }
 
 fn documents(filters: Vec<Document>) -> Result<Vec<Vec<u8>>, Error> {
@@ -91,7 +93,9 @@ impl<'a, T> Find<'a, T> {
             limit: self.limit,
             batch_size: self.batch_size,
         };
-        Ok(Cursor::new(self.collection.handle()?.find(&self.filter.to_vec()?, &options)?))
+        Ok(Cursor::new(
+            self.collection.handle()?.find(&self.filter.to_vec()?, &options)?,
+        ))
     }
 }
 
@@ -149,8 +153,13 @@ impl<T: DeserializeOwned> FindOne<'_, T> {
             limit: None,
             batch_size: None,
         };
-        let found = self.collection.handle()?.find_one(&self.filter.to_vec()?, &options)?;
-        Ok(found.map(|document| bson::deserialize_from_slice(&document)).transpose()?)
+        let found = self
+            .collection
+            .handle()?
+            .find_one(&self.filter.to_vec()?, &options)?;
+        Ok(found
+            .map(|document| bson::deserialize_from_slice(&document))
+            .transpose()?)
     }
 }
 
@@ -191,7 +200,10 @@ impl<'a, T> CountDocuments<'a, T> {
     /// # Errors
     /// Any [`Error`] that applies to reading.
     pub fn run(self) -> Result<u64, Error> {
-        Ok(self.collection.handle()?.count(&self.filter.to_vec()?, self.skip, self.limit)?)
+        Ok(self
+            .collection
+            .handle()?
+            .count(&self.filter.to_vec()?, self.skip, self.limit)?)
     }
 }
 
@@ -214,8 +226,12 @@ impl<'a, T> InsertOne<'a, T> {
     /// [`Error::DuplicateKey`] when a unique index, or the `_id`, is taken; any other that applies to writing.
     pub fn run(self) -> Result<InsertOneResult, Error> {
         let ids = self.collection.handle()?.insert(&[self.document?])?;
-        let first = ids.first().ok_or_else(|| Error::Internal("the node answered without an _id".to_owned()))?;
-        Ok(InsertOneResult { inserted_id: id(first)? })
+        let first = ids
+            .first()
+            .ok_or_else(|| Error::Internal("the node answered without an _id".to_owned()))?;
+        Ok(InsertOneResult {
+            inserted_id: id(first)?,
+        })
     }
 }
 
@@ -229,7 +245,10 @@ pub struct InsertMany<'a, T> {
 
 impl<'a, T> InsertMany<'a, T> {
     pub(super) fn new(collection: &'a Collection<T>, documents: bson::error::Result<Vec<Vec<u8>>>) -> Self {
-        Self { collection, documents }
+        Self {
+            collection,
+            documents,
+        }
     }
 
     /// Inserts. Durable when it returns.
@@ -239,8 +258,11 @@ impl<'a, T> InsertMany<'a, T> {
     /// documents before the one that failed stay inserted.
     pub fn run(self) -> Result<InsertManyResult, Error> {
         let ids = self.collection.handle()?.insert(&self.documents?)?;
-        let inserted_ids =
-            ids.iter().enumerate().map(|(at, document)| Ok((at, id(document)?))).collect::<Result<_, Error>>()?;
+        let inserted_ids = ids
+            .iter()
+            .enumerate()
+            .map(|(at, document)| Ok((at, id(document)?)))
+            .collect::<Result<_, Error>>()?;
         Ok(InsertManyResult { inserted_ids })
     }
 }
@@ -297,7 +319,10 @@ impl<'a, T> Update<'a, T> {
             upsert: self.upsert,
             array_filters: documents(self.array_filters)?,
         };
-        let result = self.collection.handle()?.update(&self.filter.to_vec()?, &self.update?, &options)?;
+        let result = self
+            .collection
+            .handle()?
+            .update(&self.filter.to_vec()?, &self.update?, &options)?;
         Ok(UpdateResult {
             matched_count: result.matched,
             modified_count: result.modified,
@@ -329,7 +354,10 @@ impl<'a, T> Delete<'a, T> {
     /// # Errors
     /// Any [`Error`] that applies to writing.
     pub fn run(self) -> Result<DeleteResult, Error> {
-        let deleted_count = self.collection.handle()?.delete(&self.filter.to_vec()?, self.multi)?;
+        let deleted_count = self
+            .collection
+            .handle()?
+            .delete(&self.filter.to_vec()?, self.multi)?;
         Ok(DeleteResult { deleted_count })
     }
 }
@@ -414,7 +442,11 @@ impl<T: DeserializeOwned> FindOneAnd<'_, T> {
         };
         let update = self.update?;
         let found =
-            self.collection.handle()?.find_and_modify(&self.filter.to_vec()?, update.as_deref(), &options)?;
-        Ok(found.map(|document| bson::deserialize_from_slice(&document)).transpose()?)
+            self.collection
+                .handle()?
+                .find_and_modify(&self.filter.to_vec()?, update.as_deref(), &options)?;
+        Ok(found
+            .map(|document| bson::deserialize_from_slice(&document))
+            .transpose()?)
     }
 }

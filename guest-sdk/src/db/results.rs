@@ -123,7 +123,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Denied(text) | Error::Busy(text) | Error::Internal(text) | Error::Bson(text) => f.write_str(text),
+            Error::Denied(text) | Error::Busy(text) | Error::Internal(text) | Error::Bson(text) => {
+                f.write_str(text)
+            }
             Error::Invalid { code, message }
             | Error::DuplicateKey { code, message }
             | Error::NotFound { code, message }
@@ -141,7 +143,9 @@ impl From<wit::Error> for Error {
         match error {
             wit::Error::Denied(text) => Error::Denied(text),
             wit::Error::Invalid(wit::DatabaseError { code, message }) => Error::Invalid { code, message },
-            wit::Error::DuplicateKey(wit::DatabaseError { code, message }) => Error::DuplicateKey { code, message },
+            wit::Error::DuplicateKey(wit::DatabaseError { code, message }) => {
+                Error::DuplicateKey { code, message }
+            }
             wit::Error::NotFound(wit::DatabaseError { code, message }) => Error::NotFound { code, message },
             wit::Error::Conflict(wit::DatabaseError { code, message }) => Error::Conflict { code, message },
             wit::Error::Limit(wit::DatabaseError { code, message }) => Error::Limit { code, message },

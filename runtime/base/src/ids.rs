@@ -42,6 +42,13 @@ impl AppId {
     }
 }
 
+/// Maps by app are looked up with a host's label as it is; the hash of an `AppId` is that of its text.
+impl std::borrow::Borrow<str> for AppId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for AppId {
     type Err = InvalidId;
 

@@ -169,7 +169,7 @@ fn on_tick(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline
     if run.meter.used(now) > limit {
         return Err(wasmtime::Error::new(Spent::Cpu(limit)));
     }
-    if now >= run.ends_at || run.deadline.check(&*run.app.shared.clock).is_err() {
+    if now >= run.ends_at || run.invocation.deadline.check(&*run.app.shared.clock).is_err() {
         return Err(wasmtime::Error::new(Spent::Time));
     }
     if run.meter.in_this_poll(now) < EPOCH_TICK / 2 {

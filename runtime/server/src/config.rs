@@ -1,5 +1,654 @@
-//! The node's configuration: the only reader of `node.toml`, environment and flags (flag > env > file > default).
+//! The node's configuration, and the only reader of `node.toml`, environment and flags (flag > env > file >
+//! default). Every setting has one name, e.g. `limits.header_timeout`; it is `[limits] header_timeout` in the file,
+//! `--limits-header-timeout` on the command line and `CLOUDLET_LIMITS_HEADER_TIMEOUT` in the environment, and one
+//! parser from text serves all three. Called by `cli/serve.rs` and `cli/dev.rs`; `runtime/docs/config.md` lists the
+//! settings with their defaults.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+/// The exit code for a configuration that can't be used (`EX_USAGE` of sysexits).
+pub(crate) const EXIT_USAGE: u8 = 64;
+
+/// The file that is read when none is named and it is there.
+const DEFAULT_FILE: &str = "node.toml";
 
 /// The resolved configuration.
 #[derive(Debug, Clone)]
-pub(crate) struct NodeConfig {}
+pub(crate) struct NodeConfig {
+    /// Where everything that the node keeps lives.
+    pub(crate) data_dir: PathBuf,
+    /// Address of the public listener.
+    pub(crate) listen: SocketAddr,
+    /// Address of the admin listener.
+    pub(crate) admin_listen: SocketAddr,
+    /// TLS on the public listener.
+    pub(crate) tls: Option<TlsFiles>,
+    /// Base domains: app `hotel` is served at `hotel.DOMAIN` of each. `localhost` is always one.
+    pub(crate) domains: Vec<String>,
+    /// Worker threads, each with its own runtime.
+    pub(crate) workers: usize,
+    /// Bounds of the front.
+    pub(crate) limits: Limits,
+    /// The embedded database.
+    pub(crate) database: Database,
+    /// Objects and their cache.
+    pub(crate) storage: Storage,
+    /// The function host.
+    pub(crate) functions: Functions,
+    /// Lifetimes of tokens.
+    pub(crate) auth: AuthTimes,
+    /// Cross-origin requests.
+    pub(crate) cors: Cors,
+    /// The node's own log.
+    pub(crate) log: Log,
+    /// Whether `/metrics` on the admin listener needs no key.
+    pub(crate) metrics_public: bool,
+}
+
+/// PEM files of a certificate chain and its key; read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// Bounds of the front.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Bytes of a request's head.
+    pub(crate) header_bytes_max: usize,
+    /// Header fields of a request.
+    pub(crate) headers_max: usize,
+    /// Time for a request's head to arrive once its first byte did, and for a TLS handshake.
+    pub(crate) header_timeout: Duration,
+    /// Time that a connection may be open without a request.
+    pub(crate) idle_timeout: Duration,
+    /// Time that a peer may leave a body waiting, in either direction.
+    pub(crate) stall_timeout: Duration,
+    /// Time for a request as a whole; a function's own timeout also holds. Uploads and downloads are not bound by it.
+    pub(crate) request_timeout: Duration,
+    /// Bytes of a request's body, but for uploads of objects.
+    pub(crate) body_bytes_max: u64,
+    /// Connections open at once.
+    pub(crate) connections_max: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub(crate) streams_max: u32,
+    /// Time that requests in flight get to finish when the node is told to stop.
+    pub(crate) drain_grace: Duration,
+}
+
+/// The embedded database.
+#[derive(Debug, Clone)]
+pub(crate) struct Database {
+    /// Bytes of page cache.
+    pub(crate) cache_bytes: usize,
+    /// Reader threads.
+    pub(crate) readers: usize,
+}
+
+/// Objects and their cache.
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    /// Bytes of the memory cache.
+    pub(crate) cache_bytes: u64,
+    /// Largest object kept in the memory cache.
+    pub(crate) cached_object_bytes_max: u64,
+    /// Largest object.
+    pub(crate) object_bytes_max: u64,
+    /// Directory of the objects.
+    pub(crate) dir: PathBuf,
+}
+
+/// The function host.
+#[derive(Debug, Clone)]
+pub(crate) struct Functions {
+    /// Instances alive at once.
+    pub(crate) instances_max: u32,
+    /// Largest memory that a function may be given.
+    pub(crate) memory_bytes_max: usize,
+    /// Largest component accepted at a deploy.
+    pub(crate) component_bytes_max: usize,
+}
+
+/// Lifetimes of tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct AuthTimes {
+    pub(crate) access_ttl: Duration,
+    pub(crate) refresh_ttl: Duration,
+}
+
+/// Cross-origin requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Cors {
+    /// Origins that may use the client API from a browser; `*` is any.
+    pub(crate) origins: Vec<String>,
+    /// Whether the platform also answers for HTTP triggers; otherwise functions see preflights themselves.
+    pub(crate) triggers: bool,
+}
+
+/// The node's own log, on standard error.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    /// A level, or a `tracing` filter such as `info,cloudlet_server=debug`.
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Everything that is wrong with a configuration. The process exits with [`EXIT_USAGE`].
+#[derive(Debug)]
+pub(crate) struct Problems(pub(crate) Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} problem(s):", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])* $field:ident, $name:literal, $env:literal;)*) => {
+        /// The settings as flags and environment variables, all as text; [`NodeConfig::resolve`] reads them.
+        #[derive(Debug, Clone, Default, clap::Args)]
+        pub(crate) struct ServeArgs {
+            /// Base domains; app `hotel` is served at `hotel.DOMAIN` of each.
+            #[arg(value_name = "DOMAIN")]
+            pub(crate) domains: Vec<String>,
+            /// The configuration file; `node.toml` when that is there.
+            #[arg(long, env = "CLOUDLET_CONFIG", value_name = "FILE")]
+            pub(crate) config: Option<PathBuf>,
+            $($(#[doc = $doc])* #[arg(long, env = $env, value_name = "VALUE")] pub(crate) $field: Option<String>,)*
+        }
+
+        /// The names of all settings.
+        const NAMES: &[&str] = &["domains", $($name),*];
+
+        impl ServeArgs {
+            /// The settings given, by name.
+            fn texts(&self) -> BTreeMap<&'static str, &str> {
+                let mut texts = BTreeMap::new();
+                $(if let Some(text) = &self.$field { texts.insert($name, text.as_str()); })*
+                texts
+            }
+        }
+    };
+}
+
+settings! {
+    /// Directory of everything that the node keeps [default: cloudlet-data]
+    data_dir, "data_dir", "CLOUDLET_DATA_DIR";
+    /// Address of the public listener [default: 127.0.0.1:8080]
+    listen, "listen", "CLOUDLET_LISTEN";
+    /// Address of the admin listener [default: 127.0.0.1:8081]
+    admin_listen, "admin_listen", "CLOUDLET_ADMIN_LISTEN";
+    /// Worker threads [default: one a core]
+    workers, "workers", "CLOUDLET_WORKERS";
+    /// Whether /metrics needs no key [default: true on a loopback admin listener, else false]
+    metrics_public, "metrics_public", "CLOUDLET_METRICS_PUBLIC";
+    /// PEM file of the certificate chain of the public listener
+    tls_cert, "tls.cert", "CLOUDLET_TLS_CERT";
+    /// PEM file of its private key
+    tls_key, "tls.key", "CLOUDLET_TLS_KEY";
+    /// Bytes of a request's head [default: 16KiB]
+    limits_header_bytes_max, "limits.header_bytes_max", "CLOUDLET_LIMITS_HEADER_BYTES_MAX";
+    /// Header fields of a request [default: 100]
+    limits_headers_max, "limits.headers_max", "CLOUDLET_LIMITS_HEADERS_MAX";
+    /// Time for a request's head to arrive [default: 10s]
+    limits_header_timeout, "limits.header_timeout", "CLOUDLET_LIMITS_HEADER_TIMEOUT";
+    /// Time that a connection may be open without a request [default: 75s]
+    limits_idle_timeout, "limits.idle_timeout", "CLOUDLET_LIMITS_IDLE_TIMEOUT";
+    /// Time that a peer may leave a body waiting [default: 30s]
+    limits_stall_timeout, "limits.stall_timeout", "CLOUDLET_LIMITS_STALL_TIMEOUT";
+    /// Time for a request as a whole [default: 60s]
+    limits_request_timeout, "limits.request_timeout", "CLOUDLET_LIMITS_REQUEST_TIMEOUT";
+    /// Bytes of a request's body, but for uploads [default: 16MiB]
+    limits_body_bytes_max, "limits.body_bytes_max", "CLOUDLET_LIMITS_BODY_BYTES_MAX";
+    /// Connections open at once [default: 10000]
+    limits_connections_max, "limits.connections_max", "CLOUDLET_LIMITS_CONNECTIONS_MAX";
+    /// Requests at once on one HTTP/2 connection [default: 200]
+    limits_streams_max, "limits.streams_max", "CLOUDLET_LIMITS_STREAMS_MAX";
+    /// Time that requests in flight get to finish at the end [default: 30s]
+    limits_drain_grace, "limits.drain_grace", "CLOUDLET_LIMITS_DRAIN_GRACE";
+    /// Bytes of the database's page cache [default: 256MiB]
+    database_cache_bytes, "database.cache_bytes", "CLOUDLET_DATABASE_CACHE_BYTES";
+    /// Threads that read the database [default: one a core]
+    database_readers, "database.readers", "CLOUDLET_DATABASE_READERS";
+    /// Directory of the objects [default: objects in data_dir]
+    storage_dir, "storage.dir", "CLOUDLET_STORAGE_DIR";
+    /// Bytes of the memory cache of objects [default: 128MiB]
+    storage_cache_bytes, "storage.cache_bytes", "CLOUDLET_STORAGE_CACHE_BYTES";
+    /// Largest object kept in the memory cache [default: 4MiB]
+    storage_cached_object_bytes_max, "storage.cached_object_bytes_max", "CLOUDLET_STORAGE_CACHED_OBJECT_BYTES_MAX";
+    /// Largest object [default: 5GiB]
+    storage_object_bytes_max, "storage.object_bytes_max", "CLOUDLET_STORAGE_OBJECT_BYTES_MAX";
+    /// Function instances alive at once [default: 1000]
+    functions_instances_max, "functions.instances_max", "CLOUDLET_FUNCTIONS_INSTANCES_MAX";
+    /// Largest memory that a function may be given [default: 256MiB]
+    functions_memory_bytes_max, "functions.memory_bytes_max", "CLOUDLET_FUNCTIONS_MEMORY_BYTES_MAX";
+    /// Largest component accepted at a deploy [default: 64MiB]
+    functions_component_bytes_max, "functions.component_bytes_max", "CLOUDLET_FUNCTIONS_COMPONENT_BYTES_MAX";
+    /// How long an access token is good [default: 2h]
+    auth_access_ttl, "auth.access_ttl", "CLOUDLET_AUTH_ACCESS_TTL";
+    /// How long a refresh token is good after its last use [default: 30d]
+    auth_refresh_ttl, "auth.refresh_ttl", "CLOUDLET_AUTH_REFRESH_TTL";
+    /// Origins that may use the client API from a browser, comma-separated [default: *]
+    cors_origins, "cors.origins", "CLOUDLET_CORS_ORIGINS";
+    /// Whether the platform answers preflights for HTTP triggers too [default: false]
+    cors_triggers, "cors.triggers", "CLOUDLET_CORS_TRIGGERS";
+    /// Level or filter of the node's log [default: info]
+    log_level, "log.level", "CLOUDLET_LOG_LEVEL";
+    /// Format of the node's log, text or json [default: text]
+    log_format, "log.format", "CLOUDLET_LOG_FORMAT";
+}
+
+impl NodeConfig {
+    /// Reads the file that `args` names (or `node.toml`, when that is there) and resolves everything.
+    ///
+    /// # Errors
+    /// All problems of file, environment and flags together.
+    pub(crate) fn resolve(args: &ServeArgs) -> Result<Self, Problems> {
+        let (path, required) = match &args.config {
+            Some(path) => (path.clone(), true),
+            None => (PathBuf::from(DEFAULT_FILE), false),
+        };
+        let mut settings = Settings::new(args);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => settings.read_file(&path, &text),
+            Err(error) if required || error.kind() != std::io::ErrorKind::NotFound => {
+                settings.problem(format!("can't read {}: {error}", path.display()));
+            }
+            Err(_) => {}
+        }
+        settings.resolve(args)
+    }
+
+    /// The defaults with everything under `data_dir` and both listeners on free loopback ports: for tests and `dev`.
+    pub(crate) fn ephemeral(data_dir: &Path) -> Result<Self, Problems> {
+        let args = ServeArgs {
+            data_dir: Some(data_dir.display().to_string()),
+            listen: Some("127.0.0.1:0".into()),
+            admin_listen: Some("127.0.0.1:0".into()),
+            ..ServeArgs::default()
+        };
+        Settings::new(&args).resolve(&args)
+    }
+}
+
+/// What was given, and what is wrong with it so far.
+struct Settings<'a> {
+    args: BTreeMap<&'static str, &'a str>,
+    file: BTreeMap<String, String>,
+    file_dir: PathBuf,
+    problems: Vec<String>,
+}
+
+impl<'a> Settings<'a> {
+    fn new(args: &'a ServeArgs) -> Self {
+        Self {
+            args: args.texts(),
+            file: BTreeMap::new(),
+            file_dir: PathBuf::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    /// Takes the file's settings as text by full name; unknown ones are problems.
+    fn read_file(&mut self, path: &Path, text: &str) {
+        self.file_dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let table: Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => return self.problem(format!("{}: {}", path.display(), error.to_string().trim_end())),
+        };
+        for (key, value) in table {
+            match value {
+                Value::Table(section) => {
+                    for (inner, value) in section {
+                        self.read_value(path, format!("{key}.{inner}"), &value);
+                    }
+                }
+                value => self.read_value(path, key, &value),
+            }
+        }
+    }
+
+    fn read_value(&mut self, path: &Path, name: String, value: &Value) {
+        if !NAMES.contains(&name.as_str()) {
+            let near = nearest(&name).map(|n| format!("; did you mean {n:?}?")).unwrap_or_default();
+            return self.problem(format!("{}: unknown setting {name:?}{near}", path.display()));
+        }
+        match text_of(value) {
+            Some(text) => {
+                self.file.insert(name, text);
+            }
+            None => self.problem(format!(
+                "{}: {name} is a {}; expected a text, a number, a boolean or a list of texts",
+                path.display(),
+                value.type_str()
+            )),
+        }
+    }
+
+    /// The value of one setting: what was given, parsed, or the default.
+    fn get<T>(&mut self, name: &'static str, default: T, parse: fn(&str) -> Result<T, String>) -> T {
+        debug_assert!(NAMES.contains(&name), "{name} is not declared");
+        let text = match (self.args.get(name), self.file.get(name)) {
+            (Some(text), _) => *text,
+            (None, Some(text)) => text.as_str(),
+            (None, None) => return default,
+        };
+        match parse(text) {
+            Ok(value) => value,
+            Err(why) => {
+                let problem = format!("{name} = {text:?}: {why}");
+                self.problem(problem);
+                default
+            }
+        }
+    }
+
+    /// A path: from the file relative to the file, from a flag relative to the working directory.
+    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        match (self.args.get(name), self.file.get(name)) {
+            (Some(text), _) => Some(PathBuf::from(text)),
+            (None, Some(text)) => Some(self.file_dir.join(text)),
+            (None, None) => None,
+        }
+    }
+
+    fn resolve(mut self, args: &ServeArgs) -> Result<NodeConfig, Problems> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let data_dir = self.path("data_dir").unwrap_or_else(|| "cloudlet-data".into());
+        let admin_listen = self.get("admin_listen", loopback(8081), address);
+        let mut domains = self.get("domains", Vec::new(), list);
+        domains.extend(args.domains.iter().cloned());
+        let config = NodeConfig {
+            listen: self.get("listen", loopback(8080), address),
+            admin_listen,
+            tls: self.tls(),
+            domains: self.domains(domains),
+            workers: self.get("workers", cores, count),
+            limits: self.limits(),
+            database: Database {
+                cache_bytes: self.get("database.cache_bytes", 256 << 20, bytes_usize),
+                readers: self.get("database.readers", cores, count),
+            },
+            storage: Storage {
+                cache_bytes: self.get("storage.cache_bytes", 128 << 20, bytes),
+                cached_object_bytes_max: self.get("storage.cached_object_bytes_max", 4 << 20, bytes),
+                object_bytes_max: self.get("storage.object_bytes_max", 5 << 30, bytes),
+                dir: self.path("storage.dir").unwrap_or_else(|| data_dir.join("objects")),
+            },
+            functions: Functions {
+                instances_max: self.get("functions.instances_max", 1000, count_u32),
+                memory_bytes_max: self.get("functions.memory_bytes_max", 256 << 20, bytes_usize),
+                component_bytes_max: self.get("functions.component_bytes_max", 64 << 20, bytes_usize),
+            },
+            auth: AuthTimes {
+                access_ttl: self.get("auth.access_ttl", Duration::from_secs(2 * 3600), duration),
+                refresh_ttl: self.get("auth.refresh_ttl", Duration::from_secs(30 * 24 * 3600), duration),
+            },
+            cors: Cors {
+                origins: self.get("cors.origins", vec!["*".into()], list),
+                triggers: self.get("cors.triggers", false, boolean),
+            },
+            log: Log {
+                level: self.get("log.level", "info".into(), |text| Ok(text.to_owned())),
+                format: self.get("log.format", LogFormat::Text, log_format),
+            },
+            metrics_public: self.get("metrics_public", admin_listen.ip().is_loopback(), boolean),
+            data_dir,
+        };
+        if self.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems(self.problems))
+        }
+    }
+
+    fn limits(&mut self) -> Limits {
+        let limits = Limits {
+            header_bytes_max: self.get("limits.header_bytes_max", 16 << 10, bytes_usize),
+            headers_max: self.get("limits.headers_max", 100, count),
+            header_timeout: self.get("limits.header_timeout", Duration::from_secs(10), duration),
+            idle_timeout: self.get("limits.idle_timeout", Duration::from_secs(75), duration),
+            stall_timeout: self.get("limits.stall_timeout", Duration::from_secs(30), duration),
+            request_timeout: self.get("limits.request_timeout", Duration::from_secs(60), duration),
+            body_bytes_max: self.get("limits.body_bytes_max", 16 << 20, bytes),
+            connections_max: self.get("limits.connections_max", 10_000, count),
+            streams_max: self.get("limits.streams_max", 200, count_u32),
+            drain_grace: self.get("limits.drain_grace", Duration::from_secs(30), duration),
+        };
+        if limits.header_bytes_max < HEADER_BYTES_MIN {
+            let seen = limits.header_bytes_max;
+            self.problem(format!("limits.header_bytes_max = {seen}: must be at least {HEADER_BYTES_MIN}"));
+        }
+        limits
+    }
+
+    fn tls(&mut self) -> Option<TlsFiles> {
+        match (self.path("tls.cert"), self.path("tls.key")) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (None, None) => None,
+            _ => {
+                self.problem("tls.cert and tls.key must be given together".into());
+                None
+            }
+        }
+    }
+
+    /// Checked, lower-case, with `localhost` first.
+    fn domains(&mut self, given: Vec<String>) -> Vec<String> {
+        let mut domains = vec!["localhost".to_owned()];
+        for domain in given {
+            let domain = domain.trim_end_matches('.').to_ascii_lowercase();
+            let ok = !domain.is_empty()
+                && domain.len() <= 253
+                && domain.split('.').all(|label| {
+                    (1..=63).contains(&label.len())
+                        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                });
+            if !ok {
+                self.problem(format!("domain {domain:?} is not a host name, such as apps.example.com"));
+            } else if !domains.contains(&domain) {
+                domains.push(domain);
+            }
+        }
+        domains
+    }
+}
+
+/// hyper's smallest read buffer for HTTP/1.
+const HEADER_BYTES_MIN: usize = 8192;
+
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Boolean(yes) => Some(yes.to_string()),
+        Value::Array(items) => {
+            let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
+            texts.map(|texts| texts.join(","))
+        }
+        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => None,
+    }
+}
+
+/// The setting whose last part is the same, or whose name begins alike.
+fn nearest(name: &str) -> Option<&'static str> {
+    let last = |n: &str| n.rsplit('.').next().map(str::to_owned);
+    NAMES
+        .iter()
+        .find(|known| last(known) == last(name))
+        .or_else(|| NAMES.iter().find(|known| known.len() > 4 && name.starts_with(&known[..known.len() - 2])))
+        .copied()
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:8080".into())
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn count_u32(text: &str) -> Result<u32, String> {
+    u32::try_from(count(text)?).map_err(|_| "too large".into())
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected true or false".into())
+}
+
+fn list(text: &str) -> Result<Vec<String>, String> {
+    Ok(text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect())
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".into()),
+    }
+}
+
+/// A size: `65536`, `64KiB`, `16MiB`, `1GiB`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => 64,
+    };
+    let number: Option<u64> = number.parse().ok();
+    number
+        .and_then(|n| n.checked_mul(1u64.checked_shl(shift)?))
+        .filter(|n| *n > 0)
+        .ok_or_else(|| "expected a size such as 65536, 64KiB, 16MiB or 1GiB".into())
+}
+
+fn bytes_usize(text: &str) -> Result<usize, String> {
+    usize::try_from(bytes(text)?).map_err(|_| "too large".into())
+}
+
+/// A time: `250ms`, `10s`, `5m`, `2h`, `30d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let millis: u64 = match unit.trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let number: Option<u64> = number.parse().ok();
+    number
+        .and_then(|n| n.checked_mul(millis))
+        .filter(|n| *n > 0)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected a time such as 250ms, 10s, 5m, 2h or 30d".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(file: &str, args: &ServeArgs) -> Result<NodeConfig, Problems> {
+        let mut settings = Settings::new(args);
+        settings.read_file(Path::new("/etc/cloudlet/node.toml"), file);
+        settings.resolve(args)
+    }
+
+    #[test]
+    fn defaults_are_whole() {
+        let config = resolve("", &ServeArgs::default()).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.domains, ["localhost"]);
+        assert_eq!(config.storage.dir, Path::new("cloudlet-data/objects"));
+        assert!(config.metrics_public);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let args = ServeArgs {
+            listen: Some("127.0.0.1:9".into()),
+            domains: vec!["Apps.Example.com".into()],
+            ..ServeArgs::default()
+        };
+        let file = r#"
+            listen = "127.0.0.1:1"
+            admin_listen = "0.0.0.0:2"
+            data_dir = "state"
+            [limits]
+            header_timeout = "250ms"
+            body_bytes_max = "2MiB"
+            connections_max = 7
+        "#;
+        let config = resolve(file, &args).unwrap();
+        assert_eq!(config.listen.port(), 9);
+        assert_eq!(config.data_dir, Path::new("/etc/cloudlet/state"));
+        assert_eq!(config.limits.header_timeout, Duration::from_millis(250));
+        assert_eq!(config.limits.body_bytes_max, 2 << 20);
+        assert_eq!(config.limits.connections_max, 7);
+        assert_eq!(config.domains, ["localhost", "apps.example.com"]);
+        assert!(!config.metrics_public);
+    }
+
+    #[test]
+    fn all_problems_are_told_together() {
+        let file = r#"
+            listen = "here"
+            colour = "red"
+            workers = 0
+            [limits]
+            header_timeout = "soon"
+            header_bytes = 3
+            [tls]
+            cert = "a.pem"
+        "#;
+        let problems = resolve(file, &ServeArgs::default()).unwrap_err().0;
+        assert_eq!(problems.len(), 6, "{problems:#?}");
+        for wanted in ["listen", "colour", "workers", "header_timeout", "header_bytes", "tls.key"] {
+            assert!(problems.iter().any(|p| p.contains(wanted)), "{wanted}: {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        assert_eq!(bytes("65536"), Ok(65536));
+        assert_eq!(bytes("64 KiB"), Ok(65536));
+        for bad in ["", "0", "1MB", "-1", "KiB", "99999999999GiB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for bad in ["", "10", "0s", "s", "1.5s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

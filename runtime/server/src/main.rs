@@ -11,6 +11,7 @@ mod front;
 mod logs;
 mod metrics;
 mod node;
+mod telemetry;
 
 fn main() -> std::process::ExitCode {
     cli::main()

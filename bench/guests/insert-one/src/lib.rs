@@ -13,7 +13,12 @@ const TEXT: &str = "Checked in at the front desk; two nights, breakfast included
 fn main() -> Result<(StatusCode, String)> {
     let now = DateTime::now();
     let stay = doc! { "guest": "Li Lei", "room": 12, "nights": 2, "note": TEXT, "createdAt": now };
-    let inserted = db::collection::<Document>("inserted").insert_one(stay).run()?.inserted_id;
-    let id = inserted.as_object_id().ok_or_else(|| Error::failed("the id is no ObjectId"))?;
+    let inserted = db::collection::<Document>("inserted")
+        .insert_one(stay)
+        .run()?
+        .inserted_id;
+    let id = inserted
+        .as_object_id()
+        .ok_or_else(|| Error::failed("the id is no ObjectId"))?;
     Ok((StatusCode::CREATED, id.to_hex()))
 }

@@ -9,9 +9,15 @@ use cloudlet::{Error, Json, Result};
 fn main(request: Request<()>) -> Result<Json<Document>> {
     let query = request.uri().query().unwrap_or_default();
     let id: i32 = match query.strip_prefix("id=") {
-        Some(id) => id.parse().map_err(|_| Error::invalid(format!("id must be a number, not {id:?}")))?,
+        Some(id) => id
+            .parse()
+            .map_err(|_| Error::invalid(format!("id must be a number, not {id:?}")))?,
         None => 1,
     };
-    let found = db::collection::<Document>("items").find_one(doc! { "_id": id }).run()?;
-    found.map(Json).ok_or_else(|| Error::not_found(format!("no item {id}; insert some first")))
+    let found = db::collection::<Document>("items")
+        .find_one(doc! { "_id": id })
+        .run()?;
+    found
+        .map(Json)
+        .ok_or_else(|| Error::not_found(format!("no item {id}; insert some first")))
 }

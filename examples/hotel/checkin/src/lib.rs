@@ -45,7 +45,9 @@ fn checkin(ctx: &mut Context) -> Result<(StatusCode, Json<Checkin>)> {
     let user = auth::user()?;
     let guest = ctx.query("guest").unwrap_or_else(|| "a guest".to_owned());
     if guest.is_empty() || guest.chars().count() > GUEST_CHARS_MAX {
-        return Err(Error::invalid(format!("guest must have 1 to {GUEST_CHARS_MAX} characters")));
+        return Err(Error::invalid(format!(
+            "guest must have 1 to {GUEST_CHARS_MAX} characters"
+        )));
     }
     let photo = ctx.take_body().bytes_limited(PHOTO_BYTES_MAX)?;
     if !photo.starts_with(&[0xff, 0xd8, 0xff]) {
@@ -56,7 +58,10 @@ fn checkin(ctx: &mut Context) -> Result<(StatusCode, Json<Checkin>)> {
     let recognition = recognize(&photo)?;
     let name = Uuid::new();
     let path = format!("photos/{}/{name}.jpg", user.uid);
-    storage::put(&path, &photo).content_type("image/jpeg").owner(user.owner_id()).run()?;
+    storage::put(&path, &photo)
+        .content_type("image/jpeg")
+        .owner(user.owner_id())
+        .run()?;
     let file_id = storage::file_id(&path);
     let room = room(&name);
     let stay = doc! {
@@ -78,7 +83,11 @@ fn checkin(ctx: &mut Context) -> Result<(StatusCode, Json<Checkin>)> {
             return Err(error.into());
         }
     };
-    let id = inserted.inserted_id.as_object_id().ok_or("the id is no ObjectId")?.to_hex();
+    let id = inserted
+        .inserted_id
+        .as_object_id()
+        .ok_or("the id is no ObjectId")?
+        .to_hex();
     log::info!("checked in, room {room}");
     let checkin = Checkin {
         id,
@@ -92,12 +101,19 @@ fn checkin(ctx: &mut Context) -> Result<(StatusCode, Json<Checkin>)> {
 /// Asks the recognition service.
 fn recognize(photo: &[u8]) -> Result<Recognition> {
     let url = cloudlet::var_or("vision_url", "http://vision.localhost:8080/recognize");
-    let request = Request::post(url).header("content-type", "image/jpeg").body(photo.to_vec())?;
+    let request = Request::post(url)
+        .header("content-type", "image/jpeg")
+        .body(photo.to_vec())?;
     let response = cloudlet::fetch(request)?;
     match response.status() {
-        StatusCode::OK => response.into_body().json().map_err(|error| Error::failed(format!("recognition: {error}"))),
+        StatusCode::OK => response
+            .into_body()
+            .json()
+            .map_err(|error| Error::failed(format!("recognition: {error}"))),
         StatusCode::BAD_REQUEST => Err(Error::invalid("the recognition service can't read the photo")),
-        status => Err(Error::failed(format!("the recognition service answered {status}"))),
+        status => Err(Error::failed(format!(
+            "the recognition service answered {status}"
+        ))),
     }
 }
 

@@ -48,7 +48,8 @@ fn cleanup(request: Option<Request>) -> Result<Removed> {
         return Err(Error::denied("only for admins and functions"));
     }
     let days = request.map_or_else(a_month, |request| request.days);
-    let age_ms = i64::try_from(Duration::from_secs(u64::from(days) * 86_400).as_millis()).map_err(Error::invalid)?;
+    let age_ms =
+        i64::try_from(Duration::from_secs(u64::from(days) * 86_400).as_millis()).map_err(Error::invalid)?;
     let before = DateTime::from_millis(DateTime::now().timestamp_millis() - age_ms);
 
     let stays = db::collection::<Stay>("stays");
@@ -67,7 +68,10 @@ fn cleanup(request: Option<Request>) -> Result<Removed> {
     let ids: Vec<Bson> = old.into_iter().map(|stay| stay.id).collect();
     let mut removed = 0;
     if !ids.is_empty() {
-        removed = stays.delete_many(doc! { "_id": { "$in": ids } }).run()?.deleted_count;
+        removed = stays
+            .delete_many(doc! { "_id": { "$in": ids } })
+            .run()?
+            .deleted_count;
     }
     log::info!("removed {removed} stays older than {days} days with {photos} photos");
     Ok(Removed {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Fault;
 use cloudlet_data::{
-    Code, Cursor, Delete, DeleteOne, Find, FindAndModify, Insert, Namespace, Session, Update, UpdateOne,
-    WriteError,
+    Code, Cursor, Delete, DeleteOne, Find, FindAndModify, Insert, Session, Update, UpdateOne, WriteError,
 };
 use wasmtime::component::Resource;
 
@@ -23,14 +22,15 @@ const INSERT_MAX: usize = 10_000;
 const ARRAY_FILTERS_MAX: usize = 100;
 
 /// A guest's handle of a collection.
-pub(crate) struct Collection {
+#[expect(unreachable_pub, reason = "bindgen re-exports it")]
+pub struct Collection {
     name: Arc<str>,
-    acting: Acting,
     session: Arc<Session>,
 }
 
 /// A guest's handle of a result.
-pub(crate) struct GuestCursor {
+#[expect(unreachable_pub, reason = "bindgen re-exports it")]
+pub struct GuestCursor {
     session: Arc<Session>,
     /// The batch that came with the query, until it is fetched.
     first: Vec<RawDocumentBuf>,
@@ -60,7 +60,6 @@ impl documents::HostCollection for View<'_> {
         let session = Arc::new(self.run.app.services.data.session(principal));
         Ok(self.table.push(Collection {
             name: name.into(),
-            acting,
             session,
         })?)
     }
@@ -173,15 +172,7 @@ impl documents::HostCollection for View<'_> {
         update: Option<Document>,
         options: FindAndModifyOptions,
     ) -> Result<Option<Document>, Failure> {
-        let collection = self.table.get(&this)?;
-        if collection.acting == Acting::Caller && self.run.invocation.principal.bound_by_rules() {
-            // A session has no such operation under rules; refusing is safe, going around them would not be.
-            return Err(Failure::denied(
-                "find-and-modify as the caller is not offered; act as the app, or use update and find",
-            ));
-        }
-        let data = &self.run.app.services.data;
-        let ns = Namespace::new(data.app.as_str(), Arc::clone(&collection.name));
+        let (name, session) = self.opened(&this)?;
         let modify = FindAndModify {
             filter: document("filter", filter)?,
             sort: optional("sort", options.sort)?,
@@ -191,9 +182,8 @@ impl documents::HostCollection for View<'_> {
             return_new: options.return_new,
             array_filters: array_filters(options.array_filters)?,
         };
-        let done = data
-            .documents
-            .find_and_modify(&ns, modify, self.run.deadline.clone())
+        let done = session
+            .find_and_modify(&name, modify, self.run.deadline.clone())
             .await?;
         Ok(done.document.map(RawDocumentBuf::into_bytes))
     }

@@ -27,7 +27,8 @@ const UPLOAD_CHUNKS_MAX: usize = 4;
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// An upload in progress: the store reads from one end what the guest writes into the other.
-pub(crate) struct Upload {
+#[expect(unreachable_pub, reason = "bindgen re-exports it")]
+pub struct Upload {
     stored: AbortOnDropJoinHandle<Result<Info, BlobError>>,
     /// Until the guest has taken it.
     sink: Option<mpsc::Sender<Bytes>>,

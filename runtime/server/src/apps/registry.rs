@@ -9,11 +9,37 @@ use cloudlet_base::{AppId, ContentHash, DeploymentId};
 use cloudlet_data::AppData;
 use cloudlet_host::LoadedApp;
 use http::Method;
+use tokio::sync::{Mutex, OnceCell, Semaphore};
+
+use super::secrets::SecretKey;
+
+/// The name of an app's one bucket, in `cloud://APP.BUCKET/PATH`.
+pub(crate) const BUCKET: &str = "files";
+
+/// Components compiled at once, on all apps together; each takes a core for seconds.
+const COMPILES_MAX: usize = 1;
 
 /// The apps of a node.
-#[derive(Default)]
 pub(crate) struct Registry {
     snapshot: ArcSwap<Snapshot>,
+    /// Held from reading what an app is made of to activating it, so that snapshots follow each other as the
+    /// records do.
+    pub(super) changing: Mutex<()>,
+    /// Bounds compilation.
+    pub(super) compiling: Semaphore,
+    /// Opens secrets; read or made at first use.
+    pub(super) secret_key: OnceCell<SecretKey>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            snapshot: ArcSwap::default(),
+            changing: Mutex::default(),
+            compiling: Semaphore::new(COMPILES_MAX),
+            secret_key: OnceCell::new(),
+        }
+    }
 }
 
 /// One state of the world.

@@ -1,1 +1,128 @@
-//! The HTTP front: listeners, TLS, connections, the phases of a request.
+//! The HTTP front: listeners, TLS, connections, the phases of a request. What is behind a route lives elsewhere:
+//! client_api/, admin/, the host, the blob store. Called by node.rs.
+//!
+//! In reading order: [`listener`] accepts; [`workers`] run connections, one runtime per core; [`conn`] is one
+//! connection; [`pipeline`] is one request; [`route`] finds what answers; [`static_files`] and [`function`] are two
+//! of the answers; [`respond`] makes responses and maps faults.
+
+mod listener;
+mod workers;
+mod tls;
+mod conn;
+mod pace;
+pub(crate) mod pipeline;
+mod route;
+mod cors;
+pub(crate) mod body;
+pub(crate) mod respond;
+mod function;
+pub(crate) mod static_files;
+pub(crate) mod signer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::metrics::Surface;
+use crate::node::Node;
+use workers::Workers;
+
+/// A node's listeners and workers while they run.
+pub(crate) struct Front {
+    public: SocketAddr,
+    public_scheme: &'static str,
+    admin: SocketAddr,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    workers: Arc<Workers>,
+}
+
+impl Front {
+    /// Binds both listeners and starts the workers.
+    ///
+    /// # Errors
+    /// When an address can't be bound or the certificate can't be used.
+    pub(crate) async fn start(node: Arc<Node>) -> anyhow::Result<Self> {
+        let config = &node.config;
+        let certificate = config.tls.as_ref().map(tls::Certificate::load).transpose()?.map(Arc::new);
+        let public = bind(config.listen, "public").await?;
+        let admin = bind(config.admin_listen, "admin").await?;
+        let (public_address, admin_address) = (public.local_addr()?, admin.local_addr()?);
+
+        let (stop, stopped) = watch::channel(false);
+        let workers = Arc::new(Workers::start(&node, &stopped)?);
+        let permits = Arc::new(Semaphore::new(config.limits.connections_max));
+        let mut tasks = Vec::new();
+        for (surface, socket, certificate) in
+            [(Surface::Public, public, certificate.clone()), (Surface::Admin, admin, None)]
+        {
+            let listener = listener::Listener {
+                surface,
+                socket,
+                certificate,
+                permits: permits.clone(),
+                workers: workers.clone(),
+                node: node.clone(),
+            };
+            tasks.push(tokio::spawn(listener.run(stopped.clone())));
+        }
+        let public_scheme = if certificate.is_some() { "https" } else { "http" };
+        if let Some(certificate) = certificate {
+            tasks.push(tokio::spawn(tls::keep_fresh(certificate, node.clone(), stopped)));
+        }
+        Ok(Self {
+            public: public_address,
+            public_scheme,
+            admin: admin_address,
+            stop,
+            tasks,
+            workers,
+        })
+    }
+
+    /// Where the public listener is.
+    pub(crate) fn public_url(&self) -> String {
+        format!("{}://{}", self.public_scheme, self.public)
+    }
+
+    /// Where the admin listener is.
+    pub(crate) fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
+    /// Stops accepting, lets requests in flight finish within the configured grace, then ends the workers.
+    pub(crate) async fn drain(self) {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(error = %error, "a listener task failed");
+            }
+        }
+        self.workers.finish().await;
+    }
+}
+
+async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("bind the {what} listener to {address}; choose another with --listen or --admin-listen"))
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the handlers can't be installed.
+pub(crate) async fn shutdown_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The manifest as a whole.
+
+use std::time::Duration;
+
+use cloudlet_data::rules::Rule;
+
+use super::*;
+use crate::apps::registry::StorageAccess;
+
+const HEAD: &str = "manifest_version = 1\n[app]\nname = \"hotel\"\n";
+
+fn problems(text: &str) -> Vec<(usize, String)> {
+    let problems = parse(FILE, text, None).expect_err("it has problems");
+    problems
+        .into_iter()
+        .map(|problem| (problem.line, problem.to_string()))
+        .collect()
+}
+
+/// The text, after a good head, has exactly one problem, on `line` after the head, that says all of `words`.
+#[track_caller]
+fn check(text: &str, line: usize, words: &[&str]) {
+    let found = problems(&format!("{HEAD}{text}"));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0].0, line + 3, "{found:#?}");
+    for word in words {
+        assert!(found[0].1.contains(word), "{word:?} not in {found:#?}");
+    }
+}
+
+const WHOLE: &str = r#"
+manifest_version = 1
+[app]
+name = "hotel"
+domains = ["Hotel.example.com"]
+[vars]
+region = "gz"
+[secrets]
+required = ["VISION_KEY"]
+[function.checkin]
+source = "target/wasm32-wasip2/release/checkin.wasm"
+build  = { command = "cargo build --release --target wasm32-wasip2", watch = ["src/**/*.rs"] }
+grants = { database = ["rooms", "stays"], storage = ["photos/"], functions = ["notify"], vars = ["region"], secrets = ["VISION_KEY"] }
+outbound = ["https://vision.example.com"]
+limits = { memory = "32MiB", cpu = "200ms", timeout = "3s", concurrency = 20 }
+reuse  = { max_requests = 1 }
+invoke = "auth != null"
+[function.notify]
+source = "notify.wasm"
+invoke = "false"
+[[trigger.http]]
+route = "/api/..."
+methods = ["GET", "POST"]
+function = "checkin"
+[[trigger.http]]
+route = "/api/..."
+methods = ["DELETE"]
+function = "notify"
+[database.collection.stays]
+rules   = "PRIVATE"
+indexes = [{ keys = { _openid = 1, createdAt = -1 }, unique = false }, { keys = { z = 1, a = 1 } }]
+[storage]
+rules = { "" = { read = "false" }, "public/" = { read = "true", write = "auth != null" } }
+cache = { "public/" = "public, max-age=3600" }
+[auth]
+anonymous = true
+[hosting]
+dir = "dist"
+spa = true
+[env.prod.vars]
+region = "bj"
+"#;
+
+#[test]
+fn the_whole_manifest_is_understood() {
+    let manifest = parse(FILE, WHOLE, Some("prod")).unwrap();
+    assert_eq!(manifest.app.as_str(), "hotel");
+    assert_eq!(manifest.domains, ["hotel.example.com"]);
+    assert_eq!(manifest.vars["region"], "bj");
+    assert_eq!(parse(FILE, WHOLE, None).unwrap().vars["region"], "gz");
+    let checkin = &manifest.functions["checkin"];
+    assert_eq!(checkin.limits.memory_bytes_max, 32 << 20);
+    assert_eq!(checkin.limits.timeout, Duration::from_secs(3));
+    assert_eq!(checkin.limits.cpu, Duration::from_millis(200));
+    assert_eq!(checkin.limits.concurrency, 20);
+    assert_eq!(checkin.grants.functions, ["notify"]);
+    assert_eq!(manifest.functions["notify"].invoke, InvokeRule::Nobody);
+    assert_eq!(manifest.routes.len(), 2);
+    let stays = &manifest.collections["stays"];
+    assert_eq!(stays.rule, Rule::Private);
+    assert_eq!(&*stays.indexes[0].name, "_openid_1_createdAt_-1");
+    assert_eq!(&*stays.indexes[1].name, "z_1_a_1");
+    assert_eq!(manifest.storage[0].prefix, "public/");
+    assert_eq!(manifest.storage[0].write, StorageAccess::LoggedIn);
+    assert_eq!(manifest.storage[1].read, StorageAccess::Nobody);
+    assert!(manifest.anonymous_login && !manifest.password_signup);
+}
+
+#[test]
+fn the_least_manifest_is_enough() {
+    let manifest = parse(FILE, HEAD, None).unwrap();
+    assert!(manifest.functions.is_empty() && manifest.hosting.is_none() && !manifest.anonymous_login);
+}
+
+#[test]
+fn five_mistakes_are_five_problems_with_their_lines() {
+    let text = r#"manifest_version = 1
+[app]
+name = "Hotel"
+[function.checkin]
+source = "a.wasm"
+grant = { database = ["rooms"] }
+limits = { memory = "64MB" }
+[[trigger.http]]
+route = "/auth/v1/mine"
+function = "chekin"
+"#;
+    let found = problems(text);
+    let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [3, 6, 7, 9, 10], "{found:#?}");
+    let expected = [
+        ("invalid app name \"Hotel\"", "1 to 40 of a-z"),
+        ("unknown key \"grant\"", "did you mean \"grants\"?"),
+        ("invalid size \"64MB\"", "64MiB"),
+        ("overlaps \"/auth/v1/\"", "choose another path"),
+        ("there is no function \"chekin\"", "did you mean \"checkin\"?"),
+    ];
+    for ((_, text), (what, remedy)) in found.iter().zip(expected) {
+        assert!(text.starts_with("cloudlet.toml:"), "{text}");
+        assert!(text.contains(what) && text.contains(remedy), "{text}");
+    }
+}
+
+#[test]
+fn unknown_and_missing_keys_are_told() {
+    check("[vras]\nregion = \"gz\"\n", 1, &["unknown key \"vras\"", "did you mean \"vars\"?"]);
+    check("[function.a]\ninvoke = \"true\"\n", 1, &["\"function.a.source\" is missing"]);
+    check("[[trigger.http]]\nroute = \"/a\"\n", 1, &["function\" is missing"]);
+    let found = problems("[function.a]\nsource = \"x\"\n");
+    assert_eq!(found.len(), 2, "{found:#?}");
+}
+
+#[test]
+fn wrong_types_are_told_and_the_rest_is_still_checked() {
+    check("[auth]\nanonymous = \"yes\"\n", 2, &["a text in quotes", "true or false"]);
+    check("[vars]\nn = 1\n", 2, &["\"vars.n\" is a whole number", "a text in quotes"]);
+    check("[function]\na = 1\n", 2, &["write a table"]);
+    check("[hosting]\ndir = [\"a\"]\n", 2, &["a list"]);
+    check("[database.collection.a]\nrules = 1\n", 2, &["a text in quotes or a table"]);
+    check("[secrets]\nrequired = [\"A\", 2]\n", 2, &["secrets.required[1]"]);
+    let two = problems(&format!("{HEAD}[auth]\nanonymous = 1\n[function.a]\nsource = \"x\"\ninvoke = \"maybe\"\n"));
+    assert_eq!(two.len(), 2, "{two:#?}");
+}
+
+#[test]
+fn what_is_not_offered_yet_is_told_never_ignored() {
+    check(
+        "[function.a]\nsource = \"x\"\n[[trigger.timer]]\nschedule = \"0 0 3 * * *\"\nfunction = \"a\"\n",
+        3,
+        &["[[trigger.timer]] is not offered yet"],
+    );
+    check("[[trigger.database]]\ncollection = \"a\"\n", 1, &["not offered yet"]);
+    check("[auth.wechat]\nappid = \"wx\"\n", 1, &["[auth.wechat] is not offered yet"]);
+    check("[function.a]\nsource = \"x\"\nreuse = { max_requests = 5 }\n", 3, &["write 1"]);
+    check("[database.collection.a]\nrules = { read = \"true\" }\n", 2, &["not offered yet"]);
+}
+
+#[test]
+fn contradictions_are_told() {
+    let two_functions = "[function.a]\nsource = \"x\"\n";
+    check(&format!("{two_functions}grants = {{ vars = [\"v\"] }}\n"), 3, &["no var \"v\"", "[vars]"]);
+    check(&format!("{two_functions}grants = {{ secrets = [\"S\"] }}\n"), 3, &["no secret \"S\""]);
+    check(&format!("{two_functions}grants = {{ functions = [\"b\"] }}\n"), 3, &["did you mean \"a\"?"]);
+    let route = "[[trigger.http]]\nroute = \"/x\"\nfunction = \"a\"\n";
+    check(&format!("{two_functions}{route}{route}"), 7, &["there already"]);
+    check("[database.collection.a]\nindexes = [{ keys = { x = 2 } }]\n", 2, &["write 1 or -1"]);
+    check("[database.collection.a]\nindexes = [{ keys = { } }]\n", 2, &["1 to 32 fields"]);
+    check("[storage]\nrules = { \"/a\" = { read = \"true\" } }\n", 2, &["path prefix"]);
+    check("[function.a]\nsource = \"x\"\nlimits = { timeout = \"1h\" }\n", 3, &["over the limit"]);
+}
+
+#[test]
+fn broken_toml_is_told_with_its_line() {
+    let found = problems("manifest_version = 1\n[app]\nname = \"hotel\nx = 1\n");
+    assert!(found.iter().any(|(line, _)| *line == 3), "{found:#?}");
+    let found = problems("a = 1\na = 2\n");
+    assert!(found.iter().any(|(line, text)| *line == 2 && text.contains("duplicate key")), "{found:#?}");
+    assert!(!problems(&"x".repeat(TEXT_BYTES_MAX + 1)).is_empty());
+}
+
+#[test]
+fn an_unknown_environment_is_told() {
+    let problems = parse(FILE, WHOLE, Some("porduction")).expect_err("there is none");
+    assert!(problems[0].to_string().contains("no environment \"porduction\""), "{problems:?}");
+    let problems = parse(FILE, WHOLE, Some("prodd")).expect_err("there is none");
+    assert!(problems[0].to_string().contains("did you mean \"prod\"?"), "{problems:?}");
+}
+
+/// Fails when the shipped schema is not what the code says. `UPDATE_SCHEMA=1` in the test's environment is not
+/// read here on purpose: `cloudlet validate --schema > runtime/server/manifest.schema.json` writes it.
+#[test]
+fn the_shipped_schema_is_current() {
+    let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/manifest.schema.json")).unwrap();
+    let current = serde_json::to_string_pretty(schema()).unwrap() + "\n";
+    assert!(shipped == current, "write it anew: cloudlet validate --schema > runtime/server/manifest.schema.json");
+}

@@ -1,0 +1,328 @@
+//! Starting, driving and stopping nodes.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use crate::http::{Client, Response};
+
+/// A running node.
+pub(crate) struct Node {
+    child: Child,
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    /// The admin key, printed at the first start.
+    pub(crate) key: String,
+    dir: Arc<TempDir>,
+    log: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
+    expected: Vec<&'static str>,
+}
+
+/// How to start a node.
+#[derive(Default)]
+pub(crate) struct Options {
+    args: Vec<String>,
+    dir: Option<(Arc<TempDir>, String)>,
+    expected: Vec<&'static str>,
+}
+
+impl Options {
+    /// With this setting, e.g. `("limits-header-timeout", "300ms")`.
+    pub(crate) fn set(mut self, flag: &str, value: impl Into<String>) -> Self {
+        self.args.extend([format!("--{flag}"), value.into()]);
+        self
+    }
+
+    /// A WARN or ERROR line with this text is what the test wants to see.
+    pub(crate) fn expect_log(mut self, text: &'static str) -> Self {
+        self.expected.push(text);
+        self
+    }
+
+    /// On the data directory of an earlier node, whose admin key is known.
+    pub(crate) fn on(mut self, dir: Arc<TempDir>, key: &str) -> Self {
+        self.dir = Some((dir, key.to_owned()));
+        self
+    }
+
+    /// Starts the node and waits until it listens.
+    pub(crate) fn start(self) -> Node {
+        let (dir, mut key) = match self.dir {
+            Some((dir, key)) => (dir, key),
+            None => (Arc::new(TempDir::new().unwrap()), String::new()),
+        };
+        let mut child = command(dir.path(), &self.args).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let mut readers = vec![follow(BufReader::new(child.stderr.take().unwrap()), log.clone())];
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let (mut public, mut admin) = (None, None);
+        let mut line = String::new();
+        while public.is_none() || admin.is_none() {
+            line.clear();
+            if stdout.read_line(&mut line).unwrap() == 0 {
+                let status = child.wait().unwrap();
+                panic!("the node ended with {status} instead of listening:\n{}", log.lock().unwrap().join("\n"));
+            }
+            if let Some(text) = line.trim().strip_prefix("admin key: ") {
+                key = text.to_owned();
+            } else if let Some(url) = line.trim().strip_prefix("listening public ") {
+                public = Some(address(url));
+            } else if let Some(url) = line.trim().strip_prefix("listening admin ") {
+                admin = Some(address(url));
+            }
+        }
+        readers.push(follow(stdout, Arc::default()));
+        Node {
+            child,
+            public: public.unwrap(),
+            admin: admin.unwrap(),
+            key,
+            dir,
+            log,
+            readers,
+            expected: self.expected,
+        }
+    }
+}
+
+fn address(url: &str) -> SocketAddr {
+    url.split_once("//").unwrap().1.parse().unwrap()
+}
+
+fn follow(mut from: impl std::io::BufRead + Send + 'static, into: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while from.read_line(&mut line).is_ok_and(|read| read > 0) {
+            into.lock().unwrap().push(std::mem::take(&mut line).trim_end().to_owned());
+        }
+    })
+}
+
+fn command(dir: &Path, args: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloudlet"));
+    command
+        .arg("serve")
+        .args(["--data-dir", dir.to_str().unwrap()])
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", "2"])
+        // Small enough that many nodes fit beside each other on a small machine.
+        .args(["--database-cache-bytes", "16MiB", "--storage-cache-bytes", "16MiB"])
+        .args(["--functions-instances-max", "50"])
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CLOUDLET_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs `cloudlet serve` where it should fail; gives its exit status and standard error.
+pub(crate) fn serve_fails(dir: &Path, args: &[&str]) -> (ExitStatus, String) {
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let mut child = command(dir, &args).spawn().unwrap();
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    (child.wait().unwrap(), text)
+}
+
+impl Node {
+    /// A node with the defaults.
+    pub(crate) fn start() -> Self {
+        Options::default().start()
+    }
+
+    /// The node's data directory.
+    pub(crate) fn dir(&self) -> Arc<TempDir> {
+        self.dir.clone()
+    }
+
+    /// A connection to the public listener.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.public)
+    }
+
+    /// One request on the admin listener under the admin key.
+    pub(crate) fn admin(&self, method: &str, path: &str, body: &[u8]) -> Response {
+        let bearer = format!("Bearer {}", self.key);
+        Client::connect(self.admin).send(method, path, &[("authorization", &bearer)], body)
+    }
+
+    /// The value of one line of /metrics, e.g. `cloudlet_http_connections{listener="public"}`; 0 when it is not there.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let text = self.admin("GET", "/metrics", b"").text();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Sends SIGTERM without waiting.
+    pub(crate) fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Stops the node gracefully and checks that it ended well and logged nothing unexpected.
+    pub(crate) fn stop(self) {
+        self.terminate();
+        self.ended();
+    }
+
+    /// Waits for the end of a node that was told to stop.
+    pub(crate) fn ended(mut self) {
+        let status = self.child.wait().unwrap();
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        let log = self.log.lock().unwrap();
+        assert!(status.success(), "the node ended with {status}:\n{}", log.join("\n"));
+        let odd: Vec<&String> = log
+            .iter()
+            .filter(|line| [" WARN ", " ERROR ", "panicked"].iter().any(|word| line.contains(word)))
+            .filter(|line| !self.expected.iter().any(|text| line.contains(text)))
+            .collect();
+        assert!(odd.is_empty(), "unexpected in the log: {odd:#?}");
+    }
+
+    /// Kills the node as a power failure would.
+    #[allow(dead_code, reason = "for tests of durability")]
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Deploys an app through the admin API.
+    pub(crate) fn deploy(&self, app: &App) -> Response {
+        let mut components = Vec::new();
+        for (function, guest) in &app.functions {
+            let hash = self.put_content(&guest_bytes(guest));
+            components.push(json!({ "function": function, "hash": hash }));
+        }
+        let mut site = Vec::new();
+        for (path, content_type, bytes) in &app.site {
+            let hash = self.put_content(bytes);
+            site.push(json!({ "path": path, "hash": hash, "size": bytes.len(), "contentType": content_type }));
+        }
+        let request = json!({ "manifest": app.manifest(), "components": components, "site": site });
+        self.admin(
+            "POST",
+            &format!("/v1/apps/{}/deployments", app.name),
+            request.to_string().as_bytes(),
+        )
+    }
+
+    fn put_content(&self, bytes: &[u8]) -> String {
+        let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let stored = self.admin("PUT", &format!("/v1/content/{hash}"), bytes);
+        assert!(stored.status / 100 == 2, "{stored:?}");
+        hash
+    }
+
+    /// A node with one app deployed.
+    pub(crate) fn with(app: &App) -> Self {
+        Self::with_options(app, Options::default())
+    }
+
+    /// A node started like this, with one app deployed.
+    pub(crate) fn with_options(app: &App, options: Options) -> Self {
+        let node = options.start();
+        let deployed = node.deploy(app);
+        assert!(deployed.status / 100 == 2, "{deployed:?}");
+        node
+    }
+
+    /// The JSON of an auth request that must succeed.
+    pub(crate) fn log_in(&self, path: &str, body: &Value) -> Value {
+        let reply = self.client().send("POST", &format!("/auth/v1/{path}"), &[], body.to_string().as_bytes());
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()
+    }
+
+    /// The access token of a new anonymous user.
+    pub(crate) fn anonymous(&self) -> String {
+        self.log_in("signin/anonymously", &json!({}))["access_token"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Only after a failed test is it still there.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the node's log:\n{}", self.log.lock().unwrap().join("\n"));
+        }
+    }
+}
+
+/// An app to deploy: fixture guests by function name, a site, and the rest of the manifest.
+#[derive(Default)]
+pub(crate) struct App {
+    pub(crate) name: &'static str,
+    functions: Vec<(&'static str, &'static str)>,
+    site: Vec<(&'static str, &'static str, Vec<u8>)>,
+    manifest: String,
+}
+
+impl App {
+    /// An app with nothing in it.
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    /// A function made of a fixture, with the lines of its manifest section.
+    pub(crate) fn function(mut self, name: &'static str, guest: &'static str, lines: &str) -> Self {
+        self.functions.push((name, guest));
+        self.manifest += &format!("[function.{name}]\nsource = \"{guest}.wasm\"\n{lines}\n");
+        self
+    }
+
+    /// An HTTP trigger.
+    pub(crate) fn route(mut self, route: &str, methods: &[&str], function: &str) -> Self {
+        self.manifest += &format!("[[trigger.http]]\nroute = {route:?}\nfunction = {function:?}\n");
+        if !methods.is_empty() {
+            self.manifest += &format!("methods = {methods:?}\n");
+        }
+        self
+    }
+
+    /// A file of its site.
+    pub(crate) fn file(mut self, path: &'static str, content_type: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
+        self.site.push((path, content_type, bytes.into()));
+        self
+    }
+
+    /// More of the manifest.
+    pub(crate) fn lines(mut self, lines: &str) -> Self {
+        self.manifest += lines;
+        self.manifest.push('\n');
+        self
+    }
+
+    fn manifest(&self) -> String {
+        let hosting = if self.site.is_empty() { "" } else { "[hosting]\ndir = \"dist\"\n" };
+        format!("manifest_version = 1\n[app]\nname = {:?}\n{}{hosting}", self.name, self.manifest)
+    }
+}
+
+/// A fixture component, as `cargo xtask test` builds it before the tests.
+fn guest_bytes(name: &str) -> Vec<u8> {
+    let path = workspace().join(format!("target/guests/wasm32-wasip2/release/{name}.wasm"));
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("can't read {path:?}: {error}; `cargo xtask test` builds the fixtures"))
+}
+
+/// The workspace's root.
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_path_buf()
+}

@@ -1,0 +1,15 @@
+//! Integration tests: the real binary on port 0 with a data directory of its own, over HTTP, stopped by SIGTERM, and
+//! failing on any unexpected WARN or ERROR of its log. One module an area; `harness` starts nodes, `http` is a small
+//! blocking client that can also misbehave.
+
+mod harness;
+mod http;
+
+mod client_api;
+mod front;
+mod js_sdk;
+mod limits;
+mod metrics;
+mod routing;
+mod storage;
+mod tls;
