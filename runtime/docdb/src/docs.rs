@@ -22,6 +22,9 @@ use crate::path::Path;
 use crate::verify::{Verified, verify};
 use crate::{Code, Error, Result, index};
 
+/// Rows that a read may look at on its caller's thread.
+const INLINE_ROWS_MAX: u64 = 128;
+
 /// How to open the database.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -123,10 +126,11 @@ impl Docs {
             Err(error) => return Reply::ready(Err(error)),
         };
         let (ns, batch) = (ns.clone(), find.batch);
-        let budget = self.inline_budget(&ns, &query);
-        self.read(budget, deadline, move |engine, kv, catalog, meter| {
-            exec::find(engine, kv, catalog, &ns, &query, batch, meter)
-        })
+        self.read(
+            Some(INLINE_ROWS_MAX),
+            deadline,
+            move |engine, kv, catalog, meter| exec::find(engine, kv, catalog, &ns, &query, batch, meter),
+        )
     }
 
     /// The next page, of at most `batch` documents.
@@ -177,8 +181,7 @@ impl Docs {
             Err(error) => return Reply::ready(Err(error)),
         };
         let ns = ns.clone();
-        let budget = self.inline_budget(&ns, &query);
-        self.read(budget, deadline, move |_, kv, catalog, meter| {
+        self.read(Some(INLINE_ROWS_MAX), deadline, move |_, kv, catalog, meter| {
             exec::count(kv, catalog, &ns, &query, meter)
         })
     }
@@ -395,13 +398,6 @@ impl Docs {
         engine
     }
 
-    fn inline_budget(&self, ns: &Namespace, query: &Query) -> Option<u64> {
-        let catalog = self.lanes.engine().catalog().ok()?;
-        guarded(|| Ok(exec::inline_budget(&catalog, ns, query)))
-            .ok()
-            .flatten()
-    }
-
     /// Runs a read here if it keeps to the budget, else on a reader thread.
     fn read<T: Send + 'static>(
         &self,
@@ -420,6 +416,7 @@ impl Docs {
                 })
             });
             if !over_budget {
+                self.lanes.engine().metrics.inline_reads.inc();
                 return reply;
             }
         }

@@ -81,7 +81,6 @@ impl Lanes {
 
     /// Runs a short read now, on this thread.
     pub(crate) fn read_here<T>(&self, body: impl FnOnce(&Engine) -> Result<T>) -> Reply<T> {
-        self.engine.metrics.inline_reads.inc();
         Reply::ready(guarded(|| body(&self.engine)))
     }
 

@@ -55,19 +55,22 @@ impl Plan {
         matches!(self.source, Source::Documents) && self.points && self.ranges.len() == 1
     }
 
+    /// Whether each range has one key, the one it begins with.
+    pub(crate) fn is_single_rows(&self) -> bool {
+        self.points
+            && match &self.source {
+                Source::Documents => true,
+                // The begin of a descending field's range may be short of its key.
+                Source::Index(index) => {
+                    let whole = self.fields.len() == index.fields.len();
+                    index.spec.unique && whole && index.fields.iter().all(|field| !field.descending)
+                }
+            }
+    }
+
     /// Whether this reads all documents in `_id` order for want of anything better.
     pub(crate) fn is_collection_scan(&self) -> bool {
         matches!(self.source, Source::Documents) && !self.bounded
-    }
-
-    /// Whether it looks up single keys that can't have many documents.
-    pub(crate) fn is_lookup(&self) -> bool {
-        self.bounded
-            && self.points
-            && match &self.source {
-                Source::Documents => true,
-                Source::Index(index) => index.spec.unique && self.fields.len() == index.fields.len(),
-            }
     }
 }
 

@@ -175,6 +175,7 @@ pub(crate) fn find(
         query.sort.as_ref(),
         query.hint.as_deref(),
     )?;
+    meter.admit(is_short(&plan, query))?;
     let position = match &query.sort {
         Some(sort) if !plan.sorted => {
             let documents = sorted_documents(engine, kv, &plan, query, sort, meter)?;
@@ -341,6 +342,7 @@ pub(crate) fn count(
         return Ok(0);
     };
     let plan = plan::choose(collection, &query.filter, None, None)?;
+    meter.admit(is_short(&plan, query))?;
     let most = query
         .limit
         .map_or(u64::MAX, |limit| limit.saturating_add(query.skip));
@@ -404,30 +406,14 @@ pub(crate) fn distinct(
     Ok(values.into_iter().map(|(_, value)| value).collect())
 }
 
-/// How many rows a read may look at on its caller's thread; `None` when it belongs on a reader thread.
-///
-/// A hop to another thread costs more than ten point reads, so lookups and short indexed reads stay; what turns
-/// out to be longer than its budget is begun again on a reader thread.
-pub(crate) fn inline_budget(catalog: &Catalog, ns: &Namespace, query: &Query) -> Option<u64> {
-    const ROWS_MAX: u64 = 128;
+/// Whether a plan is so short that it should run on its caller's thread: a hop to another thread costs more than
+/// ten point reads. What turns out longer than the meter's budget is begun again on a reader thread.
+fn is_short(plan: &Plan, query: &Query) -> bool {
     const LIMIT_MAX: u64 = 32;
-    let Some(collection) = catalog.collection(ns) else {
-        return Some(0);
-    };
-    let plan = plan::choose(
-        collection,
-        &query.filter,
-        query.sort.as_ref(),
-        query.hint.as_deref(),
-    )
-    .ok()?;
     let few = query
         .limit
         .is_some_and(|limit| limit.saturating_add(query.skip) <= LIMIT_MAX);
-    let short = plan.is_lookup()
-        || (plan.bounded && plan.points)
-        || (few && plan.sorted && (plan.bounded || query.is_all()));
-    short.then_some(ROWS_MAX)
+    (plan.bounded && plan.points) || (few && plan.sorted && (plan.bounded || query.is_all()))
 }
 
 impl Query {

@@ -750,3 +750,37 @@ fn an_array_sorts_by_its_extreme_element_whatever_the_bounds() {
     assert_eq!(sorted(doc! { "a": { "$gte": 5 } }, 1), [1, 3, 2]);
     assert_eq!(sorted(doc! { "a": { "$lte": 5 } }, -1), [1, 3, 2]);
 }
+
+#[test]
+fn lookups_of_single_keys_page_and_sort_like_scans() {
+    let docs = memory();
+    make_index(
+        &docs,
+        IndexSpec {
+            unique: true,
+            ..index(&[("n", 1)])
+        },
+    );
+    insert(&docs, n(0..10));
+    for field in ["_id", "n"] {
+        let find = query(doc! { field: { "$in": [7, 3, 99, 5] } });
+        for batch in [1, 2, 9] {
+            assert_eq!(
+                ids(
+                    &docs,
+                    Find {
+                        batch: Some(batch),
+                        ..find.clone()
+                    }
+                ),
+                [3, 5, 7]
+            );
+            let backward = Find {
+                sort: Some(raw(doc! { field: -1 })),
+                batch: Some(batch),
+                ..find.clone()
+            };
+            assert_eq!(ids(&docs, backward), [7, 5, 3]);
+        }
+    }
+}
