@@ -1,22 +1,23 @@
 //! The engine: wasmtime's settings, chosen by measurement, and the epoch ticker. Not here: what runs in it.
 //!
-//! A fresh instance of the hello fixture, `examples/engine.rs` in a release build on two busy cores of an AMD EPYC,
-//! Linux 6.18; microseconds at the median, and invocations per second on one and two threads of one process:
+//! A fresh instance of the hello fixture, `examples/engine.rs` in a release build, two virtual cores of an AMD EPYC,
+//! Linux 6.18. Five runs, lowest to highest (median): the machine's own speed changes by 1.8 between runs, so only
+//! differences larger than that mean anything, and one run proves nothing.
 //!
-//! | settings                         | inst | call | drop | all  | p99 | 1 thread | 2 threads |
-//! |----------------------------------|------|------|------|------|-----|----------|-----------|
-//! | pool, defaults                   | 10.8 | 15.5 |  6.5 | 32.7 |  87 |  23,000  | 0.64 x    |
-//! | + pagemap scan, 1 MiB resident   |  9.7 |  6.2 |  5.6 | 21.4 |  60 |  33,500  | 1.69 x    |
-//! | **+ pagemap scan, 4 MiB**        |  9.7 |  6.3 |  5.6 | 21.6 |  57 |  41,200  | 1.72 x    |
-//! | + pagemap scan, 64 MiB           |  9.7 |  6.2 |  5.5 | 21.4 |  57 |  39,600  | 1.63 x    |
-//! | the same, no signals, no guards  | 14.4 |  9.3 |  7.5 | 31.8 |  99 |  29,300  | 1.77 x    |
+//! | settings                           | p50 of one invocation, us | two threads against one |
+//! |------------------------------------|---------------------------|-------------------------|
+//! | pool, defaults                     | 33-60 (49)                | 0.63-0.73 x (0.64)      |
+//! | **pagemap scan, 4 MiB resident**   | 22-40 (39)                | 1.44-1.81 x (1.72)      |
+//! | the same, no signals and no guards | 22-37 (32)                | 1.59-1.91 x (1.77)      |
 //!
 //! - The scan finds the pages that an instance has written and copies just these back, so they are neither given
-//!   back to the kernel nor faulted in again: that is what lets two threads of one process scale.
-//! - Traps by signals stay on: without them nothing is gained here, every access to memory is checked in code, and
-//!   wasmtime has to turn its mitigations of Spectre off, between apps of different owners.
-//! - A guest that grows its memory costs two mprotect calls, which lock the process's address space: 1.2 to 1.4 x
-//!   on two threads. Guests should be linked with enough initial memory (see runtime/fixtures/.cargo/config.toml).
+//!   back to the kernel nor faulted in again: that is what lets two threads of one process scale. 1 and 64 MiB
+//!   resident measure the same as 4.
+//! - Traps by signals stay on, and not for speed: without them an invocation of hello is no slower and may be
+//!   faster. But then wasmtime has to turn its mitigations of Spectre off, between apps of different owners, and
+//!   checks every access to memory in code. What these checks cost a function that computes is not measured yet.
+//! - Neither this guest nor one with the linker's usual 1.1 MiB grows its memory (no mprotect call per invocation in
+//!   either), so what growing costs is not in these numbers.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -27,8 +28,8 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 use crate::error::LoadError;
 use crate::host::HostConfig;
 
-/// One tick of the epoch: how long a guest may compute before its thread's other connections get a turn. 500 ticks
-/// a second cost an idle node about 0.1% of one core.
+/// One tick of the epoch: how long a guest may compute before its thread's other connections get a turn. 500
+/// wake-ups a second are an estimated 0.1% of one core on an idle node; not measured.
 pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(2);
 
 /// Core instances per component instance: the guest's own module, its adapter and the shims that
@@ -42,7 +43,7 @@ const TABLES_PER_INSTANCE: u32 = 4;
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// Bytes of a used memory that its slot keeps mapped for the next instance, reset by copying instead of being given
-/// back to the kernel and faulted in again. A typical guest touches 100 to 300 KiB.
+/// back to the kernel and faulted in again.
 const MEMORY_KEEP_RESIDENT_BYTES: usize = 4 << 20;
 
 /// The same for tables.
