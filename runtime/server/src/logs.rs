@@ -39,7 +39,9 @@ pub(crate) struct LogFilter {
 
 impl LogFilter {
     fn admits(&self, line: &LogLine) -> bool {
-        self.function.as_deref().is_none_or(|function| *function == *line.function)
+        self.function
+            .as_deref()
+            .is_none_or(|function| *function == *line.function)
             && self.level.is_none_or(|level| line.level >= level)
             && (!self.failures || (line.stream == LogStream::Platform && line.level >= LogLevel::Error))
             && self.since.is_none_or(|since| line.at >= since)
@@ -70,20 +72,34 @@ impl Logs {
     pub(crate) fn recent(&self, app: &AppId, filter: &LogFilter) -> Vec<Arc<LogLine>> {
         let logs = self.app(app);
         let ring = logs.ring();
-        ring.lines.iter().filter(|line| filter.admits(line)).cloned().collect()
+        ring.lines
+            .iter()
+            .filter(|line| filter.admits(line))
+            .cloned()
+            .collect()
     }
 
     /// The kept lines, and a follower that goes on exactly where they end.
     pub(crate) fn follow(&self, app: &AppId, filter: LogFilter) -> (Vec<Arc<LogLine>>, Follower) {
         let logs = self.app(app);
         let ring = logs.ring();
-        let kept = ring.lines.iter().filter(|line| filter.admits(line)).cloned().collect();
+        let kept = ring
+            .lines
+            .iter()
+            .filter(|line| filter.admits(line))
+            .cloned()
+            .collect();
         let lines = logs.followers.subscribe();
         (kept, Follower { lines, filter })
     }
 
     fn app(&self, app: &AppId) -> Arc<AppLogs> {
-        let found = self.apps.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned();
+        let found = self
+            .apps
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(app)
+            .cloned();
         found.unwrap_or_else(|| {
             let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
             let new = || {
@@ -184,14 +200,41 @@ mod tests {
         logs.line(line(1, "f", LogLevel::Info, "one"));
         logs.line(line(2, "g", LogLevel::Warn, "two"));
         let texts = |filter: LogFilter| -> Vec<String> {
-            logs.recent(&app, &filter).iter().map(|line| line.text.clone()).collect()
+            logs.recent(&app, &filter)
+                .iter()
+                .map(|line| line.text.clone())
+                .collect()
         };
         let all = LogFilter::default;
         assert_eq!(texts(all()), ["one", "two"]);
-        assert_eq!(texts(LogFilter { function: Some("f".into()), ..all() }), ["one"]);
-        assert_eq!(texts(LogFilter { level: Some(LogLevel::Warn), ..all() }), ["two"]);
-        assert_eq!(texts(LogFilter { since: Some(Timestamp(2)), ..all() }), ["two"]);
-        assert!(texts(LogFilter { failures: true, ..all() }).is_empty());
+        assert_eq!(
+            texts(LogFilter {
+                function: Some("f".into()),
+                ..all()
+            }),
+            ["one"]
+        );
+        assert_eq!(
+            texts(LogFilter {
+                level: Some(LogLevel::Warn),
+                ..all()
+            }),
+            ["two"]
+        );
+        assert_eq!(
+            texts(LogFilter {
+                since: Some(Timestamp(2)),
+                ..all()
+            }),
+            ["two"]
+        );
+        assert!(
+            texts(LogFilter {
+                failures: true,
+                ..all()
+            })
+            .is_empty()
+        );
         assert!(logs.recent(&"b".parse().unwrap(), &all()).is_empty());
     }
 

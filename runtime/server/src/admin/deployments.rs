@@ -66,7 +66,11 @@ pub(super) async fn apps(request: Request<'_>) -> Result<Response<Body>, Failure
     let apps: Vec<_> = records
         .iter()
         .map(|record| {
-            let running = record.app.parse::<AppId>().ok().and_then(|id| snapshot.apps.get(&id).cloned());
+            let running = record
+                .app
+                .parse::<AppId>()
+                .ok()
+                .and_then(|id| snapshot.apps.get(&id).cloned());
             json!({
                 "app": record.app,
                 "active": record.active,
@@ -111,7 +115,9 @@ async fn list(request: Request<'_>, app: &AppId) -> Result<Response<Body>, Failu
             })
         })
         .collect();
-    Ok(ok(&json!({ "app": app.as_str(), "active": active, "deployments": deployments })))
+    Ok(ok(
+        &json!({ "app": app.as_str(), "active": active, "deployments": deployments }),
+    ))
 }
 
 async fn deploy(request: Request<'_>, app: &AppId) -> Result<Response<Body>, Failure> {
@@ -161,15 +167,21 @@ pub(super) async fn secrets(
             let mut body = request.body;
             body.limit(VALUE_BYTES_MAX as u64);
             let value = body.collect().await?;
-            let value = std::str::from_utf8(&value).map_err(|_| invalid("the secret is not UTF-8"))?.to_owned();
+            let value = std::str::from_utf8(&value)
+                .map_err(|_| invalid("the secret is not UTF-8"))?
+                .to_owned();
             let name = (*name).to_owned();
             let work = async move { deploy::put_secret(&node, &app, &name, &value).await };
-            to_the_end(work).await.map(|reloaded| ok(&json!({ "reloaded": reloaded })))
+            to_the_end(work)
+                .await
+                .map(|reloaded| ok(&json!({ "reloaded": reloaded })))
         }
         ([name], &Method::DELETE) => {
             let name = (*name).to_owned();
             let work = async move { deploy::delete_secret(&node, &app, &name).await };
-            to_the_end(work).await.map(|reloaded| ok(&json!({ "reloaded": reloaded })))
+            to_the_end(work)
+                .await
+                .map(|reloaded| ok(&json!({ "reloaded": reloaded })))
         }
         ([], _) => return Err(Failure::method_not_allowed("GET")),
         _ => return Err(Failure::method_not_allowed("PUT, DELETE")),

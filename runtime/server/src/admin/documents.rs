@@ -3,9 +3,7 @@
 
 use bson::{Bson, RawDocumentBuf};
 use cloudlet_base::{AppId, Fault};
-use cloudlet_data::{
-    Delete, DeleteOne, Find, Insert, Page, Session, Update, UpdateOne, WriteError,
-};
+use cloudlet_data::{Delete, DeleteOne, Find, Insert, Page, Session, Update, UpdateOne, WriteError};
 use http::{Method, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -83,11 +81,17 @@ pub(super) async fn serve(
     verb: &str,
 ) -> Result<Response<Body>, Failure> {
     request.only(&Method::POST)?;
-    let session = functions::running(&request, app)?.data.session(request.principal.clone());
+    let session = functions::running(&request, app)?
+        .data
+        .session(request.principal.clone());
     let format = match request.query("format")?.as_deref() {
         None | Some("relaxed") => Format::Relaxed,
         Some("canonical") => Format::Canonical,
-        Some(other) => return Err(invalid(format!("unknown format {other:?}; known: relaxed, canonical"))),
+        Some(other) => {
+            return Err(invalid(format!(
+                "unknown format {other:?}; known: relaxed, canonical"
+            )));
+        }
     };
     match verb {
         "find" => find(request, &session, collection, format).await,
@@ -95,7 +99,9 @@ pub(super) async fn serve(
         "insert" => insert(request, &session, collection, format).await,
         "update" => update(request, &session, collection, format).await,
         "delete" => delete(request, &session, collection).await,
-        _ => Err(not_found(format!("unknown command {verb:?}; known: find, count, insert, update, delete"))),
+        _ => Err(not_found(format!(
+            "unknown command {verb:?}; known: find, count, insert, update, delete"
+        ))),
     }
 }
 
@@ -109,7 +115,8 @@ async fn find(
     let command: FindCommand = json(request.body, COMMAND_BYTES_MAX).await?;
     let limit = command.limit.filter(|limit| *limit > 0).unwrap_or(FOUND_MAX);
     if limit > FOUND_MAX {
-        let message = format!("limit is {limit}, over the most of {FOUND_MAX}; page with skip or a filter on _id");
+        let message =
+            format!("limit is {limit}, over the most of {FOUND_MAX}; page with skip or a filter on _id");
         return Err(Failure::new(Fault::Limit, message));
     }
     let find = Find {
@@ -124,7 +131,10 @@ async fn find(
     let mut page = session.find(collection, find, deadline.clone()).await?;
     let mut documents = Vec::new();
     loop {
-        let Page { documents: some, cursor } = page;
+        let Page {
+            documents: some,
+            cursor,
+        } = page;
         documents.extend(some);
         let Some(cursor) = cursor else { break };
         page = session.next_page(cursor, None, deadline.clone()).await?;
@@ -190,15 +200,25 @@ async fn update(
         ordered: true,
     };
     let updated = session.update(collection, update, deadline).await?;
-    failed(updated.errors, usize::try_from(updated.modified).unwrap_or(usize::MAX), "modified")?;
+    failed(
+        updated.errors,
+        usize::try_from(updated.modified).unwrap_or(usize::MAX),
+        "modified",
+    )?;
     let upserted = updated.upserted.into_iter().next();
     let upserted = upserted
         .map(|(_, id)| Bson::try_from(id).map(|id| format.write(id)).map_err(unreadable))
         .transpose()?;
-    Ok(ok(&json!({ "matched": updated.matched, "modified": updated.modified, "upserted": upserted })))
+    Ok(ok(
+        &json!({ "matched": updated.matched, "modified": updated.modified, "upserted": upserted }),
+    ))
 }
 
-async fn delete(request: Request<'_>, session: &Session, collection: &str) -> Result<Response<Body>, Failure> {
+async fn delete(
+    request: Request<'_>,
+    session: &Session,
+    collection: &str,
+) -> Result<Response<Body>, Failure> {
     let deadline = request.cx.deadline.clone();
     let command: DeleteCommand = json(request.body, COMMAND_BYTES_MAX).await?;
     let delete = Delete {
@@ -209,14 +229,23 @@ async fn delete(request: Request<'_>, session: &Session, collection: &str) -> Re
         ordered: true,
     };
     let deleted = session.delete(collection, delete, deadline).await?;
-    failed(deleted.errors, usize::try_from(deleted.deleted).unwrap_or(usize::MAX), "deleted")?;
+    failed(
+        deleted.errors,
+        usize::try_from(deleted.deleted).unwrap_or(usize::MAX),
+        "deleted",
+    )?;
     Ok(ok(&json!({ "deleted": deleted.deleted })))
 }
 
 /// The first failure of a write, with what was done before it.
 fn failed(errors: Vec<WriteError>, done: usize, what: &str) -> Result<(), Failure> {
-    let Some(first) = errors.into_iter().next() else { return Ok(()) };
-    let message = format!("document {}: {} ({done} {what} before it)", first.index, first.error);
+    let Some(first) = errors.into_iter().next() else {
+        return Ok(());
+    };
+    let message = format!(
+        "document {}: {} ({done} {what} before it)",
+        first.index, first.error
+    );
     if first.error.kind() == Fault::Internal {
         return Err(first.error.into());
     }
@@ -250,8 +279,10 @@ mod tests {
     fn extended_json_keeps_types_and_order() {
         let text = r#"{"z":1,"a":{"$oid":"507f1f77bcf86cd799439011"},"d":{"$date":"2024-01-01T00:00:00Z"},"n":{"$numberLong":"5"},"f":1.5}"#;
         let document = raw(serde_json::from_str(text).unwrap()).unwrap();
-        let keys: Vec<String> =
-            document.iter().map(|field| field.unwrap().0.to_string()).collect();
+        let keys: Vec<String> = document
+            .iter()
+            .map(|field| field.unwrap().0.to_string())
+            .collect();
         assert_eq!(keys, ["z", "a", "d", "n", "f"]);
         let back = written(&document, Format::Relaxed).unwrap();
         assert_eq!(back["a"]["$oid"], "507f1f77bcf86cd799439011");

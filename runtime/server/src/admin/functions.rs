@@ -18,11 +18,20 @@ use crate::front::respond::{self, Failure};
 /// When there is none of that name.
 pub(super) fn running(request: &Request<'_>, app: &AppId) -> Result<Arc<ActiveApp>, Failure> {
     let found = request.cx.node().apps.snapshot().apps.get(app).cloned();
-    found.ok_or_else(|| not_found(format!("no app {:?} is running on this node; deploy it first", app.as_str())))
+    found.ok_or_else(|| {
+        not_found(format!(
+            "no app {:?} is running on this node; deploy it first",
+            app.as_str()
+        ))
+    })
 }
 
 /// `GET /v1/apps/APP/functions`, `POST /v1/apps/APP/functions/NAME/call`
-pub(super) async fn serve(request: Request<'_>, app: &AppId, rest: &[&str]) -> Result<Response<Body>, Failure> {
+pub(super) async fn serve(
+    request: Request<'_>,
+    app: &AppId,
+    rest: &[&str],
+) -> Result<Response<Body>, Failure> {
     let app = running(&request, app)?;
     match rest {
         [] => {

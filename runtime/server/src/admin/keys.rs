@@ -20,7 +20,9 @@ pub(super) fn whoami(request: Request<'_>) -> Result<Response<Body>, Failure> {
         Principal::Admin { key_id } => key_id.to_string(),
         _ => String::new(),
     };
-    Ok(ok(&json!({ "key": key_id, "version": env!("CARGO_PKG_VERSION") })))
+    Ok(ok(
+        &json!({ "key": key_id, "version": env!("CARGO_PKG_VERSION") }),
+    ))
 }
 
 /// `GET` and `POST /v1/keys`, `DELETE /v1/keys/ID`
@@ -36,7 +38,9 @@ pub(super) async fn serve(request: Request<'_>, rest: &[&str]) -> Result<Respons
             let keys: Vec<_> = auth
                 .admin_keys()
                 .iter()
-                .map(|key| json!({ "key": &*key.key_id, "label": key.label, "created": key.created.millis() }))
+                .map(
+                    |key| json!({ "key": &*key.key_id, "label": key.label, "created": key.created.millis() }),
+                )
                 .collect();
             Ok(ok(&json!({ "keys": keys })))
         }
@@ -47,7 +51,9 @@ pub(super) async fn serve(request: Request<'_>, rest: &[&str]) -> Result<Respons
         }
         ([id], &Method::DELETE) => match auth.delete_admin_key(id).await? {
             true => Ok(ok(&json!({ "deleted": 1 }))),
-            false => Err(not_found(format!("there is no admin key {id:?}; list them with: cloudlet auth key list"))),
+            false => Err(not_found(format!(
+                "there is no admin key {id:?}; list them with: cloudlet auth key list"
+            ))),
         },
         ([], _) => Err(Failure::method_not_allowed("GET, POST")),
         _ => Err(Failure::method_not_allowed("DELETE")),

@@ -30,7 +30,9 @@ pub(super) fn serve(request: Request<'_>, app: &AppId) -> Result<Response<Body>,
     let app = functions::running(&request, app)?.id.clone();
     let filter = filter(&request)?;
     let logs = &request.cx.node().logs;
-    let follow = request.query("follow")?.is_some_and(|value| value == "1" || value == "true");
+    let follow = request
+        .query("follow")?
+        .is_some_and(|value| value == "1" || value == "true");
     if !follow {
         let mut text = Vec::new();
         for line in logs.recent(&app, &filter) {
@@ -40,14 +42,21 @@ pub(super) fn serve(request: Request<'_>, app: &AppId) -> Result<Response<Body>,
     }
     let (kept, follower) = logs.follow(&app, filter);
     let kept = stream::iter(kept.into_iter().map(|line| encoded(&line)));
-    let lines = kept.chain(followed(follower)).map(|line| Ok::<_, Infallible>(Bytes::from(line)));
-    let mut response = Response::new(Body::stream(lines.map(|line| line.map_err(|never| match never {}))));
+    let lines = kept
+        .chain(followed(follower))
+        .map(|line| Ok::<_, Infallible>(Bytes::from(line)));
+    let mut response = Response::new(Body::stream(
+        lines.map(|line| line.map_err(|never| match never {})),
+    ));
     response.headers_mut().insert(http::header::CONTENT_TYPE, NDJSON);
     Ok(response)
 }
 
 fn filter(request: &Request<'_>) -> Result<LogFilter, Failure> {
-    let level = request.query("level")?.map(|text| parse_level(&text)).transpose()?;
+    let level = request
+        .query("level")?
+        .map(|text| parse_level(&text))
+        .transpose()?;
     let failures = match request.query("status")?.as_deref() {
         None | Some("") => false,
         Some("error") => true,
@@ -59,8 +68,15 @@ fn filter(request: &Request<'_>) -> Result<LogFilter, Failure> {
         .map(|text| match text.parse::<i64>() {
             Ok(millis) => Ok(Timestamp(millis)),
             Err(_) => manifest::duration(&text)
-                .map(|ago| Timestamp(now.millis().saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX))))
-                .map_err(|(message, remedy)| invalid(format!("{message}; {remedy}, or milliseconds since 1970"))),
+                .map(|ago| {
+                    Timestamp(
+                        now.millis()
+                            .saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)),
+                    )
+                })
+                .map_err(|(message, remedy)| {
+                    invalid(format!("{message}; {remedy}, or milliseconds since 1970"))
+                }),
         })
         .transpose()?;
     Ok(LogFilter {
@@ -79,8 +95,14 @@ fn parse_level(text: &str) -> Result<LogLevel, Failure> {
         LogLevel::Warn,
         LogLevel::Error,
     ];
-    let found = LEVELS.into_iter().find(|level| level_name(*level) == text.to_lowercase());
-    found.ok_or_else(|| invalid(format!("unknown level {text:?}; known: trace, debug, info, warn, error")))
+    let found = LEVELS
+        .into_iter()
+        .find(|level| level_name(*level) == text.to_lowercase());
+    found.ok_or_else(|| {
+        invalid(format!(
+            "unknown level {text:?}; known: trace, debug, info, warn, error"
+        ))
+    })
 }
 
 fn level_name(level: LogLevel) -> &'static str {

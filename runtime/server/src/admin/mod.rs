@@ -87,7 +87,9 @@ impl Request<'_> {
         let pairs = self.parts.uri.query().unwrap_or_default().split('&');
         let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let found = pairs.find(|(key, _)| *key == name);
-        found.map(|(_, value)| decoded(&value.replace('+', " "))).transpose()
+        found
+            .map(|(_, value)| decoded(&value.replace('+', " ")))
+            .transpose()
     }
 
     /// Refuses a method that the resource does not have.
@@ -107,7 +109,8 @@ async fn json<T: DeserializeOwned>(mut body: RequestBody, bytes_max: u64) -> Res
     body.limit(bytes_max);
     let bytes = body.collect().await?;
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    serde_json::from_slice(text).map_err(|error| invalid(format!("the body is not the JSON expected: {error}")))
+    serde_json::from_slice(text)
+        .map_err(|error| invalid(format!("the body is not the JSON expected: {error}")))
 }
 
 fn ok(value: &impl Serialize) -> Response<Body> {
@@ -123,12 +126,16 @@ fn not_found(message: impl ToString) -> Failure {
 }
 
 fn no_such_route(path: &str) -> Failure {
-    not_found(format!("the admin API has nothing at {path:?}; its routes begin with /v1/"))
+    not_found(format!(
+        "the admin API has nothing at {path:?}; its routes begin with /v1/"
+    ))
 }
 
 fn decoded(text: &str) -> Result<String, Failure> {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
-    decoded.map(Into::into).map_err(|_| invalid("the path or query is not UTF-8"))
+    decoded
+        .map(Into::into)
+        .map_err(|_| invalid("the path or query is not UTF-8"))
 }
 
 /// Runs `work` to its end even when the client goes away: what it does is not to be half done.

@@ -83,7 +83,11 @@ async fn get(request: Request<'_>, app: &AppId, path: &str) -> Result<Response<B
 
 async fn put(request: Request<'_>, app: &AppId, path: &str) -> Result<Response<Body>, Failure> {
     let node = request.cx.node().clone();
-    let given = request.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let given = request
+        .parts
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     let content_type = match given {
         Some(given) => given.to_owned(),
         None => mime_guess::from_path(path).first_or_octet_stream().to_string(),

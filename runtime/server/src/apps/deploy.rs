@@ -67,7 +67,9 @@ pub(crate) enum DeployError {
     #[error("content is missing on the node; upload it first")]
     Missing(Vec<String>),
     /// Another deploy of the app was faster.
-    #[error("another deployment of app {app:?} became number {number} meanwhile; look at it, then deploy again")]
+    #[error(
+        "another deployment of app {app:?} became number {number} meanwhile; look at it, then deploy again"
+    )]
     Raced {
         /// The app.
         app: String,
@@ -167,7 +169,11 @@ pub(crate) async fn deploy(
     let parts = Parts::parse(app, &deployment)?;
     let outcome = |unchanged| Outcome {
         app: app.to_string(),
-        deployment: if unchanged { active.unwrap_or(number) } else { number },
+        deployment: if unchanged {
+            active.unwrap_or(number)
+        } else {
+            number
+        },
         previous: active,
         unchanged,
         dry_run,
@@ -185,20 +191,26 @@ pub(crate) async fn deploy(
     create_indexes(node, &parts).await?;
 
     let _changing = node.apps.changing.lock().await;
+    let raced = || DeployError::Raced {
+        app: app.to_string(),
+        number,
+    };
+    let now = records::app(&*node.documents, app).await?;
+    if now.as_ref().map(|record| record.latest) != before.as_ref().map(|record| record.latest) {
+        return Err(raced());
+    }
     check_domains(node, &parts)?;
     // Anew, with the secrets as they are now that nobody can change them under us.
     let ready = load::load(node, &parts).await?;
-    match records::commit(&*node.documents, &deployment, active).await {
+    let kept = now.map(|record| record.active);
+    match records::commit(&*node.documents, &deployment, kept).await {
         Ok(()) => {}
-        Err(error) if error.code() == Code::DuplicateKey => {
-            return Err(DeployError::Raced {
-                app: app.to_string(),
-                number,
-            });
-        }
+        // Another node on the same database.
+        Err(error) if error.code() == Code::DuplicateKey => return Err(raced()),
         Err(error) => return Err(error.into()),
     }
-    node.apps.activate(Arc::new(ready), parts.manifest.domains.clone());
+    node.apps
+        .activate(Arc::new(ready), parts.manifest.domains.clone());
     tracing::info!(app = app.as_str(), deployment = number, "deployed");
     Ok(outcome(false))
 }
@@ -268,7 +280,9 @@ async fn missing_content(node: &Node, parts: &Parts) -> Result<(), DeployError> 
     let missing = missing(node, parts.hashes()).await?;
     match missing.is_empty() {
         true => Ok(()),
-        false => Err(DeployError::Missing(missing.iter().map(ToString::to_string).collect())),
+        false => Err(DeployError::Missing(
+            missing.iter().map(ToString::to_string).collect(),
+        )),
     }
 }
 
@@ -294,7 +308,12 @@ fn check_domains(node: &Node, parts: &Parts) -> Result<(), DeployError> {
         .iter()
         .filter_map(|domain| snapshot.domains.get(domain).map(|app| (domain, app)))
         .filter(|(_, app)| **app != parts.app)
-        .map(|(domain, app)| format!("domain {domain:?} is served by app {:?}; remove it there first", app.as_str()))
+        .map(|(domain, app)| {
+            format!(
+                "domain {domain:?} is served by app {:?}; remove it there first",
+                app.as_str()
+            )
+        })
         .collect();
     match taken.is_empty() {
         true => Ok(()),
@@ -308,11 +327,14 @@ async fn create_indexes(node: &Node, parts: &Parts) -> Result<(), DeployError> {
             continue;
         }
         let ns = Namespace::new(parts.app.as_str(), name.as_str());
-        let made = node.documents.create_indexes(&ns, collection.indexes.clone()).await;
+        let made = node
+            .documents
+            .create_indexes(&ns, collection.indexes.clone())
+            .await;
         made.map_err(|error| match error.kind() {
-            Fault::Invalid | Fault::Conflict | Fault::Limit => {
-                DeployError::Refused(vec![format!("the indexes of collection {name:?} can't be made: {error}")])
-            }
+            Fault::Invalid | Fault::Conflict | Fault::Limit => DeployError::Refused(vec![format!(
+                "the indexes of collection {name:?} can't be made: {error}"
+            )]),
             _ => error.into(),
         })?;
     }
@@ -322,7 +344,8 @@ async fn create_indexes(node: &Node, parts: &Parts) -> Result<(), DeployError> {
 async fn activate(node: &Node, parts: &Parts) -> Result<(), DeployError> {
     let _changing = node.apps.changing.lock().await;
     let ready = load::load(node, parts).await?;
-    node.apps.activate(Arc::new(ready), parts.manifest.domains.clone());
+    node.apps
+        .activate(Arc::new(ready), parts.manifest.domains.clone());
     Ok(())
 }
 
@@ -333,7 +356,10 @@ pub(crate) async fn rollback(node: &Arc<Node>, app: &AppId, to: Option<i64>) -> 
         Some(number) => number,
         None => {
             let kept = records::summaries(&*node.documents, app).await?;
-            let before = kept.iter().map(|kept| kept.number).find(|number| *number < record.active);
+            let before = kept
+                .iter()
+                .map(|kept| kept.number)
+                .find(|number| *number < record.active);
             before.ok_or_else(|| {
                 DeployError::NotFound(format!(
                     "app {:?} has no deployment before {}, the active one",
@@ -350,7 +376,8 @@ pub(crate) async fn rollback(node: &Arc<Node>, app: &AppId, to: Option<i64>) -> 
     check_domains(node, &parts)?;
     let ready = load::load(node, &parts).await?;
     records::point(&*node.documents, app, parts.number).await?;
-    node.apps.activate(Arc::new(ready), parts.manifest.domains.clone());
+    node.apps
+        .activate(Arc::new(ready), parts.manifest.domains.clone());
     tracing::info!(app = app.as_str(), deployment = number, "rolled back");
     Ok(Outcome {
         app: app.to_string(),
@@ -364,7 +391,10 @@ pub(crate) async fn rollback(node: &Arc<Node>, app: &AppId, to: Option<i64>) -> 
 async fn known_app(node: &Node, app: &AppId) -> Result<records::AppRecord, DeployError> {
     let record = records::app(&*node.documents, app).await?;
     record.ok_or_else(|| {
-        DeployError::NotFound(format!("there is no app {:?} on this node; deploy it first", app.as_str()))
+        DeployError::NotFound(format!(
+            "there is no app {:?} on this node; deploy it first",
+            app.as_str()
+        ))
     })
 }
 
@@ -374,7 +404,10 @@ pub(crate) async fn apps(node: &Node) -> Result<Vec<records::AppRecord>, DeployE
 }
 
 /// The kept deployments of an app, newest first, and the number of the active one.
-pub(crate) async fn deployments(node: &Node, app: &AppId) -> Result<(i64, Vec<records::Summary>), DeployError> {
+pub(crate) async fn deployments(
+    node: &Node,
+    app: &AppId,
+) -> Result<(i64, Vec<records::Summary>), DeployError> {
     let record = known_app(node, app).await?;
     Ok((record.active, records::summaries(&*node.documents, app).await?))
 }
@@ -405,7 +438,10 @@ pub(crate) async fn delete_secret(node: &Arc<Node>, app: &AppId, name: &str) -> 
         }
     }
     if !secrets::delete(&*node.documents, app, name).await? {
-        return Err(DeployError::NotFound(format!("app {:?} has no secret {name:?}", app.as_str())));
+        return Err(DeployError::NotFound(format!(
+            "app {:?} has no secret {name:?}",
+            app.as_str()
+        )));
     }
     reload(node, app).await
 }
@@ -425,7 +461,8 @@ async fn reload(node: &Arc<Node>, app: &AppId) -> Result<bool, DeployError> {
     let current = records::app(&*node.documents, app).await?;
     if current.is_some_and(|current| current.active == record.active) {
         let ready = load::load(node, &parts).await?;
-        node.apps.activate(Arc::new(ready), parts.manifest.domains.clone());
+        node.apps
+            .activate(Arc::new(ready), parts.manifest.domains.clone());
     }
     Ok(true)
 }

@@ -105,7 +105,9 @@ fn components(
     let mut components = BTreeMap::new();
     for ComponentEntry { function, hash } in entries {
         if !manifest.functions.contains_key(function) {
-            problems.push(format!("component for function {function:?}, which the manifest does not have"));
+            problems.push(format!(
+                "component for function {function:?}, which the manifest does not have"
+            ));
             continue;
         }
         match hash.parse() {
@@ -139,7 +141,11 @@ fn site(manifest: &Manifest, entries: &[SiteEntry], problems: &mut Vec<String>) 
             && path.starts_with('/')
             && !path.contains("//")
             && !path.split('/').any(|segment| segment == "." || segment == "..");
-        let parsed = (hash.parse(), u64::try_from(*size), http::HeaderValue::from_str(content_type));
+        let parsed = (
+            hash.parse(),
+            u64::try_from(*size),
+            http::HeaderValue::from_str(content_type),
+        );
         match parsed {
             (Ok(hash), Ok(size), Ok(_)) if normal => {
                 let file = SiteFile {
@@ -149,7 +155,9 @@ fn site(manifest: &Manifest, entries: &[SiteEntry], problems: &mut Vec<String>) 
                 };
                 files.insert(path.clone(), file);
             }
-            _ => problems.push(format!("site file {path:?} has an unusable path, hash, size or media type")),
+            _ => problems.push(format!(
+                "site file {path:?} has an unusable path, hash, size or media type"
+            )),
         }
     }
     Site {
@@ -165,7 +173,11 @@ fn site(manifest: &Manifest, entries: &[SiteEntry], problems: &mut Vec<String>) 
 pub(super) async fn load(node: &Node, parts: &Parts) -> Result<ActiveApp, DeployError> {
     let key = secret_key(node).await?;
     let values = secrets::values(&*node.documents, key, &parts.app).await?;
-    let missing = parts.manifest.secrets.iter().filter(|name| !values.contains_key(*name));
+    let missing = parts
+        .manifest
+        .secrets
+        .iter()
+        .filter(|name| !values.contains_key(*name));
     let mut problems: Vec<String> = missing
         .map(|name| format!("secret {name:?} has no value; run: cloudlet secret put {name}"))
         .collect();
@@ -195,7 +207,10 @@ pub(super) async fn secret_key(node: &Node) -> Result<&SecretKey, DeployError> {
 
 fn over_node_limits(node: &Node, manifest: &Manifest) -> Vec<String> {
     let most = node.config.functions.memory_bytes_max;
-    let over = manifest.functions.iter().filter(|(_, function)| function.limits.memory_bytes_max > most);
+    let over = manifest
+        .functions
+        .iter()
+        .filter(|(_, function)| function.limits.memory_bytes_max > most);
     over.map(|(name, function)| {
         format!(
             "function {name:?} wants {} MiB of memory, and this node gives {} MiB at most; lower limits.memory",
@@ -246,7 +261,9 @@ async fn link(node: &Node, spec: AppSpec, services: Services) -> Result<Arc<Load
         }
         compile(node, &spec, missing).await?;
     }
-    Err(DeployError::Internal("a component was compiled and can't be found".to_owned()))
+    Err(DeployError::Internal(
+        "a component was compiled and can't be found".to_owned(),
+    ))
 }
 
 async fn compile(node: &Node, spec: &AppSpec, missing: BTreeSet<ContentHash>) -> Result<(), DeployError> {
@@ -258,7 +275,10 @@ async fn compile(node: &Node, spec: &AppSpec, missing: BTreeSet<ContentHash>) ->
         let result = off_thread(move || host.compile(&bytes)).await?;
         drop(permit);
         if let Err(error) = result {
-            let functions = spec.functions.iter().filter(|function| function.component == hash);
+            let functions = spec
+                .functions
+                .iter()
+                .filter(|function| function.component == hash);
             problems.extend(functions.map(|function| format!("function {:?}: {error}", function.name)));
         }
     }
@@ -299,7 +319,9 @@ fn active(parts: &Parts, functions: Arc<LoadedApp>, data: AppData) -> ActiveApp 
         },
         functions,
         data,
-        invoke: invoke.map(|(name, function)| (name.clone(), function.invoke)).collect(),
+        invoke: invoke
+            .map(|(name, function)| (name.clone(), function.invoke))
+            .collect(),
         storage: manifest.storage.clone(),
         cache_control: manifest.cache_control.clone(),
         anonymous_login: manifest.anonymous_login,
@@ -311,6 +333,7 @@ fn active(parts: &Parts, functions: Arc<LoadedApp>, data: AppData) -> ActiveApp 
 pub(super) async fn recorded(node: &Node, app: &AppId, number: i64) -> Result<Parts, DeployError> {
     let id = DeploymentId(number.unsigned_abs());
     let record = records::deployment(&*node.documents, app, id).await?;
-    let record = record.ok_or_else(|| DeployError::NotFound(format!("app {:?} has no deployment {id}", app.as_str())))?;
+    let record = record
+        .ok_or_else(|| DeployError::NotFound(format!("app {:?} has no deployment {id}", app.as_str())))?;
     Parts::parse(app, &record)
 }

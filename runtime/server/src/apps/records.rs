@@ -90,7 +90,14 @@ pub(crate) async fn find_all(
     find: Find,
 ) -> Result<Vec<RawDocumentBuf>, Error> {
     let mut page = documents
-        .find(ns, Find { batch: Some(PAGE), ..find }, Deadline::NEVER)
+        .find(
+            ns,
+            Find {
+                batch: Some(PAGE),
+                ..find
+            },
+            Deadline::NEVER,
+        )
         .await?;
     let mut all = page.documents;
     while let Some(cursor) = page.cursor {
@@ -101,13 +108,21 @@ pub(crate) async fn find_all(
 }
 
 fn read<T: serde::de::DeserializeOwned>(document: &RawDocumentBuf) -> Result<T, Error> {
-    bson::deserialize_from_slice(document.as_bytes())
-        .map_err(|error| Error::new(Code::InternalError, format!("a record of the node can't be read: {error}")))
+    bson::deserialize_from_slice(document.as_bytes()).map_err(|error| {
+        Error::new(
+            Code::InternalError,
+            format!("a record of the node can't be read: {error}"),
+        )
+    })
 }
 
 fn write<T: Serialize>(value: &T) -> Result<RawDocumentBuf, Error> {
-    bson::serialize_to_raw_document_buf(value)
-        .map_err(|error| Error::new(Code::InternalError, format!("a record of the node can't be written: {error}")))
+    bson::serialize_to_raw_document_buf(value).map_err(|error| {
+        Error::new(
+            Code::InternalError,
+            format!("a record of the node can't be written: {error}"),
+        )
+    })
 }
 
 /// Makes the indexes that the queries here use.
@@ -197,7 +212,11 @@ pub(crate) async fn commit(
         ),
         Write::Update(
             apps(),
-            set_app(&deployment.app, rawdoc! { "app": deployment.app.as_str(), "active": number, "latest": number }, true),
+            set_app(
+                &deployment.app,
+                rawdoc! { "app": deployment.app.as_str(), "active": number, "latest": number },
+                true,
+            ),
         ),
         Write::Delete(
             deployments(),
@@ -239,6 +258,10 @@ fn set_app(app: &str, set: RawDocumentBuf, upsert: bool) -> Update {
 
 /// The content hash written in a record.
 pub(crate) fn content_hash(text: &str) -> Result<ContentHash, Error> {
-    text.parse()
-        .map_err(|error| Error::new(Code::InternalError, format!("a record of the node can't be read: {error}")))
+    text.parse().map_err(|error| {
+        Error::new(
+            Code::InternalError,
+            format!("a record of the node can't be read: {error}"),
+        )
+    })
 }

@@ -239,8 +239,12 @@ pub(crate) async fn values(
     let mut values = BTreeMap::new();
     for document in records::find_all(documents, &namespace(), find).await? {
         let name = document.get_str("name").unwrap_or_default().to_owned();
-        let parts = document.get_binary("nonce").ok().zip(document.get_binary("sealed").ok());
-        let value = parts.and_then(|(nonce, sealed)| key.unseal(&format!("{app}/{name}"), nonce.bytes, sealed.bytes));
+        let parts = document
+            .get_binary("nonce")
+            .ok()
+            .zip(document.get_binary("sealed").ok());
+        let value =
+            parts.and_then(|(nonce, sealed)| key.unseal(&format!("{app}/{name}"), nonce.bytes, sealed.bytes));
         match value {
             Some(value) => values.insert(name, value),
             None => return Err(SecretError::Sealed(name)),
@@ -266,7 +270,10 @@ mod tests {
         assert!(!sealed.windows(4).any(|window| window == b"hush"));
         assert_eq!(again.unseal("a/K", &nonce, &sealed).as_deref(), Some("hush"));
         assert_eq!(again.unseal("b/K", &nonce, &sealed), None);
-        let mode = std::fs::metadata(dir.path().join(KEY_FILE)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join(KEY_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(dir.path().join(KEY_FILE), "short").unwrap();
         assert!(SecretKey::open(dir.path(), &entropy).is_err());

@@ -5,7 +5,10 @@
 mod harness;
 mod http;
 
+mod bad_input;
+mod cli;
 mod client_api;
+mod deploy;
 mod front;
 mod js_sdk;
 mod limits;

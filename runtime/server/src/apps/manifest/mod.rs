@@ -117,9 +117,42 @@ pub(crate) fn check_secret_name(name: &str) -> Result<(), (String, String)> {
 
 /// The JSON Schema of the manifest.
 pub(crate) fn schema() -> &'static serde_json::Value {
-    static SCHEMA: LazyLock<serde_json::Value> =
-        LazyLock::new(|| schemars::schema_for!(raw::RawManifest).to_value());
+    static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(|| {
+        let mut schema = schemars::schema_for!(raw::RawManifest).to_value();
+        without_null(&mut schema);
+        schema
+    });
     &SCHEMA
+}
+
+/// Takes out what serde means by an optional value and TOML does not have: null and defaults of null.
+fn without_null(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    let not_null = |value: &Value| !(value == "null" || value["type"] == "null");
+    if let Value::Object(object) = value {
+        object.retain(|key, value| !(key == "default" && value.is_null()));
+        if let Some(Value::Array(kinds)) = object.get_mut("type") {
+            kinds.retain(not_null);
+            if let [only] = kinds.as_slice() {
+                let only = only.clone();
+                object.insert("type".to_owned(), only);
+            }
+        }
+        let left = object
+            .get_mut("anyOf")
+            .and_then(Value::as_array_mut)
+            .and_then(|choices| {
+                choices.retain(not_null);
+                (choices.len() == 1).then(|| choices.remove(0))
+            });
+        if let Some(Value::Object(left)) = left {
+            object.remove("anyOf");
+            object.extend(left);
+        }
+        object.values_mut().for_each(without_null);
+    } else if let Value::Array(items) = value {
+        items.iter_mut().for_each(without_null);
+    }
 }
 
 /// Parses a manifest. `file` is what problems call it; `env` is the environment chosen, if any.
@@ -129,14 +162,21 @@ pub(crate) fn schema() -> &'static serde_json::Value {
 pub(crate) fn parse(file: &str, text: &str, env: Option<&str>) -> Result<Manifest, Vec<Problem>> {
     let mut report = Report::new(file, text);
     if text.len() > TEXT_BYTES_MAX {
-        let message = format!("the manifest has {} bytes, over the limit of {TEXT_BYTES_MAX}", text.len());
+        let message = format!(
+            "the manifest has {} bytes, over the limit of {TEXT_BYTES_MAX}",
+            text.len()
+        );
         report.add(0..0, message, "move what is data into files or collections");
         return Err(report.into_problems());
     }
     let (mut document, errors) = toml::de::DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
-        report.add(span, error.message().replace('\n', ", "), "write it as TOML has it");
+        report.add(
+            span,
+            error.message().replace('\n', ", "),
+            "write it as TOML has it",
+        );
     }
     structure::check(&mut document, schema(), &mut report);
     let raw = match raw::RawManifest::deserialize(toml::Deserializer::from(document)) {

@@ -69,7 +69,8 @@ impl<'t> Report<'t> {
 
     /// What was noted, in the order of the text.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
-        self.problems.sort_by_key(|problem| (problem.line, problem.column));
+        self.problems
+            .sort_by_key(|problem| (problem.line, problem.column));
         self.problems.dedup();
         self.problems
     }
@@ -145,7 +146,11 @@ mod tests {
         report.add(0..1, "a", "");
         report.add(8..9, "b", "");
         report.add(7_000..7_001, "c", "");
-        let places: Vec<_> = report.into_problems().iter().map(|p| (p.line, p.column)).collect();
+        let places: Vec<_> = report
+            .into_problems()
+            .iter()
+            .map(|p| (p.line, p.column))
+            .collect();
         assert_eq!(places, [(1, 1), (2, 5), (3, 1)]);
     }
 }

@@ -84,6 +84,7 @@ pub(super) struct RawManifest {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["name"]))]
+#[schemars(rename = "App")]
 pub(super) struct RawApp {
     /// Its name: 1 to 40 of a-z, 0-9 and '-', beginning with a letter.
     pub(super) name: Option<Text>,
@@ -94,6 +95,7 @@ pub(super) struct RawApp {
 /// Secret values.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Secrets")]
 pub(super) struct RawSecrets {
     /// Names of secrets that must have a value before the app can be deployed.
     pub(super) required: Vec<Text>,
@@ -103,6 +105,7 @@ pub(super) struct RawSecrets {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["source"]))]
+#[schemars(rename = "Function")]
 pub(super) struct RawFunction {
     /// The component's file, relative to the manifest.
     pub(super) source: Option<Text>,
@@ -124,6 +127,7 @@ pub(super) struct RawFunction {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["command"]))]
+#[schemars(rename = "Build")]
 pub(super) struct RawBuild {
     /// The command, run by the shell.
     pub(super) command: Option<Text>,
@@ -136,6 +140,7 @@ pub(super) struct RawBuild {
 /// What a function may use.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Grants")]
 pub(super) struct RawGrants {
     /// Collections; "*" is all of the app's.
     pub(super) database: Vec<Text>,
@@ -152,6 +157,7 @@ pub(super) struct RawGrants {
 /// What one invocation may use up, and how many may run.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Limits")]
 pub(super) struct RawLimits {
     /// Linear memory, e.g. "64MiB".
     pub(super) memory: Option<Text>,
@@ -170,6 +176,7 @@ pub(super) struct RawLimits {
 /// Whether an instance serves more than one request.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Reuse")]
 pub(super) struct RawReuse {
     /// Requests that one instance serves; 1 is a fresh instance for each, the only value for now.
     pub(super) max_requests: Option<At<i64>>,
@@ -178,6 +185,7 @@ pub(super) struct RawReuse {
 /// What invokes functions.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Triggers")]
 pub(super) struct RawTriggers {
     /// HTTP requests on a route.
     pub(super) http: Vec<At<RawHttpTrigger>>,
@@ -196,6 +204,7 @@ pub(super) struct RawTriggers {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["route", "function"]))]
+#[schemars(rename = "HttpTrigger")]
 pub(super) struct RawHttpTrigger {
     /// A path, or with "..." at its end everything under it.
     pub(super) route: Option<Text>,
@@ -208,6 +217,7 @@ pub(super) struct RawHttpTrigger {
 /// Collections that need a rule or indexes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Database")]
 pub(super) struct RawDatabase {
     /// Collections by name.
     #[schemars(with = "BTreeMap<String, RawCollection>")]
@@ -217,6 +227,7 @@ pub(super) struct RawDatabase {
 /// A collection.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Collection")]
 pub(super) struct RawCollection {
     /// Who may read and write: "READONLY", "PRIVATE", "ADMINWRITE" or "ADMINONLY" (the default).
     #[schemars(with = "Option<RawRules>")]
@@ -229,6 +240,7 @@ pub(super) struct RawCollection {
 #[derive(Debug, JsonSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "only its schema is used")]
+#[schemars(rename = "Rules")]
 enum RawRules {
     /// A preset.
     Preset(String),
@@ -240,6 +252,7 @@ enum RawRules {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["keys"]))]
+#[schemars(rename = "Index")]
 pub(super) struct RawIndex {
     /// Fields, each with 1 or -1, in the order written.
     #[schemars(with = "BTreeMap<String, i64>")]
@@ -255,6 +268,7 @@ pub(super) struct RawIndex {
 /// Who may reach objects.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Storage")]
 pub(super) struct RawStorage {
     /// Rules by path prefix; the longest that fits counts.
     #[schemars(with = "BTreeMap<String, RawStorageRule>")]
@@ -268,6 +282,7 @@ pub(super) struct RawStorage {
 /// "auth != null && resource.openid == auth.openid" for the owner. Absent is "false".
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "StorageRule")]
 pub(super) struct RawStorageRule {
     /// Who may read.
     pub(super) read: Option<Text>,
@@ -278,6 +293,7 @@ pub(super) struct RawStorageRule {
 /// How users log in.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Auth")]
 pub(super) struct RawAuth {
     /// Whether anybody may have an anonymous account.
     pub(super) anonymous: bool,
@@ -295,6 +311,7 @@ pub(super) struct RawAuth {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["dir"]))]
+#[schemars(rename = "Hosting")]
 pub(super) struct RawHosting {
     /// Directory of its files, relative to the manifest.
     pub(super) dir: Option<Text>,
@@ -305,6 +322,7 @@ pub(super) struct RawHosting {
 /// What differs in one environment.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Env")]
 pub(super) struct RawEnv {
     /// Values that take the place of those in [vars].
     #[schemars(with = "BTreeMap<String, String>")]

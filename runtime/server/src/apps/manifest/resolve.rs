@@ -50,9 +50,11 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
     if let Some(version) = manifest_version {
         if *version.value() != VERSION {
             let message = format!("manifest_version is {}", version.value());
-            resolver
-                .report
-                .add(version.span(), message, format!("write {VERSION}, the only one there is"));
+            resolver.report.add(
+                version.span(),
+                message,
+                format!("write {VERSION}, the only one there is"),
+            );
         }
     }
     let id = app.as_ref().and_then(|app| resolver.app_name(app));
@@ -239,7 +241,10 @@ impl Resolver<'_, '_> {
         if let Some(requests) = max_requests.as_ref().filter(|requests| *requests.value() != 1) {
             self.report.add(
                 requests.span(),
-                format!("reuse.max_requests is {}, and reuse is not offered yet", requests.value()),
+                format!(
+                    "reuse.max_requests is {}, and reuse is not offered yet",
+                    requests.value()
+                ),
                 "write 1, a fresh instance for every request",
             );
         }
@@ -265,7 +270,10 @@ impl Resolver<'_, '_> {
             self.take(prefix.span(), values::object_prefix(prefix.value()));
         }
         Function {
-            source: source.as_ref().map(|source| self.path(source)).unwrap_or_default(),
+            source: source
+                .as_ref()
+                .map(|source| self.path(source))
+                .unwrap_or_default(),
             build,
             grants: Grants {
                 database: database.iter().map(|text| text.value().clone()).collect(),
@@ -329,7 +337,11 @@ impl Resolver<'_, '_> {
     fn time(&mut self, text: Option<&Text>, default: Duration) -> Duration {
         let time = self.parsed(text, values::duration, default);
         if let Some(text) = text.filter(|_| time > TIMEOUT_MAX) {
-            let message = format!("{:?} is over the limit of {} s", text.value(), TIMEOUT_MAX.as_secs());
+            let message = format!(
+                "{:?} is over the limit of {} s",
+                text.value(),
+                TIMEOUT_MAX.as_secs()
+            );
             self.report.add(text.span(), message, "write less");
         }
         time
@@ -356,7 +368,12 @@ impl Resolver<'_, '_> {
                 function,
             } = trigger.value();
             if let Some(function) = function {
-                self.known("function", std::slice::from_ref(function), &names.functions, "add [function.NAME]");
+                self.known(
+                    "function",
+                    std::slice::from_ref(function),
+                    &names.functions,
+                    "add [function.NAME]",
+                );
             }
             let methods: Vec<_> = methods
                 .iter()
@@ -377,8 +394,11 @@ impl Resolver<'_, '_> {
             });
             if clash {
                 let message = format!("route {:?} is there already for the same method", text.value());
-                self.report
-                    .add(text.span(), message, "remove one of the two, or give them different methods");
+                self.report.add(
+                    text.span(),
+                    message,
+                    "remove one of the two, or give them different methods",
+                );
             }
             routes.push(Route {
                 path,
@@ -428,8 +448,11 @@ impl Resolver<'_, '_> {
         } = at.value();
         if keys.is_empty() || keys.len() > INDEX_KEYS_MAX {
             let message = format!("an index has {} fields", keys.len());
-            self.report
-                .add(at.span(), message, format!("write 1 to {INDEX_KEYS_MAX} fields in keys"));
+            self.report.add(
+                at.span(),
+                message,
+                format!("write 1 to {INDEX_KEYS_MAX} fields in keys"),
+            );
             return None;
         }
         // The order of the fields matters, and a table has lost it: the places have not.
@@ -476,7 +499,8 @@ impl Resolver<'_, '_> {
             self.take(prefix.span(), values::object_prefix(prefix.get_ref()));
             if http::HeaderValue::from_str(text.value()).is_err() {
                 let message = format!("{:?} can't be a Cache-Control header", text.value());
-                self.report.add(text.span(), message, "write e.g. \"public, max-age=3600\"");
+                self.report
+                    .add(text.span(), message, "write e.g. \"public, max-age=3600\"");
             }
             cached.push((prefix.get_ref().clone(), text.value().clone()));
         }

@@ -115,7 +115,9 @@ impl<'w> Walk<'w, '_> {
         }
         match schema.get("type") {
             Some(Value::String(kind)) => into.push((kind, schema)),
-            Some(Value::Array(kinds)) => into.extend(kinds.iter().filter_map(|k| Some((k.as_str()?, schema)))),
+            Some(Value::Array(kinds)) => {
+                into.extend(kinds.iter().filter_map(|k| Some((k.as_str()?, schema))))
+            }
             _ => into.push(("any", schema)),
         }
         into.retain(|(kind, _)| *kind != "null");

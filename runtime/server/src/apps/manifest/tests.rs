@@ -133,22 +133,48 @@ function = "chekin"
 
 #[test]
 fn unknown_and_missing_keys_are_told() {
-    check("[vras]\nregion = \"gz\"\n", 1, &["unknown key \"vras\"", "did you mean \"vars\"?"]);
-    check("[function.a]\ninvoke = \"true\"\n", 1, &["\"function.a.source\" is missing"]);
-    check("[[trigger.http]]\nroute = \"/a\"\n", 1, &["function\" is missing"]);
+    check(
+        "[vras]\nregion = \"gz\"\n",
+        1,
+        &["unknown key \"vras\"", "did you mean \"vars\"?"],
+    );
+    check(
+        "[function.a]\ninvoke = \"true\"\n",
+        1,
+        &["\"function.a.source\" is missing"],
+    );
+    check(
+        "[[trigger.http]]\nroute = \"/a\"\n",
+        1,
+        &["function\" is missing"],
+    );
     let found = problems("[function.a]\nsource = \"x\"\n");
     assert_eq!(found.len(), 2, "{found:#?}");
 }
 
 #[test]
 fn wrong_types_are_told_and_the_rest_is_still_checked() {
-    check("[auth]\nanonymous = \"yes\"\n", 2, &["a text in quotes", "true or false"]);
-    check("[vars]\nn = 1\n", 2, &["\"vars.n\" is a whole number", "a text in quotes"]);
+    check(
+        "[auth]\nanonymous = \"yes\"\n",
+        2,
+        &["a text in quotes", "true or false"],
+    );
+    check(
+        "[vars]\nn = 1\n",
+        2,
+        &["\"vars.n\" is a whole number", "a text in quotes"],
+    );
     check("[function]\na = 1\n", 2, &["write a table"]);
     check("[hosting]\ndir = [\"a\"]\n", 2, &["a list"]);
-    check("[database.collection.a]\nrules = 1\n", 2, &["a text in quotes or a table"]);
+    check(
+        "[database.collection.a]\nrules = 1\n",
+        2,
+        &["a text in quotes or a table"],
+    );
     check("[secrets]\nrequired = [\"A\", 2]\n", 2, &["secrets.required[1]"]);
-    let two = problems(&format!("{HEAD}[auth]\nanonymous = 1\n[function.a]\nsource = \"x\"\ninvoke = \"maybe\"\n"));
+    let two = problems(&format!(
+        "{HEAD}[auth]\nanonymous = 1\n[function.a]\nsource = \"x\"\ninvoke = \"maybe\"\n"
+    ));
     assert_eq!(two.len(), 2, "{two:#?}");
 }
 
@@ -159,24 +185,68 @@ fn what_is_not_offered_yet_is_told_never_ignored() {
         3,
         &["[[trigger.timer]] is not offered yet"],
     );
-    check("[[trigger.database]]\ncollection = \"a\"\n", 1, &["not offered yet"]);
-    check("[auth.wechat]\nappid = \"wx\"\n", 1, &["[auth.wechat] is not offered yet"]);
-    check("[function.a]\nsource = \"x\"\nreuse = { max_requests = 5 }\n", 3, &["write 1"]);
-    check("[database.collection.a]\nrules = { read = \"true\" }\n", 2, &["not offered yet"]);
+    check(
+        "[[trigger.database]]\ncollection = \"a\"\n",
+        1,
+        &["not offered yet"],
+    );
+    check(
+        "[auth.wechat]\nappid = \"wx\"\n",
+        1,
+        &["[auth.wechat] is not offered yet"],
+    );
+    check(
+        "[function.a]\nsource = \"x\"\nreuse = { max_requests = 5 }\n",
+        3,
+        &["write 1"],
+    );
+    check(
+        "[database.collection.a]\nrules = { read = \"true\" }\n",
+        2,
+        &["not offered yet"],
+    );
 }
 
 #[test]
 fn contradictions_are_told() {
     let two_functions = "[function.a]\nsource = \"x\"\n";
-    check(&format!("{two_functions}grants = {{ vars = [\"v\"] }}\n"), 3, &["no var \"v\"", "[vars]"]);
-    check(&format!("{two_functions}grants = {{ secrets = [\"S\"] }}\n"), 3, &["no secret \"S\""]);
-    check(&format!("{two_functions}grants = {{ functions = [\"b\"] }}\n"), 3, &["did you mean \"a\"?"]);
+    check(
+        &format!("{two_functions}grants = {{ vars = [\"v\"] }}\n"),
+        3,
+        &["no var \"v\"", "[vars]"],
+    );
+    check(
+        &format!("{two_functions}grants = {{ secrets = [\"S\"] }}\n"),
+        3,
+        &["no secret \"S\""],
+    );
+    check(
+        &format!("{two_functions}grants = {{ functions = [\"b\"] }}\n"),
+        3,
+        &["did you mean \"a\"?"],
+    );
     let route = "[[trigger.http]]\nroute = \"/x\"\nfunction = \"a\"\n";
     check(&format!("{two_functions}{route}{route}"), 7, &["there already"]);
-    check("[database.collection.a]\nindexes = [{ keys = { x = 2 } }]\n", 2, &["write 1 or -1"]);
-    check("[database.collection.a]\nindexes = [{ keys = { } }]\n", 2, &["1 to 32 fields"]);
-    check("[storage]\nrules = { \"/a\" = { read = \"true\" } }\n", 2, &["path prefix"]);
-    check("[function.a]\nsource = \"x\"\nlimits = { timeout = \"1h\" }\n", 3, &["over the limit"]);
+    check(
+        "[database.collection.a]\nindexes = [{ keys = { x = 2 } }]\n",
+        2,
+        &["write 1 or -1"],
+    );
+    check(
+        "[database.collection.a]\nindexes = [{ keys = { } }]\n",
+        2,
+        &["1 to 32 fields"],
+    );
+    check(
+        "[storage]\nrules = { \"/a\" = { read = \"true\" } }\n",
+        2,
+        &["path prefix"],
+    );
+    check(
+        "[function.a]\nsource = \"x\"\nlimits = { timeout = \"1h\" }\n",
+        3,
+        &["over the limit"],
+    );
 }
 
 #[test]
@@ -184,23 +254,38 @@ fn broken_toml_is_told_with_its_line() {
     let found = problems("manifest_version = 1\n[app]\nname = \"hotel\nx = 1\n");
     assert!(found.iter().any(|(line, _)| *line == 3), "{found:#?}");
     let found = problems("a = 1\na = 2\n");
-    assert!(found.iter().any(|(line, text)| *line == 2 && text.contains("duplicate key")), "{found:#?}");
+    assert!(
+        found
+            .iter()
+            .any(|(line, text)| *line == 2 && text.contains("duplicate key")),
+        "{found:#?}"
+    );
     assert!(!problems(&"x".repeat(TEXT_BYTES_MAX + 1)).is_empty());
 }
 
 #[test]
 fn an_unknown_environment_is_told() {
     let problems = parse(FILE, WHOLE, Some("porduction")).expect_err("there is none");
-    assert!(problems[0].to_string().contains("no environment \"porduction\""), "{problems:?}");
+    assert!(
+        problems[0].to_string().contains("no environment \"porduction\""),
+        "{problems:?}"
+    );
     let problems = parse(FILE, WHOLE, Some("prodd")).expect_err("there is none");
-    assert!(problems[0].to_string().contains("did you mean \"prod\"?"), "{problems:?}");
+    assert!(
+        problems[0].to_string().contains("did you mean \"prod\"?"),
+        "{problems:?}"
+    );
 }
 
 /// Fails when the shipped schema is not what the code says. `UPDATE_SCHEMA=1` in the test's environment is not
 /// read here on purpose: `cloudlet validate --schema > runtime/server/manifest.schema.json` writes it.
 #[test]
 fn the_shipped_schema_is_current() {
-    let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/manifest.schema.json")).unwrap();
+    let shipped =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/manifest.schema.json")).unwrap();
     let current = serde_json::to_string_pretty(schema()).unwrap() + "\n";
-    assert!(shipped == current, "write it anew: cloudlet validate --schema > runtime/server/manifest.schema.json");
+    assert!(
+        shipped == current,
+        "write it anew: cloudlet validate --schema > runtime/server/manifest.schema.json"
+    );
 }

@@ -27,7 +27,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
         _ => None,
     };
     let number = text[..digits].parse::<u64>().ok();
-    match number.zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit)) {
+    match number
+        .zip(unit_ms)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+    {
         Some(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
         _ => Err(wrong(
             format!("invalid duration {text:?}"),
@@ -47,7 +50,10 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
         _ => None,
     };
     let number = text[..digits].parse::<u64>().ok();
-    match number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit)) {
+    match number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+    {
         Some(bytes) if bytes > 0 => Ok(bytes),
         _ => Err(wrong(
             format!("invalid size {text:?}"),
@@ -58,7 +64,8 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
 
 /// `https://host[:port]`, where the host may begin with `*.`.
 pub(super) fn outbound(text: &str) -> Result<OutboundRule, Wrong> {
-    const EXAMPLE: &str = "write scheme://host[:port], e.g. \"https://api.example.com\" or \"https://*.example.com\"";
+    const EXAMPLE: &str =
+        "write scheme://host[:port], e.g. \"https://api.example.com\" or \"https://*.example.com\"";
     let no = |why: &str| Err(wrong(format!("invalid origin {text:?}: {why}"), EXAMPLE));
     let (https, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),
@@ -112,19 +119,34 @@ pub(super) fn route(text: &str) -> Result<(String, bool), Wrong> {
         None => (text, false),
     };
     if !path.starts_with('/') {
-        return no("it does not begin with \"/\"", "write a path, e.g. \"/hello\" or \"/api/...\"");
+        return no(
+            "it does not begin with \"/\"",
+            "write a path, e.g. \"/hello\" or \"/api/...\"",
+        );
     }
     if prefix && !path.ends_with('/') {
-        return no("\"...\" stands for whole path segments", "write \"/\" before \"...\"");
+        return no(
+            "\"...\" stands for whole path segments",
+            "write \"/\" before \"...\"",
+        );
     }
     if path.contains("...") || path.contains('*') {
-        return no("a wildcard is possible at the end only", "write it as \"/api/...\"");
+        return no(
+            "a wildcard is possible at the end only",
+            "write it as \"/api/...\"",
+        );
     }
     if path.contains(['?', '#', '\\', ' ']) || path.bytes().any(|b| b < 0x21 || b == 0x7f) {
-        return no("it has characters that no path has", "write the path alone, percent-encoded");
+        return no(
+            "it has characters that no path has",
+            "write the path alone, percent-encoded",
+        );
     }
     if path.contains("//") || path.split('/').any(|segment| segment == "." || segment == "..") {
-        return no("it is not a normal path", "remove empty, \".\" and \"..\" segments");
+        return no(
+            "it is not a normal path",
+            "remove empty, \".\" and \"..\" segments",
+        );
     }
     Ok((path.to_owned(), prefix))
 }
@@ -173,12 +195,15 @@ pub(super) fn method(text: &str) -> Result<Method, Wrong> {
         Method::DELETE,
         Method::OPTIONS,
     ];
-    KNOWN.into_iter().find(|known| known.as_str() == text).ok_or_else(|| {
-        wrong(
-            format!("unknown method {text:?}"),
-            "write GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS in capitals",
-        )
-    })
+    KNOWN
+        .into_iter()
+        .find(|known| known.as_str() == text)
+        .ok_or_else(|| {
+            wrong(
+                format!("unknown method {text:?}"),
+                "write GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS in capitals",
+            )
+        })
 }
 
 /// A preset of the four.
@@ -281,7 +306,17 @@ mod tests {
         assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(duration("3s"), Ok(Duration::from_secs(3)));
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        for bad in ["", "3", "s", "-1s", "0s", "1.5s", "3 s", "99999999999999999999s", "18446744073709551615h"] {
+        for bad in [
+            "",
+            "3",
+            "s",
+            "-1s",
+            "0s",
+            "1.5s",
+            "3 s",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
             assert!(duration(bad).is_err(), "{bad:?}");
         }
         assert_eq!(size("64MiB"), Ok(64 << 20));
@@ -300,9 +335,15 @@ mod tests {
                 port,
             })
         };
-        assert_eq!(outbound("https://Vision.example.com"), rule(true, "vision.example.com", 443));
+        assert_eq!(
+            outbound("https://Vision.example.com"),
+            rule(true, "vision.example.com", 443)
+        );
         assert_eq!(outbound("http://localhost:9000"), rule(false, "localhost", 9000));
-        assert_eq!(outbound("https://*.example.com"), rule(true, "*.example.com", 443));
+        assert_eq!(
+            outbound("https://*.example.com"),
+            rule(true, "*.example.com", 443)
+        );
         assert_eq!(outbound("http://127.0.0.1"), rule(false, "127.0.0.1", 80));
         assert_eq!(outbound("http://[::1]:81"), rule(false, "[::1]", 81));
         assert_eq!(outbound("http://[::1]"), rule(false, "[::1]", 80));
@@ -328,7 +369,9 @@ mod tests {
         assert_eq!(route("/hello"), Ok(("/hello".into(), false)));
         assert_eq!(route("/api/..."), Ok(("/api/".into(), true)));
         assert_eq!(route("/..."), Ok(("/".into(), true)));
-        for bad in ["", "hello", "/api...", "/a/.../b", "/a/*", "/a?b", "/a//b", "/a/../b", "/a b", "..."] {
+        for bad in [
+            "", "hello", "/api...", "/a/.../b", "/a/*", "/a?b", "/a//b", "/a/../b", "/a b", "...",
+        ] {
             assert!(route(bad).is_err(), "{bad:?}");
         }
     }
@@ -345,7 +388,12 @@ mod tests {
         ] {
             assert!(reserved(path, prefix, &[]).is_some(), "{path}");
         }
-        for (path, prefix) in [("/", true), ("/v1/", true), ("/v1/things", false), ("/website", false)] {
+        for (path, prefix) in [
+            ("/", true),
+            ("/v1/", true),
+            ("/v1/things", false),
+            ("/website", false),
+        ] {
             assert!(reserved(path, prefix, &[]).is_none(), "{path}");
         }
         assert!(reserved("/admin", false, &[Method::GET]).is_none());

@@ -1,0 +1,247 @@
+//! `db`: documents, in extended JSON.
+
+use anyhow::Context as _;
+use http::Method;
+use serde_json::{Map, Value};
+
+use super::api::encoded;
+use super::context::Context;
+use super::functions::data_argument;
+use super::{NoMatch, out};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Print documents, one a line
+    Find {
+        /// The collection
+        collection: String,
+        /// Which documents
+        #[arg(default_value = "{}", value_name = "FILTER")]
+        filter: String,
+        /// In which order, e.g. '{"createdAt":-1}'
+        #[arg(long, value_name = "JSON")]
+        sort: Option<String>,
+        /// Which fields, e.g. '{"name":1}'
+        #[arg(long, value_name = "JSON")]
+        fields: Option<String>,
+        /// How many to pass over
+        #[arg(long, default_value_t = 0)]
+        skip: u64,
+        /// How many at most, up to 1000
+        #[arg(long, default_value_t = 100)]
+        limit: u64,
+        /// Write every type out (canonical extended JSON)
+        #[arg(long)]
+        canonical: bool,
+    },
+    /// Count documents
+    Count {
+        /// The collection
+        collection: String,
+        /// Which documents
+        #[arg(default_value = "{}", value_name = "FILTER")]
+        filter: String,
+    },
+    /// Insert documents
+    Insert {
+        /// The collection
+        collection: String,
+        /// A document or a list of documents: JSON, @FILE, or - for standard input
+        #[arg(value_name = "JSON|@FILE|-")]
+        documents: String,
+    },
+    /// Update documents
+    Update {
+        /// The collection
+        collection: String,
+        /// Which documents
+        filter: String,
+        /// What to change, e.g. '{"$set":{"a":1}}', or a whole new document
+        update: String,
+        /// All that match instead of the first
+        #[arg(long)]
+        multi: bool,
+        /// Insert a document when none matches
+        #[arg(long)]
+        upsert: bool,
+    },
+    /// Delete documents
+    Delete {
+        /// The collection
+        collection: String,
+        /// Which documents
+        filter: String,
+        /// All that match instead of the first
+        #[arg(long)]
+        multi: bool,
+    },
+}
+
+/// Runs the command.
+pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
+    let (client, app) = (context.client()?, context.app()?);
+    let (collection, verb, body) = wire(&command)?;
+    let mut path = format!("/v1/apps/{app}/documents/{}/{verb}", encoded(&collection));
+    if matches!(command, Command::Find { canonical: true, .. }) {
+        path.push_str("?format=canonical");
+    }
+    let answer = client
+        .value(Method::POST, &path, Some(body.to_string().into()))
+        .await?;
+    show(context, &command, &answer)
+}
+
+/// What the admin API wants for a command: collection, verb, body.
+fn wire(command: &Command) -> anyhow::Result<(String, &'static str, Value)> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    let (collection, verb) = match command {
+        Command::Find {
+            collection,
+            filter,
+            sort,
+            fields,
+            skip,
+            limit,
+            canonical: _,
+        } => {
+            set("filter", object("filter", filter)?);
+            for (name, flag, text) in [("sort", "--sort", sort), ("projection", "--fields", fields)] {
+                if let Some(text) = text {
+                    set(name, object(flag, text)?);
+                }
+            }
+            set("skip", (*skip).into());
+            set("limit", (*limit).into());
+            (collection, "find")
+        }
+        Command::Count { collection, filter } => {
+            set("filter", object("filter", filter)?);
+            (collection, "count")
+        }
+        Command::Insert {
+            collection,
+            documents,
+        } => {
+            let bytes = data_argument(documents)?;
+            let documents = match serde_json::from_slice(&bytes).context("the documents are not JSON")? {
+                Value::Array(documents) => documents,
+                one => vec![one],
+            };
+            set("documents", documents.into());
+            (collection, "insert")
+        }
+        Command::Update {
+            collection,
+            filter,
+            update,
+            multi,
+            upsert,
+        } => {
+            set("filter", object("filter", filter)?);
+            set("update", object("update", update)?);
+            set("multi", (*multi).into());
+            set("upsert", (*upsert).into());
+            (collection, "update")
+        }
+        Command::Delete {
+            collection,
+            filter,
+            multi,
+        } => {
+            set("filter", object("filter", filter)?);
+            set("multi", (*multi).into());
+            (collection, "delete")
+        }
+    };
+    Ok((collection.clone(), verb, Value::Object(body)))
+}
+
+/// A JSON object of the command line.
+fn object(what: &str, text: &str) -> anyhow::Result<Value> {
+    let value: Map<String, Value> =
+        serde_json::from_str(text).with_context(|| format!("the {what} {text:?} is not a JSON object"))?;
+    Ok(Value::Object(value))
+}
+
+fn show(context: &Context, command: &Command, answer: &Value) -> anyhow::Result<()> {
+    let number = |name: &str| answer[name].as_u64().unwrap_or_default();
+    if context.json {
+        println!("{answer}");
+    }
+    let none = |what: &str| Err(NoMatch(what.to_owned()).into());
+    match command {
+        Command::Find { collection, .. } => {
+            let documents = answer["documents"]
+                .as_array()
+                .map(Vec::as_slice)
+                .unwrap_or_default();
+            if !context.json {
+                documents.iter().for_each(|document| println!("{document}"));
+            }
+            if answer["more"] == true {
+                eprintln!("there are more; go on with --skip, or raise --limit");
+            }
+            if documents.is_empty() {
+                return none(&format!("no document of {collection:?} matches"));
+            }
+        }
+        Command::Count { collection, .. } => {
+            if !context.json {
+                println!("{}", number("count"));
+            }
+            if number("count") == 0 {
+                return none(&format!("no document of {collection:?} matches"));
+            }
+        }
+        Command::Insert { .. } if context.json => {}
+        Command::Insert { .. } => {
+            let rows = answer["ids"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let rows: Vec<_> = rows.iter().map(|id| vec![id.to_string()]).collect();
+            out::table(&["INSERTED"], &rows);
+        }
+        Command::Update { collection, .. } => {
+            let upserted = !answer["upserted"].is_null();
+            if !context.json {
+                println!("matched {}, modified {}", number("matched"), number("modified"));
+                if upserted {
+                    println!("inserted {}", answer["upserted"]);
+                }
+            }
+            if number("matched") == 0 && !upserted {
+                return none(&format!("no document of {collection:?} matches"));
+            }
+        }
+        Command::Delete { collection, .. } => {
+            if !context.json {
+                println!("deleted {}", number("deleted"));
+            }
+            if number("deleted") == 0 {
+                return none(&format!("no document of {collection:?} matches"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_fields_is_kept() {
+        let command = Command::Find {
+            collection: "c".into(),
+            filter: "{}".into(),
+            sort: Some(r#"{"z":1,"a":-1}"#.into()),
+            fields: None,
+            skip: 0,
+            limit: 5,
+            canonical: false,
+        };
+        let (_, verb, body) = wire(&command).unwrap();
+        assert_eq!(verb, "find");
+        assert!(body.to_string().contains(r#""sort":{"z":1,"a":-1}"#), "{body}");
+        assert!(object("filter", "[1]").is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! Watching an app's directory: which files changed, in batches. Build output, dependencies and hidden directories
+//! are not looked at, but for the components that the manifest names.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+/// Quiet time that ends a batch: editors and compilers write several files in one go.
+const QUIET: Duration = Duration::from_millis(150);
+/// Longest batch.
+const BATCH_MAX: Duration = Duration::from_secs(2);
+/// Changes that may wait.
+const WAITING_MAX: usize = 4096;
+/// Directories watched.
+const DIRECTORIES_MAX: usize = 5000;
+/// Directories that are never an app's own sources.
+const IGNORED: [&str; 3] = ["target", "node_modules", "__pycache__"];
+
+/// Watches a directory.
+pub(super) struct Watch {
+    root: PathBuf,
+    watcher: RecommendedWatcher,
+    watched: BTreeSet<PathBuf>,
+    changes: mpsc::Receiver<PathBuf>,
+}
+
+impl Watch {
+    /// Watches `root` and, wherever they are, `extra` files.
+    ///
+    /// # Errors
+    /// When the system can't watch.
+    pub(super) fn new(root: &Path, extra: &[PathBuf]) -> anyhow::Result<Self> {
+        let root = root
+            .canonicalize()
+            .with_context(|| format!("can't read {}", root.display()))?;
+        let (sender, changes) = mpsc::channel(WAITING_MAX);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let Ok(event) = event else { return };
+            if matches!(event.kind, EventKind::Access(_)) {
+                return;
+            }
+            for path in event.paths {
+                // When thousands wait, a rebuild is due anyway.
+                let _ = sender.try_send(path);
+            }
+        })
+        .context("can't watch for changes")?;
+        let mut watch = Self {
+            root,
+            watcher,
+            watched: BTreeSet::new(),
+            changes,
+        };
+        watch.look_again(extra)?;
+        Ok(watch)
+    }
+
+    /// Watches directories that have come about since.
+    ///
+    /// # Errors
+    /// When the system can't watch any more.
+    pub(super) fn look_again(&mut self, extra: &[PathBuf]) -> anyhow::Result<()> {
+        let mut directories = vec![self.root.clone()];
+        let mut found = Vec::new();
+        while let Some(directory) = directories.pop() {
+            if found.len() == DIRECTORIES_MAX {
+                break;
+            }
+            let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+            directories.extend(
+                entries
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path())
+                    .filter(|path| !is_ignored_name(path)),
+            );
+            found.push(directory);
+        }
+        found.extend(extra.iter().filter_map(|file| file.parent()?.canonicalize().ok()));
+        for directory in found {
+            if self.watched.contains(&directory) || !directory.is_dir() {
+                continue;
+            }
+            self.watcher
+                .watch(&directory, RecursiveMode::NonRecursive)
+                .with_context(|| format!("can't watch {}", directory.display()))?;
+            self.watched.insert(directory);
+        }
+        Ok(())
+    }
+
+    /// The files that changed, relative to the root where they are under it: waits for the first, then until it is
+    /// quiet.
+    pub(super) async fn batch(&mut self) -> BTreeSet<PathBuf> {
+        let mut batch = BTreeSet::new();
+        let Some(first) = self.changes.recv().await else {
+            return std::future::pending().await;
+        };
+        batch.insert(self.relative(first));
+        let more = async {
+            while let Ok(Some(path)) = tokio::time::timeout(QUIET, self.changes.recv()).await {
+                batch.insert(relative(&self.root, path));
+            }
+        };
+        // A batch that does not end by itself is ended; what comes later is the next one.
+        let _ = tokio::time::timeout(BATCH_MAX, more).await;
+        self.watched.retain(|directory| directory.is_dir());
+        batch
+    }
+
+    fn relative(&self, path: PathBuf) -> PathBuf {
+        relative(&self.root, path)
+    }
+}
+
+fn relative(root: &Path, path: PathBuf) -> PathBuf {
+    path.strip_prefix(root).map(Path::to_path_buf).unwrap_or(path)
+}
+
+/// Whether a path leads through something that is not an app's own source.
+pub(super) fn is_ignored(path: &Path) -> bool {
+    path.components().any(|component| match component {
+        std::path::Component::Normal(name) => is_ignored_name(Path::new(name)),
+        _ => false,
+    })
+}
+
+fn is_ignored_name(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy())
+        .unwrap_or_default();
+    (name.starts_with('.') && name != ".dev.secrets") || name.ends_with('~') || IGNORED.contains(&&*name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn changes_come_in_batches_also_from_new_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("src")).unwrap();
+        let mut watch = Watch::new(dir.path(), &[]).unwrap();
+        std::fs::write(dir.path().join("src/a.rs"), "1").unwrap();
+        std::fs::write(dir.path().join("src/b.rs"), "1").unwrap();
+        let batch = watch.batch().await;
+        assert!(batch.contains(Path::new("src/a.rs")), "{batch:?}");
+        std::fs::create_dir(dir.path().join("new")).unwrap();
+        let batch = watch.batch().await;
+        assert!(batch.contains(Path::new("new")), "{batch:?}");
+        watch.look_again(&[]).unwrap();
+        std::fs::write(dir.path().join("new/c.rs"), "1").unwrap();
+        let batch = watch.batch().await;
+        assert!(batch.contains(Path::new("new/c.rs")), "{batch:?}");
+    }
+
+    #[test]
+    fn output_and_hidden_files_are_ignored() {
+        for path in [
+            "target/x",
+            ".git/a",
+            ".cloudlet/dev/x",
+            "web/node_modules/a",
+            "src/a.rs~",
+        ] {
+            assert!(is_ignored(Path::new(path)), "{path}");
+        }
+        for path in ["src/a.rs", "cloudlet.toml", ".dev.secrets"] {
+            assert!(!is_ignored(Path::new(path)), "{path}");
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! The command line against a node: results on standard output, reasons on standard error, exit codes.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{App, Node};
+use crate::http::Client;
+
+/// What a command did.
+#[derive(Debug)]
+struct Done {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Done {
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.out
+    }
+
+    /// It failed, and said all of `words`.
+    #[track_caller]
+    fn fails(self, words: &[&str]) {
+        assert_eq!(self.code, 1, "{self:?}");
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} not in {self:?}");
+        }
+    }
+}
+
+fn command(dir: &Path, node: Option<&Node>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloudlet"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CLOUDLET_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(dir)
+        .env("CLOUDLET_CONFIG_DIR", dir.join("config"));
+    if let Some(node) = node {
+        command.env("CLOUDLET_NODE", format!("http://{}", node.admin));
+        command.env("CLOUDLET_KEY", &node.key);
+    }
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A directory and perhaps a node.
+struct Desk {
+    dir: TempDir,
+    node: Option<Node>,
+}
+
+impl Desk {
+    fn new(node: Option<Node>) -> Self {
+        Self {
+            dir: TempDir::new().unwrap(),
+            node,
+        }
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        self.run_with(args, "")
+    }
+
+    fn run_with(&self, args: &[&str], stdin: &str) -> Done {
+        let mut child = command(self.dir.path(), self.node.as_ref())
+            .args(args)
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Done {
+            code: output.status.code().unwrap(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn stop(self) {
+        if let Some(node) = self.node {
+            node.stop();
+        }
+    }
+}
+
+#[test]
+fn a_site_goes_from_nothing_to_served_and_back() {
+    let desk = Desk::new(Some(Node::start()));
+    desk.run(&["new", "web", "--template", "static"]).ok();
+    desk.run(&["new", "web", "--template", "static"])
+        .fails(&["there already"]);
+    desk.run(&["new", "Web"]).fails(&["invalid app name"]);
+    desk.run(&["new", "x", "--template", "sttic"])
+        .fails(&["did you mean \"static\"?"]);
+    desk.run(&["-C", "web", "versions"]).fails(&["no app \"web\""]);
+    assert!(
+        desk.run(&["-C", "web", "deploy"])
+            .ok()
+            .contains("deployment 1 is active")
+    );
+    let page = || {
+        Client::connect(desk.node.as_ref().unwrap().public)
+            .get("/")
+            .text()
+    };
+    let first = page();
+    desk.write("web/site/index.html", "second");
+    assert!(
+        desk.run(&["-C", "web", "deploy", "--dry-run"])
+            .ok()
+            .contains("would be")
+    );
+    assert_eq!(page(), first);
+    desk.run(&["-C", "web", "deploy"]).ok();
+    assert_eq!(page(), "second");
+    assert!(
+        desk.run(&["-C", "web", "deploy"])
+            .ok()
+            .contains("nothing changed")
+    );
+    let versions: Value = serde_json::from_str(&desk.run(&["-C", "web", "--json", "versions"]).ok()).unwrap();
+    assert_eq!(versions["active"], 2);
+    assert!(
+        desk.run(&["--app", "web", "rollback"])
+            .ok()
+            .contains("deployment 1 is active again")
+    );
+    assert_eq!(page(), first);
+    desk.run(&["--app", "web", "rollback"])
+        .fails(&["no deployment before 1"]);
+    desk.run(&["-C", "nowhere", "deploy"]).fails(&["not a directory"]);
+    desk.run(&["deploy"]).fails(&["cloudlet.toml", "cloudlet new"]);
+    desk.stop();
+}
+
+#[test]
+fn validate_tells_every_problem_and_fails() {
+    let desk = Desk::new(None);
+    desk.run(&["validate"]).fails(&["cloudlet.toml", "cloudlet new"]);
+    desk.write(
+        "cloudlet.toml",
+        "manifest_version = 1\n[app]\nname = \"a\"\n[env.prod.vars]\nx = \"1\"\n",
+    );
+    assert!(desk.run(&["validate"]).ok().contains("is good"));
+    desk.run(&["validate", "--env", "prod"]).ok();
+    desk.run(&["validate", "--env", "prdo"])
+        .fails(&["did you mean \"prod\"?"]);
+    let mistakes = "manifest_version = 1\n[app]\nname = \"A\"\n[vras]\n[auth]\nanonymous = 1\n[[trigger.timer]]\n[hosting]\n";
+    desk.write("cloudlet.toml", mistakes);
+    let words = [
+        "cloudlet.toml:3:",
+        "cloudlet.toml:4:",
+        "cloudlet.toml:6:",
+        "cloudlet.toml:7:",
+        "cloudlet.toml:8:",
+        "5 problem(s)",
+    ];
+    desk.run(&["validate"]).fails(&words);
+    let done = desk.run(&["--json", "validate"]);
+    let told: Value = serde_json::from_str(&done.err).unwrap();
+    assert_eq!(told["error"]["problems"].as_array().unwrap().len(), 5, "{told}");
+    assert_eq!(told["error"]["problems"][1]["line"], 4);
+}
+
+#[test]
+fn documents_are_found_inserted_updated_and_deleted() {
+    let desk = Desk::new(Some(Node::with(&App::new("web"))));
+    let db = |args: &[&str]| desk.run(&[&["--app", "web", "db"], args].concat());
+    db(&["find", "notes"]).fails(&["no document of \"notes\" matches"]);
+    db(&[
+        "insert",
+        "notes",
+        r#"[{"_id":1,"z":1,"a":{"$numberLong":"7"}},{"_id":2,"z":2}]"#,
+    ])
+    .ok();
+    assert_eq!(
+        db(&["find", "notes", r#"{"z":1}"#]).ok().trim(),
+        r#"{"_id":1,"z":1,"a":7}"#
+    );
+    let sorted = db(&[
+        "find",
+        "notes",
+        "--sort",
+        r#"{"z":-1}"#,
+        "--fields",
+        r#"{"_id":1}"#,
+        "--limit",
+        "1",
+    ]);
+    assert_eq!(sorted.ok().trim(), r#"{"_id":2}"#);
+    assert!(
+        db(&["find", "notes", "--canonical"])
+            .ok()
+            .contains(r#"{"$numberLong":"7"}"#)
+    );
+    assert!(
+        db(&["update", "notes", "{}", r#"{"$set":{"seen":true}}"#, "--multi"])
+            .ok()
+            .contains("matched 2")
+    );
+    db(&["update", "notes", r#"{"_id":9}"#, r#"{"$set":{"seen":true}}"#]).fails(&["matches"]);
+    db(&["insert", "notes", r#"{"_id":1}"#]).fails(&["duplicate key"]);
+    db(&["insert", "notes", "{"]).fails(&["not JSON"]);
+    db(&["find", "notes", r#"{"$nope":1}"#]).fails(&["$nope"]);
+    assert!(
+        db(&["delete", "notes", "{}", "--multi"])
+            .ok()
+            .contains("deleted 2")
+    );
+    db(&["delete", "notes", "{}"]).fails(&["matches"]);
+    desk.stop();
+}
+
+#[test]
+fn objects_come_and_go_and_nothing_is_overwritten_unasked() {
+    let desk = Desk::new(Some(Node::with(&App::new("web"))));
+    let storage = |args: &[&str]| desk.run(&[&["--app", "web", "storage"], args].concat());
+    let bytes = "0123456789".repeat(50_000);
+    desk.write("photo.txt", &bytes);
+    storage(&["ls"]).fails(&["no object"]);
+    storage(&["put", "photo.txt", "photos/a b.txt"]).ok();
+    storage(&["put", "photo.txt", "photos/a b.txt"]).fails(&["--force"]);
+    storage(&["put", "photo.txt", "photos/a b.txt", "--force"]).ok();
+    assert!(storage(&["ls", "photos/"]).ok().contains("photos/a b.txt"));
+    storage(&["get", "photos/a b.txt", "photo.txt"]).fails(&["--force"]);
+    storage(&["get", "photos/a b.txt", "back.txt"]).ok();
+    assert!(std::fs::read_to_string(desk.dir.path().join("back.txt")).unwrap() == bytes);
+    assert!(storage(&["get", "photos/a b.txt", "-"]).ok() == bytes);
+    storage(&["get", "photos/none", "none"]).fails(&["no object"]);
+    assert!(!desk.dir.path().join("none").exists() && !desk.dir.path().join("none.part").exists());
+    storage(&["rm", "photos/a b.txt"]).ok();
+    storage(&["rm", "photos/a b.txt"]).fails(&["no object"]);
+    desk.stop();
+}
+
+#[test]
+fn functions_are_listed_and_called_and_heard() {
+    let app = App::new("web")
+        .function("calls", "calls", "invoke = \"false\"")
+        .route("/x", &[], "hello");
+    let app = app.function("hello", "hello", "");
+    let desk = Desk::new(Some(Node::with(&app)));
+    let run = |args: &[&str]| desk.run(&[&["--app", "web"], args].concat());
+    assert!(run(&["fn", "list"]).ok().contains("calls"));
+    desk.write("in.txt", "echo from a file");
+    assert_eq!(run(&["fn", "call", "calls", "@in.txt"]).ok(), "from a file\n");
+    assert_eq!(
+        desk.run_with(&["--app", "web", "fn", "call", "calls", "--data", "-"], "echo hi")
+            .ok(),
+        "hi\n"
+    );
+    assert!(run(&["fn", "call", "hello"]).ok().contains("hello from"));
+    run(&["fn", "call", "calls", "not json"]).fails(&["not JSON", "@FILE"]);
+    run(&["fn", "call", "nope"]).fails(&["nope"]);
+    run(&["logs", "--since", "soon"]).fails(&["invalid duration"]);
+
+    // A follower hears a panic that comes after it.
+    let node = desk.node.as_ref();
+    let mut follower = command(desk.dir.path(), node)
+        .args(["--app", "web", "logs", "-f"])
+        .spawn()
+        .unwrap();
+    desk.write("panic.txt", "panic boom-heard");
+    run(&["fn", "call", "calls", "@panic.txt"]).fails(&["calls"]);
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("boom-heard")));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert!(
+        run(&["logs", "--function", "calls", "--since", "5m"])
+            .ok()
+            .contains("boom-heard")
+    );
+    run(&["logs", "--function", "hello"]).fails(&["nothing that matches"]);
+    desk.stop();
+}
+
+#[test]
+fn secrets_go_in_and_never_come_out() {
+    let desk = Desk::new(Some(Node::with(&App::new("web"))));
+    let secret = |args: &[&str], stdin| desk.run_with(&[&["--app", "web", "secret"], args].concat(), stdin);
+    secret(&["list"], "").fails(&["no secrets"]);
+    secret(&["put", "KEY"], "").fails(&["empty"]);
+    let put = secret(&["put", "KEY"], "hush-hush\n");
+    assert!(!format!("{put:?}").contains("hush"));
+    let listed = secret(&["list"], "").ok();
+    assert!(listed.contains("KEY") && !listed.contains("hush"));
+    secret(&["delete", "KEY"], "").ok();
+    secret(&["delete", "KEY"], "").fails(&["no secret"]);
+    desk.stop();
+}
+
+#[test]
+fn login_remembers_a_key_that_works() {
+    let node = Node::with(&App::new("web"));
+    let (url, key) = (format!("http://{}", node.admin), node.key.clone());
+    let mut desk = Desk::new(None);
+    desk.run(&["--node", &url, "--app", "web", "versions"])
+        .fails(&["no admin key", "cloudlet login"]);
+    desk.run_with(&["--node", &url, "login"], "ck_wrong_key\n")
+        .fails(&["invalid"]);
+    desk.run_with(&["--node", &url, "login"], &format!("{key}\n"))
+        .ok();
+    assert!(desk.run(&["whoami"]).ok().contains(&url));
+    desk.run(&["--app", "web", "versions"]).ok();
+    let made = desk.run(&["auth", "key", "create", "ci"]).ok();
+    assert!(made.starts_with("ck_"));
+    assert!(desk.run(&["auth", "key", "list"]).ok().contains("ci"));
+    desk.run(&["logout"]).ok();
+    desk.run(&["--node", &url, "whoami"]).fails(&["no admin key"]);
+    desk.run(&["--node", "http://127.0.0.1:1", "--key", "ck_a_b", "whoami"])
+        .fails(&["can't reach", "cloudlet dev"]);
+    desk.node = Some(node);
+    desk.stop();
+}
+
+/// `cloudlet dev`, killed when the test fails.
+struct Dev(Child);
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn dev_serves_what_is_saved_and_survives_mistakes() {
+    let desk = Desk::new(None);
+    let manifest = "manifest_version = 1\n[app]\nname = \"web\"\n[hosting]\ndir = \"dist\"\n";
+    desk.run(&["dev"]).fails(&["cloudlet.toml"]);
+    desk.write("cloudlet.toml", manifest);
+    desk.write("dist/index.html", "one");
+    let args = ["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let mut dev = Dev(command(desk.dir.path(), None).args(args).spawn().unwrap());
+    let mut lines = BufReader::new(dev.0.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let mut errors = BufReader::new(dev.0.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let public = lines.next().unwrap();
+    let public = public
+        .strip_prefix("listening public http://")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let mut wait_for = |text: &str| assert!(lines.any(|line| line.contains(text)), "{text}");
+    wait_for("deployment 1");
+    let page = || Client::connect(public).get("/").text();
+    assert_eq!(page(), "one");
+    desk.write("dist/index.html", "two");
+    wait_for("deployment 2");
+    assert_eq!(page(), "two");
+    // A mistake is told, and what ran goes on.
+    desk.write("cloudlet.toml", &format!("{manifest}spaa = true\n"));
+    assert!(errors.any(|line| line.contains("did you mean \"spa\"?")));
+    assert_eq!(page(), "two");
+    desk.write("cloudlet.toml", &format!("{manifest}spa = true\n"));
+    wait_for("deployment 3");
+    assert_eq!(Client::connect(public).get("/any/where").text(), "two");
+    // Other commands in the directory find the node.
+    assert!(desk.run(&["versions"]).ok().contains("active"));
+    let id = dev.0.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let status = dev.0.wait().unwrap();
+    let mut rest = String::new();
+    errors.for_each(|line| rest.push_str(&line));
+    assert!(status.success(), "{status}: {rest}");
+}
+
+#[test]
+fn a_failed_build_is_told_and_nothing_is_deployed() {
+    let desk = Desk::new(Some(Node::with(&App::new("web"))));
+    let manifest = |command: &str| {
+        format!(
+            "manifest_version = 1\n[app]\nname = \"web\"\n[function.f]\nsource = \"f.wasm\"\nbuild = {{ command = {command:?} }}\n"
+        )
+    };
+    desk.write("cloudlet.toml", &manifest("echo no such luck >&2; exit 3"));
+    desk.run(&["build"])
+        .fails(&["no such luck", "function \"f\"", "exit"]);
+    desk.run(&["deploy"]).fails(&["no such luck"]);
+    desk.write("cloudlet.toml", &manifest("true"));
+    desk.run(&["build"]).fails(&["there is no", "f.wasm"]);
+    desk.write("cloudlet.toml", &manifest("echo text > f.wasm"));
+    desk.run(&["build"]).ok();
+    desk.run(&["deploy"])
+        .fails(&["function \"f\"", "not a WebAssembly component"]);
+    assert!(desk.run(&["versions"]).ok().lines().count() == 2);
+    desk.stop();
+}
