@@ -119,6 +119,15 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the handlers can't be installed.
+pub(crate) async fn shutdown_signal() -> anyhow::Result<()> {
+    StopSignals::install()?.wait().await;
+    Ok(())
+}
+
 /// The signals that stop a node. From its making on they do not end the process any more.
 pub(crate) struct StopSignals {
     term: Signal,
