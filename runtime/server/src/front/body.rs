@@ -234,7 +234,6 @@ impl Body {
     }
 
     /// Chunks of unknown number, e.g. followed logs.
-    #[expect(dead_code, reason = "the admin API's log follower uses it")]
     pub(crate) fn stream(chunks: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Self {
         Self {
             source: Source::Stream(Box::pin(chunks)),
