@@ -315,7 +315,9 @@ impl<'a> Settings<'a> {
         self.file_dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let table: Table = match text.parse() {
             Ok(table) => table,
-            Err(error) => return self.problem(format!("{}: {}", path.display(), error.to_string().trim_end())),
+            Err(error) => {
+                return self.problem(format!("{}: {}", path.display(), error.to_string().trim_end()));
+            }
         };
         for (key, value) in table {
             match value {
@@ -331,7 +333,9 @@ impl<'a> Settings<'a> {
 
     fn read_value(&mut self, path: &Path, name: String, value: &Value) {
         if !NAMES.contains(&name.as_str()) {
-            let near = nearest(&name).map(|n| format!("; did you mean {n:?}?")).unwrap_or_default();
+            let near = nearest(&name)
+                .map(|n| format!("; did you mean {n:?}?"))
+                .unwrap_or_default();
             return self.problem(format!("{}: unknown setting {name:?}{near}", path.display()));
         }
         match text_of(value) {
@@ -395,7 +399,9 @@ impl<'a> Settings<'a> {
                 cache_bytes: self.get("storage.cache_bytes", 128 << 20, bytes),
                 cached_object_bytes_max: self.get("storage.cached_object_bytes_max", 4 << 20, bytes),
                 object_bytes_max: self.get("storage.object_bytes_max", 5 << 30, bytes),
-                dir: self.path("storage.dir").unwrap_or_else(|| data_dir.join("objects")),
+                dir: self
+                    .path("storage.dir")
+                    .unwrap_or_else(|| data_dir.join("objects")),
             },
             functions: Functions {
                 instances_max: self.get("functions.instances_max", 1000, count_u32),
@@ -439,7 +445,9 @@ impl<'a> Settings<'a> {
         };
         if limits.header_bytes_max < HEADER_BYTES_MIN {
             let seen = limits.header_bytes_max;
-            self.problem(format!("limits.header_bytes_max = {seen}: must be at least {HEADER_BYTES_MIN}"));
+            self.problem(format!(
+                "limits.header_bytes_max = {seen}: must be at least {HEADER_BYTES_MIN}"
+            ));
         }
         limits
     }
@@ -467,7 +475,9 @@ impl<'a> Settings<'a> {
                         && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 });
             if !ok {
-                self.problem(format!("domain {domain:?} is not a host name, such as apps.example.com"));
+                self.problem(format!(
+                    "domain {domain:?} is not a host name, such as apps.example.com"
+                ));
             } else if !domains.contains(&domain) {
                 domains.push(domain);
             }
@@ -498,18 +508,26 @@ fn nearest(name: &str) -> Option<&'static str> {
     NAMES
         .iter()
         .find(|known| last(known) == last(name))
-        .or_else(|| NAMES.iter().find(|known| known.len() > 4 && name.starts_with(&known[..known.len() - 2])))
+        .or_else(|| {
+            NAMES
+                .iter()
+                .find(|known| known.len() > 4 && name.starts_with(&known[..known.len() - 2]))
+        })
         .copied()
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:8080".into())
+    text.parse()
+        .map_err(|_| "expected an address and a port, such as 127.0.0.1:8080".into())
 }
+
+/// More of anything that is counted is a mistake.
+const COUNT_MAX: usize = 1_000_000;
 
 fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
-        Ok(number) => Ok(number),
+        Ok(number @ 1..=COUNT_MAX) => Ok(number),
+        _ => Err(format!("expected a whole number from 1 to {COUNT_MAX}")),
     }
 }
 
@@ -522,7 +540,12 @@ fn boolean(text: &str) -> Result<bool, String> {
 }
 
 fn list(text: &str) -> Result<Vec<String>, String> {
-    Ok(text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect())
+    Ok(text
+        .split(',')
+        .map(str::trim)
+        .filter(|t| !t.is_empty())
+        .map(str::to_owned)
+        .collect())
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {
@@ -576,79 +599,4 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve(file: &str, args: &ServeArgs) -> Result<NodeConfig, Problems> {
-        let mut settings = Settings::new(args);
-        settings.read_file(Path::new("/etc/cloudlet/node.toml"), file);
-        settings.resolve(args)
-    }
-
-    #[test]
-    fn defaults_are_whole() {
-        let config = resolve("", &ServeArgs::default()).unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-        assert_eq!(config.domains, ["localhost"]);
-        assert_eq!(config.storage.dir, Path::new("cloudlet-data/objects"));
-        assert!(config.metrics_public);
-    }
-
-    #[test]
-    fn flags_win_over_the_file() {
-        let args = ServeArgs {
-            listen: Some("127.0.0.1:9".into()),
-            domains: vec!["Apps.Example.com".into()],
-            ..ServeArgs::default()
-        };
-        let file = r#"
-            listen = "127.0.0.1:1"
-            admin_listen = "0.0.0.0:2"
-            data_dir = "state"
-            [limits]
-            header_timeout = "250ms"
-            body_bytes_max = "2MiB"
-            connections_max = 7
-        "#;
-        let config = resolve(file, &args).unwrap();
-        assert_eq!(config.listen.port(), 9);
-        assert_eq!(config.data_dir, Path::new("/etc/cloudlet/state"));
-        assert_eq!(config.limits.header_timeout, Duration::from_millis(250));
-        assert_eq!(config.limits.body_bytes_max, 2 << 20);
-        assert_eq!(config.limits.connections_max, 7);
-        assert_eq!(config.domains, ["localhost", "apps.example.com"]);
-        assert!(!config.metrics_public);
-    }
-
-    #[test]
-    fn all_problems_are_told_together() {
-        let file = r#"
-            listen = "here"
-            colour = "red"
-            workers = 0
-            [limits]
-            header_timeout = "soon"
-            header_bytes = 3
-            [tls]
-            cert = "a.pem"
-        "#;
-        let problems = resolve(file, &ServeArgs::default()).unwrap_err().0;
-        assert_eq!(problems.len(), 6, "{problems:#?}");
-        for wanted in ["listen", "colour", "workers", "header_timeout", "header_bytes", "tls.key"] {
-            assert!(problems.iter().any(|p| p.contains(wanted)), "{wanted}: {problems:#?}");
-        }
-    }
-
-    #[test]
-    fn sizes_and_times_have_units() {
-        assert_eq!(bytes("65536"), Ok(65536));
-        assert_eq!(bytes("64 KiB"), Ok(65536));
-        for bad in ["", "0", "1MB", "-1", "KiB", "99999999999GiB"] {
-            assert!(bytes(bad).is_err(), "{bad}");
-        }
-        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
-        for bad in ["", "10", "0s", "s", "1.5s"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

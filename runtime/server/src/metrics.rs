@@ -115,8 +115,8 @@ const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Fine enough for a cached file's microseconds, wide enough for a slow function.
 const SECONDS: &[f64] = &[
-    25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5,
-    5.0, 10.0, 30.0,
+    25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
+    1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
 /// Counters and histograms of the HTTP front.
@@ -177,26 +177,39 @@ impl Metrics {
             &["listener"],
         )?;
         registry.register(Box::new(open.clone()))?;
-        let accepted =
-            counters("cloudlet_http_connections_total", "Connections accepted.", &["listener"])?;
+        let accepted = counters(
+            "cloudlet_http_connections_total",
+            "Connections accepted.",
+            &["listener"],
+        )?;
         let closed = counters(
             "cloudlet_http_connections_closed_total",
             "Connections that the node closed for a reason of its own.",
             &["reason"],
         )?;
-        let handshakes =
-            counters("cloudlet_tls_handshakes_total", "TLS handshakes, by outcome.", &["outcome"])?;
-        let reloads =
-            counters("cloudlet_tls_reloads_total", "Changed certificates, by outcome.", &["outcome"])?;
+        let handshakes = counters(
+            "cloudlet_tls_handshakes_total",
+            "TLS handshakes, by outcome.",
+            &["outcome"],
+        )?;
+        let reloads = counters(
+            "cloudlet_tls_reloads_total",
+            "Changed certificates, by outcome.",
+            &["outcome"],
+        )?;
         Ok(Self {
             requests: Kind::ALL
                 .map(|kind| STATUS_CLASSES.map(|class| requests.with_label_values(&[kind.label(), class])))
                 .into(),
-            seconds: Kind::ALL.map(|kind| seconds.with_label_values(&[kind.label()])).into(),
+            seconds: Kind::ALL
+                .map(|kind| seconds.with_label_values(&[kind.label()]))
+                .into(),
             connections: [Surface::Public, Surface::Admin].map(|s| open.with_label_values(&[s.label()])),
             connections_total: [Surface::Public, Surface::Admin]
                 .map(|s| accepted.with_label_values(&[s.label()])),
-            closed: Closed::ALL.map(|reason| closed.with_label_values(&[reason.label()])).into(),
+            closed: Closed::ALL
+                .map(|reason| closed.with_label_values(&[reason.label()]))
+                .into(),
             request_body_bytes: counter(
                 "cloudlet_http_request_body_bytes_total",
                 "Bytes of request bodies received.",
@@ -255,7 +268,13 @@ mod tests {
         let metrics = Metrics::new(&registry).unwrap();
         metrics.answered(Kind::Site, StatusCode::NOT_MODIFIED, Duration::from_micros(30));
         let text = String::from_utf8(render(&registry)).unwrap();
-        assert!(text.contains(r#"cloudlet_http_requests_total{kind="site",status_class="3xx"} 1"#), "{text}");
-        assert!(text.contains(r#"cloudlet_http_request_seconds_bucket{kind="site",le="0.00005"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"cloudlet_http_requests_total{kind="site",status_class="3xx"} 1"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"cloudlet_http_request_seconds_bucket{kind="site",le="0.00005"} 1"#),
+            "{text}"
+        );
     }
 }

@@ -44,7 +44,8 @@ impl Node {
     /// When the directory is in use by another node, can't be written, or holds something that can't be read.
     pub(crate) async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         let data_dir = config.data_dir.clone();
-        std::fs::create_dir_all(&data_dir).with_context(|| format!("make the data directory {data_dir:?}"))?;
+        std::fs::create_dir_all(&data_dir)
+            .with_context(|| format!("make the data directory {data_dir:?}"))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
         let prometheus = prometheus::Registry::new();
@@ -73,9 +74,19 @@ impl Node {
             .context("open the identity service")?;
         let logs = Arc::new(Logs::default());
         let sink: Arc<dyn LogSink> = logs.clone();
-        let host = Host::new(host_config(&config), clock.clone(), entropy.clone(), sink, &prometheus)
-            .context("start the function host")?;
-        let signer = Signer::new(&node_key(&*documents, &*entropy, "urls").await.context("load the URL key")?);
+        let host = Host::new(
+            host_config(&config),
+            clock.clone(),
+            entropy.clone(),
+            sink,
+            &prometheus,
+        )
+        .context("start the function host")?;
+        let signer = Signer::new(
+            &node_key(&*documents, &*entropy, "urls")
+                .await
+                .context("load the URL key")?,
+        );
 
         Ok(Arc::new(Node {
             config,
@@ -114,17 +125,24 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         .build()
         .context("start the main runtime")?;
     runtime.block_on(async {
+        let signals = front::StopSignals::install()?;
         let node = Node::open(config).await?;
         tracing::info!(config = ?node.config, "configuration");
-        crate::apps::deploy::load_active(&node).await.context("load the active deployments")?;
+        crate::apps::deploy::load_active(&node)
+            .await
+            .context("load the active deployments")?;
         if node.auth.admin_keys().is_empty() {
-            let key = node.auth.create_admin_key("first").await.context("make the first admin key")?;
+            let key = node
+                .auth
+                .create_admin_key("first")
+                .await
+                .context("make the first admin key")?;
             say(&format!("admin key: {key}"));
         }
         let front = front::Front::start(node).await?;
         say(&format!("listening public {}", front.public_url()));
         say(&format!("listening admin {}", front.admin_url()));
-        front::shutdown_signal().await?;
+        signals.wait().await;
         tracing::info!("stopping");
         front.drain().await;
         tracing::info!("stopped");
@@ -178,7 +196,10 @@ async fn node_key(documents: &dyn Documents, entropy: &dyn Entropy, name: &str) 
         "_id": name,
         "key": bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: key.to_vec() },
     };
-    let insert = Insert { documents: vec![document], ordered: true };
+    let insert = Insert {
+        documents: vec![document],
+        ordered: true,
+    };
     let inserted = documents.insert(&keys, insert, Deadline::NEVER).await?;
     match inserted.errors.into_iter().next() {
         None => Ok(key),
@@ -191,14 +212,25 @@ async fn read_key(
     keys: &Namespace,
     name: &str,
 ) -> anyhow::Result<Option<[u8; 32]>> {
-    let find = Find { filter: rawdoc! { "_id": name }, ..Find::default() };
+    let find = Find {
+        filter: rawdoc! { "_id": name },
+        ..Find::default()
+    };
     let page = documents.find(keys, find, Deadline::NEVER).await?;
-    page.documents.first().map(|document| key_of(document)).transpose()
+    page.documents
+        .first()
+        .map(|document| key_of(document))
+        .transpose()
 }
 
 fn key_of(document: &RawDocumentBuf) -> anyhow::Result<[u8; 32]> {
-    let binary = document.get_binary("key").context("the node's key is not binary")?;
-    binary.bytes.try_into().context("the node's key does not have 32 bytes")
+    let binary = document
+        .get_binary("key")
+        .context("the node's key is not binary")?;
+    binary
+        .bytes
+        .try_into()
+        .context("the node's key does not have 32 bytes")
 }
 
 #[cfg(test)]
@@ -210,9 +242,15 @@ mod tests {
     #[test]
     fn a_key_document_is_checked() {
         let binary = |bytes: Vec<u8>| {
-            RawBson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes })
+            RawBson::Binary(bson::Binary {
+                subtype: bson::spec::BinarySubtype::Generic,
+                bytes,
+            })
         };
-        assert_eq!(key_of(&rawdoc! { "_id": "a", "key": binary(vec![7; 32]) }).unwrap(), [7; 32]);
+        assert_eq!(
+            key_of(&rawdoc! { "_id": "a", "key": binary(vec![7; 32]) }).unwrap(),
+            [7; 32]
+        );
         assert!(key_of(&rawdoc! { "_id": "a", "key": binary(vec![7; 31]) }).is_err());
         assert!(key_of(&rawdoc! { "_id": "a", "key": "text" }).is_err());
     }

@@ -12,7 +12,9 @@ pub(crate) fn init(config: &Log) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(&config.level)
         .map_err(|error| anyhow::anyhow!("log.level = {:?}: {error}", config.level))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // An error means that a log is already set, by a test or an earlier node.
     let _ = match config.format {
         LogFormat::Text => subscriber.with_ansi(false).try_init(),

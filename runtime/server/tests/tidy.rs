@@ -33,17 +33,25 @@ const WALLS: &[(&str, &[&str])] = &[
 ];
 
 fn runtime() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
 }
 
 fn manifest(name: &str) -> Table {
     let path = runtime().join(name).join("Cargo.toml");
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}")).parse().unwrap()
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{path:?}: {error}"))
+        .parse()
+        .unwrap()
 }
 
 fn dependencies(manifest: &Table, section: &str) -> BTreeSet<String> {
     let section = manifest.get(section).and_then(|section| section.as_table());
-    section.map(|section| section.keys().cloned().collect()).unwrap_or_default()
+    section
+        .map(|section| section.keys().cloned().collect())
+        .unwrap_or_default()
 }
 
 #[test]
@@ -69,7 +77,10 @@ fn every_crate_is_known() {
         }
     }
     let known: BTreeSet<String> = ARROWS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(found, known, "a new crate needs its place in ARROWS and in ARCHITECTURE.md");
+    assert_eq!(
+        found, known,
+        "a new crate needs its place in ARROWS and in ARCHITECTURE.md"
+    );
 }
 
 #[test]
@@ -78,8 +89,14 @@ fn walls_hold() {
         let manifest = manifest(name);
         for dependency in dependencies(&manifest, "dependencies") {
             for (wall, allowed) in WALLS {
-                let behind = dependency == *wall || dependency.strip_prefix(wall).is_some_and(|rest| rest.starts_with('-'));
-                assert!(!behind || allowed.contains(name), "{name} must not use {dependency}");
+                let behind = dependency == *wall
+                    || dependency
+                        .strip_prefix(wall)
+                        .is_some_and(|rest| rest.starts_with('-'));
+                assert!(
+                    !behind || allowed.contains(name),
+                    "{name} must not use {dependency}"
+                );
             }
         }
     }
@@ -91,7 +108,10 @@ fn walls_hold() {
                 .get("dependencies")
                 .and_then(|all| all.get(crate_name)?.get("features")?.as_array().cloned())
                 .unwrap_or_default();
-            let serves = features.iter().filter_map(|f| f.as_str()).any(|f| f.starts_with("server"));
+            let serves = features
+                .iter()
+                .filter_map(|f| f.as_str())
+                .any(|f| f.starts_with("server"));
             assert!(!serves, "{name} must not serve HTTP");
         }
     }
@@ -102,7 +122,9 @@ fn versions_live_in_the_workspace() {
     for (name, _) in ARROWS {
         let manifest = manifest(name);
         for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            let Some(section) = manifest.get(section).and_then(|s| s.as_table()) else { continue };
+            let Some(section) = manifest.get(section).and_then(|s| s.as_table()) else {
+                continue;
+            };
             for (dependency, value) in section {
                 let inherits = value.get("workspace").and_then(|w| w.as_bool()) == Some(true);
                 assert!(inherits, "{name}: {dependency} must be `workspace = true`");
@@ -120,7 +142,11 @@ fn every_file_says_what_it_is() {
         collect(&runtime().join(name), &mut sources);
     }
     assert!(sources.len() > 50, "the sources were not found");
-    let silent: Vec<_> = sources.iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path).collect();
+    let silent: Vec<_> = sources
+        .iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path)
+        .collect();
     assert!(silent.is_empty(), "these begin without `//!`: {silent:#?}");
 }
 
@@ -130,7 +156,10 @@ fn unsafe_code_is_forbidden_but_in_the_host() {
         let root = ["src/lib.rs", "src/main.rs"].map(|file| runtime().join(name).join(file));
         let path = root.iter().find(|path| path.exists()).unwrap();
         let text = std::fs::read_to_string(path).unwrap();
-        assert!(text.contains("#![forbid(unsafe_code)]"), "{path:?} must forbid unsafe code");
+        assert!(
+            text.contains("#![forbid(unsafe_code)]"),
+            "{path:?} must forbid unsafe code"
+        );
     }
 }
 

@@ -61,7 +61,9 @@ pub(super) async fn serve(
         (&Method::POST, "signin") => {
             let wire = read(body).await?;
             let (username, password) = username_and_password(wire)?;
-            Ok(credentials(&auth.sign_in_with_password(&app.id, &username, &password).await?))
+            Ok(credentials(
+                &auth.sign_in_with_password(&app.id, &username, &password).await?,
+            ))
         }
         (&Method::POST, "signup") => {
             let mut wire = read(body).await?;
@@ -70,19 +72,30 @@ pub(super) async fn serve(
             }
             let name = wire.name.take().or_else(|| wire.nickname.take());
             let (username, password) = username_and_password(wire)?;
-            let user = NewUser { username: username.clone(), password: password.clone(), name };
+            let user = NewUser {
+                username: username.clone(),
+                password: password.clone(),
+                name,
+            };
             auth.sign_up(&app.id, user).await?;
             // Signing up logs in, as the SDK expects.
-            Ok(credentials(&auth.sign_in_with_password(&app.id, &username, &password).await?))
+            Ok(credentials(
+                &auth.sign_in_with_password(&app.id, &username, &password).await?,
+            ))
         }
         (&Method::POST, "token") => {
             let wire = read(body).await?;
             match wire.grant_type.as_deref() {
                 Some("refresh_token") => {
                     let token = wire.refresh_token.unwrap_or_default();
-                    Ok(credentials(&auth.refresh(&app.id, &token).await.map_err(grant_failure)?))
+                    Ok(credentials(
+                        &auth.refresh(&app.id, &token).await.map_err(grant_failure)?,
+                    ))
                 }
-                other => Err(unsupported(&format!("the grant type {:?}", other.unwrap_or_default()))),
+                other => Err(unsupported(&format!(
+                    "the grant type {:?}",
+                    other.unwrap_or_default()
+                ))),
             }
         }
         (&Method::GET, "user/me") => me(cx, app, &principal).await,
@@ -96,9 +109,11 @@ pub(super) async fn serve(
             auth.revoke(&app.id, token).await?;
             Ok(respond::json(StatusCode::OK, &json!({})))
         }
-        (&Method::GET, ".well-known/jwks.json") => {
-            Ok(respond::bytes(StatusCode::OK, respond::APPLICATION_JSON, auth.jwks()))
-        }
+        (&Method::GET, ".well-known/jwks.json") => Ok(respond::bytes(
+            StatusCode::OK,
+            respond::APPLICATION_JSON,
+            auth.jwks(),
+        )),
         (_, "signin/anonymously" | "signin" | "signup" | "token" | "revoke" | "user/signout") => {
             Err(Failure::method_not_allowed("POST"))
         }
@@ -131,7 +146,9 @@ async fn me(cx: &Cx, app: &ActiveApp, principal: &Principal) -> Result<Response<
 
 /// A moment as `2026-01-31T12:00:00.000Z`; empty when it is beyond what BSON's dates can say.
 fn rfc3339(millis: i64) -> String {
-    bson::DateTime::from_millis(millis).try_to_rfc3339_string().unwrap_or_default()
+    bson::DateTime::from_millis(millis)
+        .try_to_rfc3339_string()
+        .unwrap_or_default()
 }
 
 async fn read(body: RequestBody) -> Result<Wire, Failure> {
@@ -139,17 +156,25 @@ async fn read(body: RequestBody) -> Result<Wire, Failure> {
     if bytes.is_empty() {
         return Ok(Wire::default());
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::new(Fault::Invalid, format!("the body is not the JSON expected here: {error}")))
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::new(
+            Fault::Invalid,
+            format!("the body is not the JSON expected here: {error}"),
+        )
+    })
 }
 
 fn username_and_password(wire: Wire) -> Result<(String, String), Failure> {
-    if wire.verification_token.is_some() || wire.verification_code.is_some() || wire.provider_token.is_some() {
+    if wire.verification_token.is_some() || wire.verification_code.is_some() || wire.provider_token.is_some()
+    {
         return Err(unsupported("a login by code or provider"));
     }
     match (wire.username, wire.password) {
         (Some(username), Some(password)) => Ok((username, password)),
-        _ => Err(Failure::new(Fault::Invalid, "username and password are both needed")),
+        _ => Err(Failure::new(
+            Fault::Invalid,
+            "username and password are both needed",
+        )),
     }
 }
 
@@ -186,9 +211,10 @@ fn credentials(tokens: &Tokens) -> Response<Body> {
             scope: scope(tokens.login),
         },
     );
-    response
-        .headers_mut()
-        .insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(
+        http::header::CACHE_CONTROL,
+        http::HeaderValue::from_static("no-store"),
+    );
     response
 }
 
@@ -196,7 +222,11 @@ fn credentials(tokens: &Tokens) -> Response<Body> {
 fn grant_failure(error: cloudlet_auth::Error) -> Failure {
     let dead = matches!(error.kind(), Fault::Unauthenticated | Fault::NotFound);
     let failure = Failure::from(error);
-    if dead { failure.code(INVALID_GRANT).status(StatusCode::BAD_REQUEST) } else { failure }
+    if dead {
+        failure.code(INVALID_GRANT).status(StatusCode::BAD_REQUEST)
+    } else {
+        failure
+    }
 }
 
 const INVALID_GRANT: &str = "INVALID_REFRESH_TOKEN";
@@ -239,7 +269,9 @@ fn name_and_number(failure: &Failure) -> (&'static str, u32) {
     match failure.fault {
         Fault::Invalid => ("invalid_argument", 3),
         // "Wrong username or password" and tokens alike; the SDK tells them apart by the request.
-        Fault::Unauthenticated if failure.message.contains("password") => ("invalid_username_or_password", 16),
+        Fault::Unauthenticated if failure.message.contains("password") => {
+            ("invalid_username_or_password", 16)
+        }
         Fault::Unauthenticated => ("unauthenticated", 16),
         Fault::Denied => ("permission_denied", 7),
         Fault::NotFound => ("not_found", 5),
@@ -259,11 +291,23 @@ mod tests {
     #[test]
     fn failures_have_names_and_numbers() {
         let check = |failure: Failure, name: &str| assert_eq!(name_and_number(&failure).0, name);
-        check(cloudlet_auth::Error::WrongPassword.into(), "invalid_username_or_password");
+        check(
+            cloudlet_auth::Error::WrongPassword.into(),
+            "invalid_username_or_password",
+        );
         check(cloudlet_auth::Error::ExpiredToken.into(), "unauthenticated");
-        check(grant_failure(cloudlet_auth::Error::InvalidToken("used twice")), "invalid_grant");
-        check(cloudlet_auth::Error::LoginDisabled("anonymous").into(), "permission_denied");
-        check(cloudlet_auth::Error::UsernameTaken("bob".into()).into(), "already_exists");
+        check(
+            grant_failure(cloudlet_auth::Error::InvalidToken("used twice")),
+            "invalid_grant",
+        );
+        check(
+            cloudlet_auth::Error::LoginDisabled("anonymous").into(),
+            "permission_denied",
+        );
+        check(
+            cloudlet_auth::Error::UsernameTaken("bob".into()).into(),
+            "already_exists",
+        );
         check(unsupported("x"), "unimplemented");
     }
 

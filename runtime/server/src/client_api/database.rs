@@ -91,7 +91,11 @@ pub(super) async fn serve(
         return Err(unsupported("transactions"));
     }
     let bound = principal.bound_by_rules();
-    let op = Op { cx, session: app.data.session(principal), now: cx.node().clock.now() };
+    let op = Op {
+        cx,
+        session: app.data.session(principal),
+        now: cx.node().clock.now(),
+    };
     match (&parts.method, target) {
         (&Method::GET, Target::Documents(name)) if query_value(parts, "count").as_deref() == Some("true") => {
             op.count(&name, parts).await
@@ -103,13 +107,19 @@ pub(super) async fn serve(
         (&Method::POST, Target::Document(name, verb)) if verb == "remove" => {
             op.remove(&name, &read(body).await?).await
         }
-        (&Method::POST, Target::Document(_, verb)) if verb == "aggregations" => Err(unsupported("aggregations")),
+        (&Method::POST, Target::Document(_, verb)) if verb == "aggregations" => {
+            Err(unsupported("aggregations"))
+        }
         (&Method::POST, Target::Collections) if bound => {
-            Err(Failure::new(Fault::Denied, "clients may not make collections").code("DATABASE_PERMISSION_DENIED"))
+            Err(Failure::new(Fault::Denied, "clients may not make collections")
+                .code("DATABASE_PERMISSION_DENIED"))
         }
         (&Method::POST, Target::Collections) => {
             let body = read(body).await?;
-            let name = body.field("collectionName").and_then(Json::text).unwrap_or_default();
+            let name = body
+                .field("collectionName")
+                .and_then(Json::text)
+                .unwrap_or_default();
             let namespace = Namespace::new(app.id.as_str(), name);
             app.data.documents.create_collection(&namespace).await?;
             Ok(respond::json(StatusCode::OK, &json!({})))
@@ -122,7 +132,9 @@ pub(super) async fn serve(
 }
 
 fn unsupported(what: &str) -> Failure {
-    Failure::unsupported(format!("the database does not offer {what} to clients yet; a function can use the database"))
+    Failure::unsupported(format!(
+        "the database does not offer {what} to clients yet; a function can use the database"
+    ))
 }
 
 async fn read(body: RequestBody) -> Result<Json, Failure> {
@@ -141,10 +153,18 @@ impl Op<'_> {
                 .parse()
                 .map_err(|_| Failure::new(Fault::Invalid, format!("{field} {text:?} is not a whole number"))),
         };
-        let (skip, limit) = (number("offset", 0)?, number("limit", LIMIT_DEFAULT)?.clamp(1, LIMIT_MAX));
+        let limit = match number("limit", LIMIT_DEFAULT)? {
+            0 => LIMIT_DEFAULT,
+            limit => limit.min(LIMIT_MAX),
+        };
+        let skip = number("offset", 0)?;
         let find = Find {
             filter: self.filter(query_text(parts, "query")?.as_ref(), true)?,
-            sort: query_text(parts, "order")?.as_ref().map(sort).transpose()?.flatten(),
+            sort: query_text(parts, "order")?
+                .as_ref()
+                .map(sort)
+                .transpose()?
+                .flatten(),
             projection: self.projection(parts)?,
             skip,
             limit: Some(limit),
@@ -162,13 +182,18 @@ impl Op<'_> {
                 ejson::write_document(&mut out, document)?;
             }
             if out.len() > REPLY_BYTES_MAX {
-                let message = format!("the reply is larger than the limit of {REPLY_BYTES_MAX} bytes; ask for fewer documents");
+                let message = format!(
+                    "the reply is larger than the limit of {REPLY_BYTES_MAX} bytes; ask for fewer documents"
+                );
                 return Err(Failure::new(Fault::Limit, message).code("DATABASE_REQUEST_FAILED"));
             }
             match page.cursor {
                 None => break,
                 Some(cursor) => {
-                    page = self.session.next_page(cursor, None, self.cx.deadline.clone()).await?;
+                    page = self
+                        .session
+                        .next_page(cursor, None, self.cx.deadline.clone())
+                        .await?;
                 }
             }
         }
@@ -188,8 +213,10 @@ impl Op<'_> {
         };
         let page = self.session.find(name, find, self.cx.deadline.clone()).await?;
         let Some(document) = page.documents.first() else {
-            return Err(Failure::new(Fault::NotFound, format!("no document {id:?} in {name:?}"))
-                .code("DATABASE_DOCUMENT_NOT_EXIST"));
+            return Err(
+                Failure::new(Fault::NotFound, format!("no document {id:?} in {name:?}"))
+                    .code("DATABASE_DOCUMENT_NOT_EXIST"),
+            );
         };
         let mut out = String::new();
         ejson::write_document(&mut out, document)?;
@@ -206,10 +233,18 @@ impl Op<'_> {
         let items = match body.field("data") {
             Some(Json::List(items)) => items.as_slice(),
             Some(item @ Json::Object(_)) => std::slice::from_ref(item),
-            _ => return Err(Failure::new(Fault::Invalid, "data must be a document or a list of documents")),
+            _ => {
+                return Err(Failure::new(
+                    Fault::Invalid,
+                    "data must be a document or a list of documents",
+                ));
+            }
         };
         if items.is_empty() || items.len() > INSERT_MAX {
-            let message = format!("{} documents in one insert; expected 1 to {INSERT_MAX}", items.len());
+            let message = format!(
+                "{} documents in one insert; expected 1 to {INSERT_MAX}",
+                items.len()
+            );
             return Err(Failure::new(Fault::Invalid, message));
         }
         let mut ids = Vec::with_capacity(items.len());
@@ -219,8 +254,14 @@ impl Op<'_> {
             ids.push(document.get("_id").cloned().unwrap_or(Bson::Null));
             documents.push(ejson::raw(&document)?);
         }
-        let insert = Insert { documents, ordered: true };
-        let inserted = self.session.insert(name, insert, self.cx.deadline.clone()).await?;
+        let insert = Insert {
+            documents,
+            ordered: true,
+        };
+        let inserted = self
+            .session
+            .insert(name, insert, self.cx.deadline.clone())
+            .await?;
         first_error(inserted.errors)?;
         let ids = ids.iter().map(|id| id_text(id)).collect::<Result<Vec<_>, _>>()?;
         let out = format!(r#"{{"insertedIds":[{}]}}"#, ids.join(","));
@@ -230,7 +271,10 @@ impl Op<'_> {
     async fn update(&self, name: &str, body: &Json) -> Result<Response<Body>, Failure> {
         let flag = |field: &str| body.field(field).is_some_and(Json::is_true);
         let Some(data) = body.field("data") else {
-            return Err(Failure::new(Fault::Invalid, "data must be a document or update operators"));
+            return Err(Failure::new(
+                Fault::Invalid,
+                "data must be a document or update operators",
+            ));
         };
         let statement = UpdateOne {
             filter: self.filter(body.field("query"), !flag("upsert"))?,
@@ -239,8 +283,14 @@ impl Op<'_> {
             upsert: flag("upsert"),
             array_filters: Vec::new(),
         };
-        let update = Update { statements: vec![statement], ordered: true };
-        let updated = self.session.update(name, update, self.cx.deadline.clone()).await?;
+        let update = Update {
+            statements: vec![statement],
+            ordered: true,
+        };
+        let updated = self
+            .session
+            .update(name, update, self.cx.deadline.clone())
+            .await?;
         first_error(updated.errors)?;
         let upserted = match updated.upserted.first() {
             None => "null".to_owned(),
@@ -259,10 +309,19 @@ impl Op<'_> {
             filter: self.filter(body.field("query"), true)?,
             multi: body.field("multi").is_some_and(Json::is_true),
         };
-        let delete = Delete { statements: vec![statement], ordered: true };
-        let deleted = self.session.delete(name, delete, self.cx.deadline.clone()).await?;
+        let delete = Delete {
+            statements: vec![statement],
+            ordered: true,
+        };
+        let deleted = self
+            .session
+            .delete(name, delete, self.cx.deadline.clone())
+            .await?;
         first_error(deleted.errors)?;
-        Ok(respond::json(StatusCode::OK, &json!({ "deleted": deleted.deleted })))
+        Ok(respond::json(
+            StatusCode::OK,
+            &json!({ "deleted": deleted.deleted }),
+        ))
     }
 
     /// A query as a filter; the session narrows it by the rules and puts the caller's id in the place of `{openid}`.
@@ -278,9 +337,15 @@ impl Op<'_> {
     }
 
     fn projection(&self, parts: &Parts) -> Result<Option<RawDocumentBuf>, Failure> {
-        let Some(projection) = query_text(parts, "projection")? else { return Ok(None) };
+        let Some(projection) = query_text(parts, "projection")? else {
+            return Ok(None);
+        };
         let document = projection.to_document(self.now)?;
-        Ok(if document.is_empty() { None } else { Some(ejson::raw(&document)?) })
+        Ok(if document.is_empty() {
+            None
+        } else {
+            Some(ejson::raw(&document)?)
+        })
     }
 
     /// The document with an `_id`: CloudBase's ids are texts, by which clients name documents.
@@ -309,8 +374,15 @@ fn query_text(parts: &Parts, name: &str) -> Result<Option<Json>, Failure> {
 
 /// `[{field, direction}]` as a sort specification.
 fn sort(order: &Json) -> Result<Option<RawDocumentBuf>, Failure> {
-    let malformed = || Failure::new(Fault::Invalid, "order must be a list of {field, direction: \"asc\" or \"desc\"}");
-    let Json::List(items) = order else { return Err(malformed()) };
+    let malformed = || {
+        Failure::new(
+            Fault::Invalid,
+            "order must be a list of {field, direction: \"asc\" or \"desc\"}",
+        )
+    };
+    let Json::List(items) = order else {
+        return Err(malformed());
+    };
     let mut sort = Document::new();
     for item in items {
         let field = item.field("field").and_then(Json::text).ok_or_else(malformed)?;
@@ -323,7 +395,11 @@ fn sort(order: &Json) -> Result<Option<RawDocumentBuf>, Failure> {
         };
         sort.insert(field, direction);
     }
-    Ok(if sort.is_empty() { None } else { Some(ejson::raw(&sort)?) })
+    Ok(if sort.is_empty() {
+        None
+    } else {
+        Some(ejson::raw(&sort)?)
+    })
 }
 
 /// Clients see ObjectIds as texts (ejson.rs), so a text that could be one asks for both.
@@ -334,19 +410,21 @@ fn widen_id(filter: &mut Document) {
     }
     let wider = match filter.get("_id") {
         Some(Bson::String(text)) => both(text).map(Vec::from),
-        Some(Bson::Document(operator)) if operator.len() == 1 => match (operator.get("$eq"), operator.get("$in")) {
-            (Some(Bson::String(text)), _) => both(text).map(Vec::from),
-            (_, Some(Bson::Array(items))) => Some(
-                items
-                    .iter()
-                    .flat_map(|item| {
-                        let ids = item.as_str().and_then(both).map(Vec::from);
-                        ids.unwrap_or_else(|| vec![item.clone()])
-                    })
-                    .collect(),
-            ),
-            _ => None,
-        },
+        Some(Bson::Document(operator)) if operator.len() == 1 => {
+            match (operator.get("$eq"), operator.get("$in")) {
+                (Some(Bson::String(text)), _) => both(text).map(Vec::from),
+                (_, Some(Bson::Array(items))) => Some(
+                    items
+                        .iter()
+                        .flat_map(|item| {
+                            let ids = item.as_str().and_then(both).map(Vec::from);
+                            ids.unwrap_or_else(|| vec![item.clone()])
+                        })
+                        .collect(),
+                ),
+                _ => None,
+            }
+        }
         _ => None,
     };
     if let Some(ids) = wider {
@@ -385,22 +463,32 @@ mod tests {
     #[test]
     fn paths_name_targets() {
         let base = "instances/(default)/databases/(default)/";
-        let check = |rest: &str, expected: Option<Target>| assert_eq!(Target::parse(&format!("{base}{rest}")), expected);
+        let check = |rest: &str, expected: Option<Target>| {
+            assert_eq!(Target::parse(&format!("{base}{rest}")), expected)
+        };
         check("collections", Some(Target::Collections));
         check("collections/x/documents", Some(Target::Documents("x".into())));
-        check("collections/x/documents/d1", Some(Target::Document("x".into(), "d1".into())));
+        check(
+            "collections/x/documents/d1",
+            Some(Target::Document("x".into(), "d1".into())),
+        );
         check("collections/x/documents/", None);
         check("collections/x/documentsx", None);
         check("collections/x", None);
         check("transactions/t/commit", Some(Target::Unsupported("transactions")));
         check("nonsense", None);
-        assert_eq!(Target::parse("instances/other/databases/(default)/collections"), None);
+        assert_eq!(
+            Target::parse("instances/other/databases/(default)/collections"),
+            None
+        );
     }
 
     #[test]
     fn orders_are_sorts() {
         let parse = |text: &str| sort(&Json::parse(text.as_bytes()).unwrap());
-        let document = parse(r#"[{"field":"b","direction":"desc"},{"field":"a","direction":"asc"}]"#).unwrap().unwrap();
+        let document = parse(r#"[{"field":"b","direction":"desc"},{"field":"a","direction":"asc"}]"#)
+            .unwrap()
+            .unwrap();
         assert_eq!(Document::try_from(document).unwrap(), doc! {"b": -1, "a": 1});
         assert!(parse("[]").unwrap().is_none());
         assert!(parse(r#"[{"field":"b","direction":"up"}]"#).is_err());
@@ -418,6 +506,9 @@ mod tests {
         check(doc! {"_id": "d1"}, doc! {"_id": "d1"});
         check(doc! {"_id": hex}, doc! {"_id": {"$in": [hex, id]}});
         check(doc! {"_id": {"$eq": hex}}, doc! {"_id": {"$in": [hex, id]}});
-        check(doc! {"_id": {"$in": ["x", hex]}}, doc! {"_id": {"$in": ["x", hex, id]}});
+        check(
+            doc! {"_id": {"$in": ["x", hex]}},
+            doc! {"_id": {"$in": ["x", hex, id]}},
+        );
     }
 }

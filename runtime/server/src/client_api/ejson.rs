@@ -90,9 +90,12 @@ impl Json {
             },
             Json::Float(number) => Bson::Double(*number),
             Json::Text(text) => Bson::String(text.clone()),
-            Json::List(items) => {
-                Bson::Array(items.iter().map(|item| item.to_bson(now)).collect::<Result<_, _>>()?)
-            }
+            Json::List(items) => Bson::Array(
+                items
+                    .iter()
+                    .map(|item| item.to_bson(now))
+                    .collect::<Result<_, _>>()?,
+            ),
             Json::Object(fields) => {
                 if let Some(value) = extended(fields, now)? {
                     return Ok(value);
@@ -133,7 +136,10 @@ fn extended(fields: &[(String, Json)], now: Timestamp) -> Result<Option<Bson>, E
         "$date" | "$tcb_server_date" => Bson::DateTime(date(value, now).ok_or_else(malformed)?),
         "$binary" => {
             let bytes = value.field("base64").and_then(Json::text).ok_or_else(malformed)?;
-            let subtype = value.field("subType").and_then(Json::text).ok_or_else(malformed)?;
+            let subtype = value
+                .field("subType")
+                .and_then(Json::text)
+                .ok_or_else(malformed)?;
             Bson::Binary(Binary {
                 subtype: BinarySubtype::from(u8::from_str_radix(subtype, 16).map_err(|_| malformed())?),
                 bytes: STANDARD.decode(bytes).map_err(|_| malformed())?,
@@ -141,9 +147,14 @@ fn extended(fields: &[(String, Json)], now: Timestamp) -> Result<Option<Bson>, E
         }
         "$uuid" => {
             let digits: String = text()?.chars().filter(|c| *c != '-').collect();
-            let bits = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32);
+            let bits = u128::from_str_radix(&digits, 16)
+                .ok()
+                .filter(|_| digits.len() == 32);
             let bytes = bits.ok_or_else(malformed)?.to_be_bytes().to_vec();
-            Bson::Binary(Binary { subtype: BinarySubtype::Uuid, bytes })
+            Bson::Binary(Binary {
+                subtype: BinarySubtype::Uuid,
+                bytes,
+            })
         }
         "$regularExpression" => {
             let part = |name| value.field(name).and_then(Json::text).ok_or_else(malformed);
@@ -162,7 +173,10 @@ fn extended(fields: &[(String, Json)], now: Timestamp) -> Result<Option<Bson>, E
                 Some(Json::Int(number)) => u32::try_from(*number).map_err(|_| malformed()),
                 _ => Err(malformed()),
             };
-            Bson::Timestamp(bson::Timestamp { time: part("t")?, increment: part("i")? })
+            Bson::Timestamp(bson::Timestamp {
+                time: part("t")?,
+                increment: part("i")?,
+            })
         }
         "$minKey" => Bson::MinKey,
         "$maxKey" => Bson::MaxKey,
@@ -331,7 +345,10 @@ pub(crate) fn write_value(out: &mut String, value: RawBsonRef<'_>) -> Result<(),
         }
         RawBsonRef::Binary(binary) => {
             let (bytes, subtype) = (STANDARD.encode(binary.bytes), u8::from(binary.subtype));
-            _ = write!(out, r#"{{"$binary":{{"base64":"{bytes}","subType":"{subtype:02x}"}}}}"#);
+            _ = write!(
+                out,
+                r#"{{"$binary":{{"base64":"{bytes}","subType":"{subtype:02x}"}}}}"#
+            );
         }
         RawBsonRef::RegularExpression(regex) => {
             out.push_str(r#"{"$regularExpression":{"pattern":"#);
@@ -341,7 +358,11 @@ pub(crate) fn write_value(out: &mut String, value: RawBsonRef<'_>) -> Result<(),
             out.push_str("}}");
         }
         RawBsonRef::Timestamp(at) => {
-            _ = write!(out, r#"{{"$timestamp":{{"t":{},"i":{}}}}}"#, at.time, at.increment);
+            _ = write!(
+                out,
+                r#"{{"$timestamp":{{"t":{},"i":{}}}}}"#,
+                at.time, at.increment
+            );
         }
         RawBsonRef::JavaScriptCode(code) => wrapped(out, "$code", code),
         RawBsonRef::JavaScriptCodeWithScope(code) => {
@@ -391,22 +412,53 @@ mod tests {
         check("1.5", bson!(1.5));
         check(r#"{"$numberInt":"1"}"#, Bson::Int32(1));
         check(r#"{"$numberLong":"1"}"#, Bson::Int64(1));
-        check(r#"{"$numberDouble":"-Infinity"}"#, Bson::Double(f64::NEG_INFINITY));
+        check(
+            r#"{"$numberDouble":"-Infinity"}"#,
+            Bson::Double(f64::NEG_INFINITY),
+        );
         check(r#"{"$date":1000}"#, Bson::DateTime(DateTime::from_millis(1000)));
-        check(r#"{"$date":{"$numberLong":"-5"}}"#, Bson::DateTime(DateTime::from_millis(-5)));
-        check(r#"{"$date":"1970-01-01T00:00:01Z"}"#, Bson::DateTime(DateTime::from_millis(1000)));
-        check(r#"{"$date":{"offset":-1000}}"#, Bson::DateTime(DateTime::from_millis(NOW.0 - 1000)));
-        check(r#"{"$tcb_server_date":{"offset":0}}"#, Bson::DateTime(DateTime::from_millis(NOW.0)));
-        check(r#"{"$regex":"^a","$options":"i"}"#, bson!({"$regex": "^a", "$options": "i"}));
-        check(r#"{"b":1,"a":{"$set":{"z":[1,{"y":null}]}}}"#, bson!({"b": 1, "a": {"$set": {"z": [1, {"y": null}]}}}));
-        for bad in [r#"{"$oid":"x"}"#, r#"{"$oid":7}"#, r#"{"$date":{}}"#, r#"{"$numberInt":"1.5"}"#, "{", "[1"] {
+        check(
+            r#"{"$date":{"$numberLong":"-5"}}"#,
+            Bson::DateTime(DateTime::from_millis(-5)),
+        );
+        check(
+            r#"{"$date":"1970-01-01T00:00:01Z"}"#,
+            Bson::DateTime(DateTime::from_millis(1000)),
+        );
+        check(
+            r#"{"$date":{"offset":-1000}}"#,
+            Bson::DateTime(DateTime::from_millis(NOW.0 - 1000)),
+        );
+        check(
+            r#"{"$tcb_server_date":{"offset":0}}"#,
+            Bson::DateTime(DateTime::from_millis(NOW.0)),
+        );
+        check(
+            r#"{"$regex":"^a","$options":"i"}"#,
+            bson!({"$regex": "^a", "$options": "i"}),
+        );
+        check(
+            r#"{"b":1,"a":{"$set":{"z":[1,{"y":null}]}}}"#,
+            bson!({"b": 1, "a": {"$set": {"z": [1, {"y": null}]}}}),
+        );
+        for bad in [
+            r#"{"$oid":"x"}"#,
+            r#"{"$oid":7}"#,
+            r#"{"$date":{}}"#,
+            r#"{"$numberInt":"1.5"}"#,
+            "{",
+            "[1",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn fields_keep_their_order() {
-        let document = Json::parse(br#"{"z":1,"a":2,"m":{"y":1,"b":2}}"#).unwrap().to_document(NOW).unwrap();
+        let document = Json::parse(br#"{"z":1,"a":2,"m":{"y":1,"b":2}}"#)
+            .unwrap()
+            .to_document(NOW)
+            .unwrap();
         assert_eq!(document, doc! {"z": 1, "a": 2, "m": {"y": 1, "b": 2}});
         assert_eq!(document.keys().collect::<Vec<_>>(), ["z", "a", "m"]);
     }

@@ -26,22 +26,36 @@ pub(crate) async fn serve(
     if parts.method != Method::POST {
         return Err(Failure::method_not_allowed("POST"));
     }
-    check_rule(app.invoke.get(name).copied().unwrap_or(InvokeRule::LoggedIn), &principal, name)?;
+    check_rule(
+        app.invoke.get(name).copied().unwrap_or(InvokeRule::LoggedIn),
+        &principal,
+        name,
+    )?;
     let mut payload = body.collect().await?;
     if payload.is_empty() {
         // A call without data; functions get an object, as in CloudBase.
         payload = Bytes::from_static(b"{}");
     }
-    let invocation = Invocation { request: cx.id, principal, deadline: cx.deadline.clone(), depth: 0 };
+    let invocation = Invocation {
+        request: cx.id,
+        principal,
+        deadline: cx.deadline.clone(),
+        depth: 0,
+    };
     match app.functions.call(name, Call { payload }, invocation).await? {
         CallReply::Ok(result) => Ok(raw(result)),
-        CallReply::Invalid(message) => Err(Failure::new(Fault::Invalid, message).code("FUNCTION_PARAM_INVALID")),
+        CallReply::Invalid(message) => {
+            Err(Failure::new(Fault::Invalid, message).code("FUNCTION_PARAM_INVALID"))
+        }
         CallReply::Denied(message) => Err(Failure::new(Fault::Denied, message)),
         CallReply::NotFound(message) => Err(Failure::new(Fault::NotFound, message)),
         CallReply::Failed(message) => Err(Failure::new(Fault::Guest, message).code("FUNCTIONS_EXECUTE_FAIL")),
         CallReply::Busy(message) => Err(Failure::new(Fault::Busy, message)),
-        CallReply::Deadline => Err(Failure::new(Fault::Deadline, format!("function {name:?} ran out of time"))
-            .code("FUNCTION_TIME_LIMIT_EXCEEDED")),
+        CallReply::Deadline => Err(Failure::new(
+            Fault::Deadline,
+            format!("function {name:?} ran out of time"),
+        )
+        .code("FUNCTION_TIME_LIMIT_EXCEEDED")),
     }
 }
 
@@ -55,9 +69,10 @@ fn check_rule(rule: InvokeRule, principal: &Principal, name: &str) -> Result<(),
             Fault::Unauthenticated,
             format!("function {name:?} may only be called by a logged-in user"),
         )),
-        (InvokeRule::Nobody, _) => {
-            Err(Failure::new(Fault::Denied, format!("function {name:?} may not be called by clients")))
-        }
+        (InvokeRule::Nobody, _) => Err(Failure::new(
+            Fault::Denied,
+            format!("function {name:?} may not be called by clients"),
+        )),
     }
 }
 
@@ -80,7 +95,10 @@ mod tests {
     #[test]
     fn results_are_typed_by_what_they_are() {
         let kind = |bytes: &'static [u8]| {
-            raw(Bytes::from_static(bytes)).headers()["content-type"].to_str().unwrap().to_owned()
+            raw(Bytes::from_static(bytes)).headers()["content-type"]
+                .to_str()
+                .unwrap()
+                .to_owned()
         };
         assert!(kind(b"{\"a\":1}").starts_with("application/json"));
         assert!(kind(b"12").starts_with("application/json"));
@@ -94,7 +112,9 @@ mod tests {
         let admin = Principal::Admin { key_id: "k".into() };
         assert!(check_rule(InvokeRule::Nobody, &admin, "f").is_ok());
         assert_eq!(
-            check_rule(InvokeRule::LoggedIn, &Principal::Public, "f").unwrap_err().fault,
+            check_rule(InvokeRule::LoggedIn, &Principal::Public, "f")
+                .unwrap_err()
+                .fault,
             Fault::Unauthenticated
         );
         assert!(check_rule(InvokeRule::Anyone, &Principal::Public, "f").is_ok());

@@ -3,9 +3,9 @@
 //! objects are the blob store under the storage rules. Called by front/pipeline.rs with the app and the principal.
 
 mod auth;
-mod functions;
 mod database;
 mod ejson;
+mod functions;
 mod storages;
 
 use std::sync::Arc;
@@ -63,10 +63,16 @@ impl Api {
             return Ok(Some(Api::Auth(rest)));
         }
         if let Some(rest) = under("/v1/functions/")? {
-            return Ok(Some(if rest.is_empty() { Api::Unknown } else { Api::Function(rest) }));
+            return Ok(Some(if rest.is_empty() {
+                Api::Unknown
+            } else {
+                Api::Function(rest)
+            }));
         }
         if let Some(rest) = under("/v1/database/")? {
-            return Ok(Some(database::Target::parse(&rest).map_or(Api::Unknown, Api::Database)));
+            return Ok(Some(
+                database::Target::parse(&rest).map_or(Api::Unknown, Api::Database),
+            ));
         }
         if let Some(rest) = under("/v1/storages/")? {
             return Ok(Some(Api::Storage(rest)));
@@ -117,7 +123,9 @@ fn decoded(text: &str) -> Result<String, Failure> {
     percent_encoding::percent_decode_str(text)
         .decode_utf8()
         .map(Into::into)
-        .map_err(|_| Failure::new(cloudlet_base::Fault::Invalid, "the path is not UTF-8").code("INVALID_PATH"))
+        .map_err(|_| {
+            Failure::new(cloudlet_base::Fault::Invalid, "the path is not UTF-8").code("INVALID_PATH")
+        })
 }
 
 impl Dialect {
@@ -166,7 +174,10 @@ pub(crate) async fn serve(
         Api::KeySet => Err(Failure::method_not_allowed("GET, HEAD")),
         Api::Unknown => Err(Failure::new(
             cloudlet_base::Fault::NotFound,
-            format!("{:?} is a reserved path and names nothing of the client API", parts.uri.path()),
+            format!(
+                "{:?} is a reserved path and names nothing of the client API",
+                parts.uri.path()
+            ),
         )),
     }
 }
@@ -174,9 +185,15 @@ pub(crate) async fn serve(
 /// A field's value from a query string, percent-decoded. The SDK's URLs end with a stray `&`.
 fn query_value(parts: &Parts, name: &str) -> Option<String> {
     let query = parts.uri.query()?;
-    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let value = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     let spaced = value.replace('+', " ");
-    Some(percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
+    Some(
+        percent_encoding::percent_decode_str(&spaced)
+            .decode_utf8_lossy()
+            .into_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -194,7 +211,10 @@ mod tests {
         assert_eq!(parse("/v1/functions/f"), Some(Api::Function("f".into())));
         assert_eq!(parse("/v1/functions/"), Some(Api::Unknown));
         assert_eq!(parse("/auth/v1/user/me"), Some(Api::Auth("user/me".into())));
-        assert_eq!(parse("/_cloudlet/storage/a/%E4%BD%A0.txt"), Some(Api::Object("a/你.txt".into())));
+        assert_eq!(
+            parse("/_cloudlet/storage/a/%E4%BD%A0.txt"),
+            Some(Api::Object("a/你.txt".into()))
+        );
         assert_eq!(parse("/_cloudlet/jwks.json"), Some(Api::KeySet));
         assert_eq!(parse("/_cloudlet/x"), Some(Api::Unknown));
         assert!(Api::parse("/v1/functions/%ff").is_err());
@@ -202,7 +222,12 @@ mod tests {
 
     #[test]
     fn query_values_are_decoded() {
-        let parts = http::Request::builder().uri("/x?query=%7B%7D&limit=10&").body(()).unwrap().into_parts().0;
+        let parts = http::Request::builder()
+            .uri("/x?query=%7B%7D&limit=10&")
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0;
         assert_eq!(query_value(&parts, "query").as_deref(), Some("{}"));
         assert_eq!(query_value(&parts, "limit").as_deref(), Some("10"));
         assert_eq!(query_value(&parts, "lim"), None);

@@ -31,9 +31,22 @@ const UPLOAD_TTL_S: i64 = 15 * 60;
 const DOWNLOAD_TTL_S: i64 = 2 * 3600;
 
 /// Everything in a path segment that can't stand in a URL as it is.
-const SEGMENT: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'`').add(b'{').add(b'}')
-        .add(b'\\').add(b'^').add(b'|').add(b'[').add(b']');
+const SEGMENT: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'|')
+    .add(b'[')
+    .add(b']');
 
 /// Answers a request below `/v1/storages/`.
 pub(super) async fn serve(
@@ -55,14 +68,23 @@ pub(super) async fn serve(
         let message = format!("{} objects in one request; at most {ITEMS_MAX}", items.len());
         return Err(Failure::new(Fault::Limit, message).code("STORAGE_REQUEST_FAIL"));
     }
-    let op = Op { cx, app, principal, origin: origin(cx, parts) };
+    let op = Op {
+        cx,
+        app,
+        principal,
+        origin: origin(cx, parts),
+    };
     let mut answers = Vec::with_capacity(items.len());
     for item in items {
         let answer = match verb {
             "get-objects-upload-info" => op.upload_info(item).await,
             "get-objects-download-info" => op.download_info(item).await,
             "delete-objects" => op.delete(item).await,
-            _ => return Err(Failure::unsupported(format!("/v1/storages/{verb} is not offered by this node"))),
+            _ => {
+                return Err(Failure::unsupported(format!(
+                    "/v1/storages/{verb} is not offered by this node"
+                )));
+            }
         };
         answers.push(answer.unwrap_or_else(|failure| Answer::failed(item, failure)));
     }
@@ -165,15 +187,24 @@ impl Op<'_> {
         if !self.cx.node().blobs.delete(&self.app.id, &path).await? {
             return Err(cloudlet_blob::Error::NotFound { path }.into());
         }
-        Ok(Answer { cloud_object_id: Some(self.file_id(&path)), ..Answer::default() })
+        Ok(Answer {
+            cloud_object_id: Some(self.file_id(&path)),
+            ..Answer::default()
+        })
     }
 
     /// The path that a file id of this app names.
     fn path_of(&self, item: &Json) -> Result<String, Failure> {
-        let id = item.field("cloudObjectId").and_then(Json::text).unwrap_or_default();
+        let id = item
+            .field("cloudObjectId")
+            .and_then(Json::text)
+            .unwrap_or_default();
         let path = parse_file_id(id, self.app.id.as_str()).ok_or_else(|| {
             let app = &self.app.id;
-            Failure::new(Fault::Invalid, format!("{id:?} is not a file id of this app; expected cloud://{app}.{BUCKET}/PATH"))
+            Failure::new(
+                Fault::Invalid,
+                format!("{id:?} is not a file id of this app; expected cloud://{app}.{BUCKET}/PATH"),
+            )
         })?;
         check_path(path)?;
         Ok(path.to_owned())
@@ -200,7 +231,11 @@ impl Op<'_> {
         if !self.principal.bound_by_rules() {
             return Ok(());
         }
-        let rule = self.app.storage.iter().find(|rule| path.starts_with(&rule.prefix));
+        let rule = self
+            .app
+            .storage
+            .iter()
+            .find(|rule| path.starts_with(&rule.prefix));
         let user = self.principal.user();
         let allowed = match (rule.map_or(StorageAccess::Nobody, |rule| rule.write), user) {
             (StorageAccess::Anyone, _) | (StorageAccess::LoggedIn, Some(_)) => true,
@@ -211,13 +246,20 @@ impl Op<'_> {
             },
             (StorageAccess::LoggedIn | StorageAccess::Owner, None) | (StorageAccess::Nobody, _) => false,
         };
-        if allowed { Ok(()) } else { Err(denied(path, "write")) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(denied(path, "write"))
+        }
     }
 }
 
 fn denied(path: &str, what: &str) -> Failure {
-    Failure::new(Fault::Denied, format!("the storage rules do not let this caller {what} {path:?}"))
-        .code("STORAGE_EXCEED_AUTHORITY")
+    Failure::new(
+        Fault::Denied,
+        format!("the storage rules do not let this caller {what} {path:?}"),
+    )
+    .code("STORAGE_EXCEED_AUTHORITY")
 }
 
 fn read_access(app: &ActiveApp, path: &str) -> StorageAccess {
@@ -238,11 +280,19 @@ fn may_read(app: &ActiveApp, principal: &Principal, info: &ObjectInfo) -> Result
             StorageAccess::Owner => owns(),
             StorageAccess::Nobody => false,
         };
-    if allowed { Ok(()) } else { Err(denied(&info.path, "read")) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(denied(&info.path, "read"))
+    }
 }
 
 fn parse_file_id<'a>(id: &'a str, app: &str) -> Option<&'a str> {
-    id.strip_prefix("cloud://")?.strip_prefix(app)?.strip_prefix('.')?.strip_prefix(BUCKET)?.strip_prefix('/')
+    id.strip_prefix("cloud://")?
+        .strip_prefix(app)?
+        .strip_prefix('.')?
+        .strip_prefix(BUCKET)?
+        .strip_prefix('/')
 }
 
 /// What the blob store would refuse too, told before anything is signed.
@@ -255,14 +305,24 @@ fn check_path(path: &str) -> Result<(), Failure> {
     if ok {
         return Ok(());
     }
-    Err(Failure::new(Fault::Invalid, format!("{path:?} can't be an object's path")))
+    Err(Failure::new(
+        Fault::Invalid,
+        format!("{path:?} can't be an object's path"),
+    ))
 }
 
 /// `scheme://host` as the client knows this node. A proxy on the same machine may say that it took TLS off.
 fn origin(cx: &Cx, parts: &Parts) -> String {
     let forwarded = cx.conn.peer.ip().is_loopback()
-        && parts.headers.get("x-forwarded-proto").is_some_and(|value| value.as_bytes() == b"https");
-    let scheme = if cx.conn.secure || forwarded { "https" } else { "http" };
+        && parts
+            .headers
+            .get("x-forwarded-proto")
+            .is_some_and(|value| value.as_bytes() == b"https");
+    let scheme = if cx.conn.secure || forwarded {
+        "https"
+    } else {
+        "http"
+    };
     let host = parts.uri.authority().map(http::uri::Authority::as_str);
     let host = host.or_else(|| parts.headers.get(HOST).and_then(|value| value.to_str().ok()));
     format!("{scheme}://{}", host.unwrap_or("localhost"))
@@ -290,10 +350,15 @@ impl UploadPermit {
     fn verify(cx: &Cx, app: &ActiveApp, path: &str, text: &str) -> Result<Self, Failure> {
         let refuse = |what| Failure::new(Fault::Denied, what).code("STORAGE_SIGN_PARAM_INVALID");
         let malformed = || refuse("the upload is not signed; ask get-objects-upload-info first");
-        let mut fields = text.strip_prefix(UPLOAD_SCHEME).ok_or_else(malformed)?.splitn(4, '.');
+        let mut fields = text
+            .strip_prefix(UPLOAD_SCHEME)
+            .ok_or_else(malformed)?
+            .splitn(4, '.');
         let mut field = || fields.next().ok_or_else(malformed);
         let (until, bytes, owner, signature) = (field()?, field()?, field()?, field()?);
-        let owner = percent_encoding::percent_decode_str(owner).decode_utf8().map_err(|_| malformed())?;
+        let owner = percent_encoding::percent_decode_str(owner)
+            .decode_utf8()
+            .map_err(|_| malformed())?;
         let parts = [app.id.as_str(), path, until, bytes, &*owner];
         if !cx.node().signer.verify(Purpose::Upload, &parts, signature) {
             return Err(refuse("the upload's signature is not of this path"));
@@ -321,7 +386,12 @@ pub(super) async fn upload(
     if parts.method != Method::PUT {
         return Err(Failure::method_not_allowed("PUT"));
     }
-    let text = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let text = |name| {
+        parts
+            .headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     let permit = UploadPermit::verify(cx, app, path, text(AUTHORIZATION).unwrap_or_default())?;
     body.limit(permit.bytes_max.min(cx.node().config.storage.object_bytes_max));
     body.check_declared()?;
@@ -329,7 +399,11 @@ pub(super) async fn upload(
         content_type: text(CONTENT_TYPE).unwrap_or_default().to_owned(),
         owner: permit.owner.map(Arc::from),
     };
-    let info = cx.node().blobs.put(&app.id, path, options, body.into_chunks()).await?;
+    let info = cx
+        .node()
+        .blobs
+        .put(&app.id, path, options, body.into_chunks())
+        .await?;
     let mut response = respond::empty(StatusCode::OK);
     if let Ok(etag) = HeaderValue::from_str(&validators::etag(info.hash)) {
         response.headers_mut().insert(ETAG, etag);
@@ -351,7 +425,13 @@ pub(super) async fn object(
     let open = read_access(app, path) == StorageAccess::Anyone;
     let signed = match query_value(parts, "sign") {
         Some(signature) if !open => {
-            check_signature(cx, app, path, &query_value(parts, "until").unwrap_or_default(), &signature)?;
+            check_signature(
+                cx,
+                app,
+                path,
+                &query_value(parts, "until").unwrap_or_default(),
+                &signature,
+            )?;
             true
         }
         _ => false,
@@ -367,7 +447,10 @@ pub(super) async fn object(
     if !signed {
         may_read(app, &principal, &info)?;
     }
-    let configured = app.cache_control.iter().find(|(prefix, _)| path.starts_with(prefix.as_str()));
+    let configured = app
+        .cache_control
+        .iter()
+        .find(|(prefix, _)| path.starts_with(prefix.as_str()));
     let cache_control = match configured {
         Some((_, value)) if open => value.as_str(),
         None if open => validators::CACHE_REVALIDATE,
@@ -376,12 +459,25 @@ pub(super) async fn object(
     static_files::object(cx, app, &info, cache_control, parts).await
 }
 
-fn check_signature(cx: &Cx, app: &ActiveApp, path: &str, until: &str, signature: &str) -> Result<(), Failure> {
+fn check_signature(
+    cx: &Cx,
+    app: &ActiveApp,
+    path: &str,
+    until: &str,
+    signature: &str,
+) -> Result<(), Failure> {
     let refuse = |what| Err(Failure::new(Fault::Denied, what).code("STORAGE_SIGN_PARAM_INVALID"));
-    if !cx.node().signer.verify(Purpose::Download, &[app.id.as_str(), path, until], signature) {
+    if !cx
+        .node()
+        .signer
+        .verify(Purpose::Download, &[app.id.as_str(), path, until], signature)
+    {
         return refuse("the URL's signature is not of this object");
     }
-    if until.parse::<i64>().map_or(true, |until| until < cx.node().clock.now().seconds()) {
+    if until
+        .parse::<i64>()
+        .map_or(true, |until| until < cx.node().clock.now().seconds())
+    {
         return refuse("the URL has expired; ask for a new one");
     }
     Ok(())

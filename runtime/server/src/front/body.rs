@@ -46,7 +46,9 @@ pub(crate) enum BodyError {
 impl From<BodyError> for Failure {
     fn from(error: BodyError) -> Self {
         match &error {
-            BodyError::TooLarge { .. } => Failure::new(Fault::Limit, error.to_string()).code("BODY_TOO_LARGE"),
+            BodyError::TooLarge { .. } => {
+                Failure::new(Fault::Limit, error.to_string()).code("BODY_TOO_LARGE")
+            }
             BodyError::Broken(_) => Failure::new(Fault::Invalid, "the request body ended early"),
         }
     }
@@ -81,7 +83,9 @@ impl RequestBody {
     /// [`BodyError::TooLarge`].
     pub(crate) fn check_declared(&self) -> Result<(), BodyError> {
         if self.incoming.size_hint().lower() > self.bytes_max {
-            return Err(BodyError::TooLarge { limit: self.bytes_max });
+            return Err(BodyError::TooLarge {
+                limit: self.bytes_max,
+            });
         }
         Ok(())
     }
@@ -92,8 +96,12 @@ impl RequestBody {
     /// When it is too large or breaks off.
     pub(crate) async fn collect(mut self) -> Result<Bytes, BodyError> {
         self.check_declared()?;
-        let Some(first) = self.next_data().await? else { return Ok(Bytes::new()) };
-        let Some(second) = self.next_data().await? else { return Ok(first) };
+        let Some(first) = self.next_data().await? else {
+            return Ok(Bytes::new());
+        };
+        let Some(second) = self.next_data().await? else {
+            return Ok(first);
+        };
         let mut all = BytesMut::with_capacity(first.len() + second.len());
         all.extend_from_slice(&first);
         all.extend_from_slice(&second);
@@ -130,10 +138,15 @@ impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.incoming).poll_frame(cx);
-        this.conn.pace.body_awaited(outcome.is_pending(), || this.conn.millis());
+        this.conn
+            .pace
+            .body_awaited(outcome.is_pending(), || this.conn.millis());
         if let Poll::Ready(Some(Ok(frame))) = &outcome
             && let Some(data) = frame.data_ref()
         {
@@ -143,7 +156,9 @@ impl HttpBody for RequestBody {
                 Some(left) => this.bytes_left = left,
                 None => {
                     this.exceeded.store(true, Ordering::Relaxed);
-                    return Poll::Ready(Some(Err(BodyError::TooLarge { limit: this.bytes_max })));
+                    return Poll::Ready(Some(Err(BodyError::TooLarge {
+                        limit: this.bytes_max,
+                    })));
                 }
             }
         }
@@ -174,7 +189,10 @@ pub(crate) struct Body {
 enum Source {
     Empty,
     Whole(Bytes),
-    Object { chunks: cloudlet_blob::Body, bytes_left: u64 },
+    Object {
+        chunks: cloudlet_blob::Body,
+        bytes_left: u64,
+    },
     Guest(cloudlet_host::ResponseBody),
     Stream(Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>),
 }
@@ -182,28 +200,45 @@ enum Source {
 impl Body {
     /// No body.
     pub(crate) const fn empty() -> Self {
-        Self { source: Source::Empty, finish: None }
+        Self {
+            source: Source::Empty,
+            finish: None,
+        }
     }
 
     /// Bytes that are there.
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self { source: Source::Whole(bytes.into()), finish: None }
+        Self {
+            source: Source::Whole(bytes.into()),
+            finish: None,
+        }
     }
 
     /// `bytes` of an object, as they come from the store.
     pub(crate) fn object(chunks: cloudlet_blob::Body, bytes: u64) -> Self {
-        Self { source: Source::Object { chunks, bytes_left: bytes }, finish: None }
+        Self {
+            source: Source::Object {
+                chunks,
+                bytes_left: bytes,
+            },
+            finish: None,
+        }
     }
 
     /// A guest's body; polling it drives the guest.
     pub(crate) fn guest(body: cloudlet_host::ResponseBody) -> Self {
-        Self { source: Source::Guest(body), finish: None }
+        Self {
+            source: Source::Guest(body),
+            finish: None,
+        }
     }
 
     /// Chunks of unknown number, e.g. followed logs.
-    #[expect(dead_code, reason = "the admin API's log follower uses it")]
     pub(crate) fn stream(chunks: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Self {
-        Self { source: Source::Stream(Box::pin(chunks)), finish: None }
+        Self {
+            source: Source::Stream(Box::pin(chunks)),
+            finish: None,
+        }
     }
 
     /// Ends the request when this body does.
@@ -217,7 +252,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let outcome = match &mut this.source {
             Source::Empty => Poll::Ready(None),
@@ -231,7 +269,9 @@ impl HttpBody for Body {
                 Err(error) => Some(Err(error.into())),
             }),
             Source::Guest(body) => Pin::new(body).poll_frame(cx),
-            Source::Stream(chunks) => chunks.poll_next_unpin(cx).map(|next| Some(next?.map(Frame::data))),
+            Source::Stream(chunks) => chunks
+                .poll_next_unpin(cx)
+                .map(|next| Some(next?.map(Frame::data))),
         };
         if let Some(finish) = &mut this.finish {
             match &outcome {

@@ -6,10 +6,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cloudlet_base::RequestId;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,9 +35,36 @@ pub(crate) struct Conn {
     /// Whether the connection came by TLS.
     pub(crate) secure: bool,
     pub(crate) pace: Pace,
+    /// 128 random bits, and how many ids were made of them.
+    seed: u128,
+    ids: AtomicU64,
 }
 
 impl Conn {
+    fn new(node: Arc<Node>, surface: Surface, peer: SocketAddr, secure: bool) -> Self {
+        let mut seed = [0; 16];
+        node.entropy.fill(&mut seed);
+        let now = u64::try_from(node.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        Self {
+            node,
+            surface,
+            peer,
+            secure,
+            pace: Pace::new(now),
+            seed: u128::from_be_bytes(seed),
+            ids: AtomicU64::new(0),
+        }
+    }
+
+    /// A request id: unique, not secret. Drawn from the connection's seed, for asking the system for chance costs more
+    /// than the rest of a small request's bookkeeping.
+    pub(crate) fn fresh_id(&self) -> RequestId {
+        /// Odd, so that no two of 2^64 multiples are equal; spreads the count over all digits (2^128 / golden ratio).
+        const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let count = self.ids.fetch_add(1, Ordering::Relaxed);
+        RequestId::from_bits(self.seed.wrapping_add(STEP.wrapping_mul(u128::from(count))))
+    }
+
     /// Milliseconds on the node's monotonic clock.
     pub(crate) fn millis(&self) -> u64 {
         u64::try_from(self.node.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
@@ -61,8 +90,7 @@ pub(crate) async fn serve(
     };
     if let Some(stream) = stream {
         let secure = matches!(stream, Stream::Tls(_));
-        let now = u64::try_from(node.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
-        let conn = Arc::new(Conn { node, surface, peer, secure, pace: Pace::new(now) });
+        let conn = Arc::new(Conn::new(node, surface, peer, secure));
         if let Some(stream) = drive(&conn, stream, stopped).await {
             linger(stream).await;
         }
@@ -91,7 +119,12 @@ async fn drive(conn: &Arc<Conn>, stream: Stream, mut stopped: watch::Receiver<bo
     let limits = &conn.node.config.limits;
     let builder = builder(limits);
     let left = Arc::new(Mutex::new(None));
-    let io = TokioIo::new(Paced { stream: Some(stream), ended: false, left: left.clone(), conn: conn.clone() });
+    let io = TokioIo::new(Paced {
+        stream: Some(stream),
+        ended: false,
+        left: left.clone(),
+        conn: conn.clone(),
+    });
     let service = service_fn(|request: http::Request<Incoming>| {
         let conn = conn.clone();
         async move { Ok::<_, Infallible>(pipeline::handle(conn, request).await) }
@@ -103,7 +136,9 @@ async fn drive(conn: &Arc<Conn>, stream: Stream, mut stopped: watch::Receiver<bo
     });
     let mut draining = false;
     let mut timer = pin!(tokio::time::sleep(limits.idle_timeout));
-    let mut armed = conn.millis().saturating_add(limits.idle_timeout.as_millis() as u64);
+    let mut armed = conn
+        .millis()
+        .saturating_add(limits.idle_timeout.as_millis() as u64);
     let ended = poll_fn(|cx| {
         if let Poll::Ready(result) = hyper.as_mut().poll(cx) {
             return Poll::Ready(Ok(result));
@@ -130,7 +165,12 @@ async fn drive(conn: &Arc<Conn>, stream: Stream, mut stopped: watch::Receiver<bo
                 return Poll::Ready(Err(reason));
             }
             // The limit that the timer was set for went away: sleep until the next one, or look again later.
-            armed = if due == NEVER { conn.millis().saturating_add(limits.idle_timeout.as_millis() as u64) } else { due };
+            armed = if due == NEVER {
+                conn.millis()
+                    .saturating_add(limits.idle_timeout.as_millis() as u64)
+            } else {
+                due
+            };
             let left = Duration::from_millis(armed.saturating_sub(conn.millis()));
             timer.as_mut().reset(tokio::time::Instant::now() + left);
         }
@@ -257,7 +297,11 @@ macro_rules! each {
 }
 
 impl AsyncRead for Paced {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let outcome = each!(self, stream => Pin::new(stream).poll_read(cx, buf));
         if buf.filled().len() > before {
@@ -275,7 +319,9 @@ impl AsyncRead for Paced {
 impl AsyncWrite for Paced {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = each!(self, stream => Pin::new(stream).poll_write(cx, buf));
-        self.conn.pace.write_blocked(outcome.is_pending(), || self.conn.millis());
+        self.conn
+            .pace
+            .write_blocked(outcome.is_pending(), || self.conn.millis());
         outcome
     }
 
@@ -285,7 +331,9 @@ impl AsyncWrite for Paced {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
-        self.conn.pace.write_blocked(outcome.is_pending(), || self.conn.millis());
+        self.conn
+            .pace
+            .write_blocked(outcome.is_pending(), || self.conn.millis());
         outcome
     }
 
@@ -299,7 +347,9 @@ impl AsyncWrite for Paced {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = each!(self, stream => Pin::new(stream).poll_flush(cx));
-        self.conn.pace.write_blocked(outcome.is_pending(), || self.conn.millis());
+        self.conn
+            .pace
+            .write_blocked(outcome.is_pending(), || self.conn.millis());
         outcome
     }
 

@@ -21,21 +21,31 @@ const EXPOSED_HEADERS: &str = "x-request-id, etag, content-range, accept-ranges,
 /// The origin that a response is readable by, when the request came from one that may.
 pub(crate) fn allowed_origin(config: &Cors, headers: &HeaderMap) -> Option<HeaderValue> {
     let origin = headers.get(ORIGIN)?;
-    let allowed = config.origins.iter().any(|o| o == "*" || o.as_bytes() == origin.as_bytes());
+    let allowed = config
+        .origins
+        .iter()
+        .any(|o| o == "*" || o.as_bytes() == origin.as_bytes());
     allowed.then(|| origin.clone())
 }
 
 /// Whether this is a browser's question before the request itself.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
-    method == Method::OPTIONS && headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    method == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// The answer to a preflight; [`allow`] adds the origin.
 pub(crate) fn preflight(headers: &HeaderMap) -> Response<Body> {
     let mut response = respond::empty(StatusCode::NO_CONTENT);
     let out = response.headers_mut();
-    out.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(ALLOWED_METHODS));
-    let wanted = headers.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(|h| h.to_str().ok());
+    out.insert(
+        ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static(ALLOWED_METHODS),
+    );
+    let wanted = headers
+        .get(ACCESS_CONTROL_REQUEST_HEADERS)
+        .and_then(|h| h.to_str().ok());
     let granted = match wanted {
         None => HeaderValue::from_static(ALLOWED_HEADERS),
         Some(wanted) => HeaderValue::try_from(format!("{ALLOWED_HEADERS}, {wanted}"))
@@ -49,6 +59,9 @@ pub(crate) fn preflight(headers: &HeaderMap) -> Response<Body> {
 /// Makes a response readable by `origin`.
 pub(crate) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
+    headers.insert(
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static(EXPOSED_HEADERS),
+    );
     headers.append(VARY, HeaderValue::from_static("origin"));
 }

@@ -26,9 +26,17 @@ pub(crate) async fn serve(
     body.check_declared()?;
     prepare(cx, &mut parts);
     let exceeded = body.exceeded();
-    let invocation = Invocation { request: cx.id, principal, deadline: cx.deadline.clone(), depth: 0 };
+    let invocation = Invocation {
+        request: cx.id,
+        principal,
+        deadline: cx.deadline.clone(),
+        depth: 0,
+    };
     let request = Request::from_parts(parts, body);
-    let outcome = app.functions.http(&app.routes[route].function, request, invocation).await;
+    let outcome = app
+        .functions
+        .http(&app.routes[route].function, request, invocation)
+        .await;
     if exceeded.load(Ordering::Relaxed) {
         let limit = cx.node().config.limits.body_bytes_max;
         return Err(BodyError::TooLarge { limit }.into());
@@ -53,7 +61,10 @@ fn prepare(cx: &Cx, parts: &mut Parts) {
     }
     let authority = match parts.uri.authority() {
         Some(authority) => Some(authority.clone()),
-        None => parts.headers.get(HOST).and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok()),
+        None => parts
+            .headers
+            .get(HOST)
+            .and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok()),
     };
     if let Some(authority) = &authority
         && !parts.headers.contains_key(HOST)
@@ -62,7 +73,11 @@ fn prepare(cx: &Cx, parts: &mut Parts) {
         parts.headers.insert(HOST, host);
     }
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    uri.scheme = Some(if cx.conn.secure { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    uri.scheme = Some(if cx.conn.secure {
+        http::uri::Scheme::HTTPS
+    } else {
+        http::uri::Scheme::HTTP
+    });
     uri.authority = authority.or_else(|| Some(http::uri::Authority::from_static("localhost")));
     if uri.path_and_query.is_none() {
         uri.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));

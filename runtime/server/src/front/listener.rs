@@ -40,7 +40,9 @@ impl Listener {
         let mut backoff = BACKOFF_MIN;
         loop {
             // The semaphore is never closed.
-            let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
+            let Ok(permit) = self.permits.clone().acquire_owned().await else {
+                return;
+            };
             match self.socket.accept().await {
                 Ok((stream, peer)) => {
                     backoff = BACKOFF_MIN;
@@ -71,6 +73,9 @@ impl Listener {
 fn peers_fault(kind: ErrorKind) -> bool {
     matches!(
         kind,
-        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused | ErrorKind::Interrupted
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
     )
 }

@@ -5,25 +5,26 @@
 //! connection; [`pipeline`] is one request; [`route`] finds what answers; [`static_files`] and [`function`] are two
 //! of the answers; [`respond`] makes responses and maps faults.
 
-mod listener;
-mod workers;
-mod tls;
+pub(crate) mod body;
 mod conn;
+mod cors;
+mod function;
+mod listener;
 mod pace;
 pub(crate) mod pipeline;
-mod route;
-mod cors;
-pub(crate) mod body;
 pub(crate) mod respond;
-mod function;
-pub(crate) mod static_files;
+mod route;
 pub(crate) mod signer;
+pub(crate) mod static_files;
+mod tls;
+mod workers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -48,7 +49,12 @@ impl Front {
     /// When an address can't be bound or the certificate can't be used.
     pub(crate) async fn start(node: Arc<Node>) -> anyhow::Result<Self> {
         let config = &node.config;
-        let certificate = config.tls.as_ref().map(tls::Certificate::load).transpose()?.map(Arc::new);
+        let certificate = config
+            .tls
+            .as_ref()
+            .map(tls::Certificate::load)
+            .transpose()?
+            .map(Arc::new);
         let public = bind(config.listen, "public").await?;
         let admin = bind(config.admin_listen, "admin").await?;
         let (public_address, admin_address) = (public.local_addr()?, admin.local_addr()?);
@@ -56,9 +62,10 @@ impl Front {
         let (stop, stopped) = watch::channel(false);
         let workers = Arc::new(Workers::start(&node, &stopped)?);
         let mut tasks = Vec::new();
-        for (surface, socket, certificate) in
-            [(Surface::Public, public, certificate.clone()), (Surface::Admin, admin, None)]
-        {
+        for (surface, socket, certificate) in [
+            (Surface::Public, public, certificate.clone()),
+            (Surface::Admin, admin, None),
+        ] {
             let listener = listener::Listener {
                 surface,
                 socket,
@@ -107,9 +114,9 @@ impl Front {
 }
 
 async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("bind the {what} listener to {address}; choose another with --listen or --admin-listen"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("bind the {what} listener to {address}; choose another with --listen or --admin-listen")
+    })
 }
 
 /// Waits for SIGTERM or SIGINT.
@@ -117,12 +124,33 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
 /// # Errors
 /// When the handlers can't be installed.
 pub(crate) async fn shutdown_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut term = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
-    let mut int = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
+    StopSignals::install()?.wait().await;
     Ok(())
+}
+
+/// The signals that stop a node. From its making on they do not end the process any more.
+pub(crate) struct StopSignals {
+    term: Signal,
+    int: Signal,
+}
+
+impl StopSignals {
+    /// Takes SIGTERM and SIGINT over.
+    ///
+    /// # Errors
+    /// When the handlers can't be installed.
+    pub(crate) fn install() -> anyhow::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate()).context("handle SIGTERM")?,
+            int: signal(SignalKind::interrupt()).context("handle SIGINT")?,
+        })
+    }
+
+    /// Waits for either.
+    pub(crate) async fn wait(mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
 }

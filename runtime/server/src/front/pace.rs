@@ -28,7 +28,10 @@ pub(crate) struct Pace {
 impl Pace {
     /// A connection that was just accepted.
     pub(crate) fn new(now: Millis) -> Self {
-        Self { idle_since: AtomicU64::new(now.max(1)), ..Self::default() }
+        Self {
+            idle_since: AtomicU64::new(now.max(1)),
+            ..Self::default()
+        }
     }
 
     /// Whether a byte that arrives now begins a request's head.
@@ -82,7 +85,10 @@ impl Pace {
         if head != NEVER {
             return (head, Closed::Header);
         }
-        (after(&self.idle_since, limits.idle_timeout).min(stalled), Closed::Idle)
+        (
+            after(&self.idle_since, limits.idle_timeout).min(stalled),
+            Closed::Idle,
+        )
     }
 }
 

@@ -42,7 +42,7 @@ impl Cx {
 pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
     // Id, deadline, and what happens at the end however the request ends.
     let (parts, incoming) = request.into_parts();
-    let id = request_id(&conn.node, &parts.headers);
+    let id = request_id(&conn, &parts.headers);
     let mut finish = Finish::begin(conn.clone(), id, &parts);
     let deadline = conn.node.request_deadline();
     let body = RequestBody::new(incoming, conn.clone(), conn.node.config.limits.body_bytes_max);
@@ -58,9 +58,9 @@ pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
         Err(failure) => return finish.answer(failure.into_response(id), None),
     };
     finish.kind = route.kind();
-    let origin = route.cors(&cx.node().config.cors).then(|| {
-        cors::allowed_origin(&cx.node().config.cors, &parts.headers)
-    });
+    let origin = route
+        .cors(&cx.node().config.cors)
+        .then(|| cors::allowed_origin(&cx.node().config.cors, &parts.headers));
     if origin.is_some() && cors::is_preflight(&parts.method, &parts.headers) {
         return finish.answer(cors::preflight(&parts.headers), origin.flatten());
     }
@@ -73,7 +73,12 @@ pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
     };
 
     // Finish.
-    let response = served.unwrap_or_else(|failure| dialect.failed(failure, id));
+    let response = served.unwrap_or_else(|failure| {
+        if let Some(cause) = &failure.cause {
+            tracing::error!(request_id = %id, kind = finish.kind.label(), error = cause, "a request failed by the node's fault");
+        }
+        dialect.failed(failure, id)
+    });
     finish.answer(response, origin.flatten())
 }
 
@@ -110,12 +115,20 @@ fn bearer(node: &Node, app: &AppId, headers: &HeaderMap) -> Result<Principal, Fa
 /// The bearer token, if there is one. Other schemes are the business of functions, which see all headers.
 pub(crate) fn token(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
-        return Err(Failure::new(cloudlet_base::Fault::Invalid, "more than one authorization header"));
+        return Err(Failure::new(
+            cloudlet_base::Fault::Invalid,
+            "more than one authorization header",
+        ));
     }
     let Ok(text) = value.to_str() else {
-        return Err(Failure::new(cloudlet_base::Fault::Unauthenticated, "the authorization header is not text"));
+        return Err(Failure::new(
+            cloudlet_base::Fault::Unauthenticated,
+            "the authorization header is not text",
+        ));
     };
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
@@ -142,11 +155,11 @@ async fn serve(
 }
 
 /// The client's id for the request, when it sent a usable one (32 hex digits or a UUID), or a fresh one.
-fn request_id(node: &Node, headers: &HeaderMap) -> RequestId {
+fn request_id(conn: &Conn, headers: &HeaderMap) -> RequestId {
     headers
         .get(X_REQUEST_ID)
         .and_then(|value| adopted_id(value.as_bytes()))
-        .unwrap_or_else(|| RequestId::generate(&*node.entropy))
+        .unwrap_or_else(|| conn.fresh_id())
 }
 
 fn adopted_id(text: &[u8]) -> Option<RequestId> {
@@ -205,7 +218,9 @@ impl Finish {
             if let Some(size) = size
                 && !response.headers().contains_key(CONTENT_LENGTH)
             {
-                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_LENGTH, HeaderValue::from(size));
             }
         }
         let headers = response.headers_mut();
@@ -237,7 +252,9 @@ impl Drop for Finish {
         let took = now.saturating_sub(self.began);
         node.metrics.answered(self.kind, self.status, took);
         node.metrics.response_body_bytes.inc_by(self.bytes);
-        self.conn.pace.request_ended(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        self.conn
+            .pace
+            .request_ended(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         if let Some(line) = &self.line {
             let (method, path) = &**line;
             tracing::debug!(
@@ -265,7 +282,11 @@ mod tests {
         let hex = adopted_id(b"0123456789abcdef0011223344556677").unwrap();
         let uuid = adopted_id(b"01234567-89ab-cdef-0011-223344556677").unwrap();
         assert_eq!(hex, uuid);
-        for bad in [&b"0123"[..], b"0123456789abcdef001122334455667g", b"----0123456789abcdef00112233445566---"] {
+        for bad in [
+            &b"0123"[..],
+            b"0123456789abcdef001122334455667g",
+            b"----0123456789abcdef00112233445566---",
+        ] {
             assert!(adopted_id(bad).is_none());
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cloudlet_base::{Fault, RequestId};
 use cloudlet_data::AccessError;
 use cloudlet_host::{InvokeError, TrapReason};
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub(crate) struct Failure {
     status: Option<StatusCode>,
     allow: Option<HeaderValue>,
     retry_after_s: u64,
+    /// Why the node itself failed; for its log, never for the client.
+    pub(crate) cause: Option<String>,
 }
 
 impl Failure {
@@ -39,6 +41,7 @@ impl Failure {
             status: None,
             allow: None,
             retry_after_s: RETRY_AFTER_S,
+            cause: None,
         }
     }
 
@@ -65,7 +68,9 @@ impl Failure {
 
     /// Something that the protocol has and this node does not, or not yet.
     pub(crate) fn unsupported(what: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Fault::Invalid, what).code("OPERATION_UNSUPPORTED").status(StatusCode::NOT_IMPLEMENTED)
+        Self::new(Fault::Invalid, what)
+            .code("OPERATION_UNSUPPORTED")
+            .status(StatusCode::NOT_IMPLEMENTED)
     }
 
     /// The status that its response has.
@@ -83,7 +88,11 @@ impl Failure {
             request_id: &'a str,
         }
         let id = id.to_string();
-        let wire = Wire { code: self.code, message: &self.message, request_id: &id };
+        let wire = Wire {
+            code: self.code,
+            message: &self.message,
+            request_id: &id,
+        };
         let response = json(self.http_status(), &wire);
         self.with_hints(response)
     }
@@ -91,7 +100,14 @@ impl Failure {
     /// Adds what headers say about a failure to its response.
     pub(crate) fn with_hints(self, mut response: Response<Body>) -> Response<Body> {
         if self.fault == Fault::Busy {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(self.retry_after_s));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(self.retry_after_s));
+        }
+        if self.http_status() == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(allow) = self.allow {
             response.headers_mut().insert(ALLOW, allow);
@@ -100,9 +116,13 @@ impl Failure {
     }
 
     /// An internal failure: the log gets the reason, the client a request id to ask about.
-    fn internal(error: &dyn std::error::Error) -> Self {
-        tracing::error!(error = %error, "a request failed by our own fault");
-        Self::new(Fault::Internal, "internal error; the node's log has the reason under this request's id")
+    pub(crate) fn internal(cause: impl std::fmt::Display) -> Self {
+        let mut failure = Self::new(
+            Fault::Internal,
+            "internal error; the node's log has the reason under this request's id",
+        );
+        failure.cause = Some(cause.to_string());
+        failure
     }
 }
 
@@ -185,7 +205,11 @@ impl From<cloudlet_blob::Error> for Failure {
     fn from(error: cloudlet_blob::Error) -> Self {
         let fault = error.kind();
         if matches!(fault, Fault::Internal | Fault::Upstream) {
-            return Self { fault, ..Self::internal(&error) }.code("STORAGE_REQUEST_FAIL");
+            return Self {
+                fault,
+                ..Self::internal(&error)
+            }
+            .code("STORAGE_REQUEST_FAIL");
         }
         let code = match fault {
             Fault::NotFound => "STORAGE_FILE_NONEXIST",
@@ -210,9 +234,7 @@ impl From<InvokeError> for Failure {
             InvokeError::Deadline { .. } => {
                 Self::new(fault, error.to_string()).code("FUNCTION_TIME_LIMIT_EXCEEDED")
             }
-            InvokeError::RequestTooLarge { .. } => {
-                Self::new(fault, error.to_string()).code("BODY_TOO_LARGE")
-            }
+            InvokeError::RequestTooLarge { .. } => Self::new(fault, error.to_string()).code("BODY_TOO_LARGE"),
             InvokeError::NoResponse { .. } => {
                 Self::new(fault, error.to_string()).code("FUNCTION_INVOCATION_FAILED")
             }
@@ -227,15 +249,18 @@ impl From<InvokeError> for Failure {
 
 fn trapped(reason: TrapReason) -> (&'static str, &'static str) {
     match reason {
-        TrapReason::MemoryLimit => ("used more memory than its limit", "FUNCTION_MEMORY_LIMIT_EXCEEDED"),
+        TrapReason::MemoryLimit => (
+            "used more memory than its limit",
+            "FUNCTION_MEMORY_LIMIT_EXCEEDED",
+        ),
         TrapReason::CpuLimit | TrapReason::Timeout => {
             ("used more time than its limit", "FUNCTION_TIME_LIMIT_EXCEEDED")
         }
         TrapReason::StackOverflow => ("overflowed its stack", "FUNCTION_INVOCATION_FAILED"),
-        TrapReason::Unreachable
-        | TrapReason::MemoryOutOfBounds
-        | TrapReason::Exit
-        | TrapReason::Other => ("failed; the app's log has the reason", "FUNCTION_INVOCATION_FAILED"),
+        TrapReason::Unreachable | TrapReason::MemoryOutOfBounds | TrapReason::Exit | TrapReason::Other => (
+            "failed; the app's log has the reason",
+            "FUNCTION_INVOCATION_FAILED",
+        ),
     }
 }
 
@@ -271,7 +296,10 @@ mod tests {
     #[test]
     fn every_fault_has_an_error_status() {
         for fault in Fault::ALL {
-            assert!(status_of(fault).is_client_error() || status_of(fault).is_server_error(), "{fault:?}");
+            assert!(
+                status_of(fault).is_client_error() || status_of(fault).is_server_error(),
+                "{fault:?}"
+            );
         }
     }
 

@@ -125,13 +125,19 @@ pub(crate) fn public(node: &Node, parts: &Parts) -> Result<Route, Failure> {
     let snapshot = node.apps.snapshot();
     let app = app(&snapshot, &node.config.domains, &host)?;
     if let Some(api) = Api::parse(path)? {
-        return Ok(Route::Client { app: app.clone(), api });
+        return Ok(Route::Client {
+            app: app.clone(),
+            api,
+        });
     }
     if is_legacy(parts) {
         return Ok(Route::Legacy);
     }
     match trigger(&app.routes, path, &parts.method, node.config.cors.triggers)? {
-        Some(route) => Ok(Route::Function { app: app.clone(), route }),
+        Some(route) => Ok(Route::Function {
+            app: app.clone(),
+            route,
+        }),
         None => Ok(Route::Site { app: app.clone() }),
     }
 }
@@ -141,7 +147,10 @@ const ANY_METHOD: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 fn is_legacy(parts: &Parts) -> bool {
     parts.method == Method::POST
         && matches!(parts.uri.path(), "/web" | "/admin")
-        && parts.uri.query().is_some_and(|q| q.split('&').any(|pair| pair.starts_with("env=")))
+        && parts
+            .uri
+            .query()
+            .is_some_and(|q| q.split('&').any(|pair| pair.starts_with("env=")))
 }
 
 /// The app that a host names: a custom domain, `APP.DOMAIN`, or the only one there is.
@@ -173,12 +182,18 @@ fn host(parts: &Parts) -> Result<Cow<'_, str>, Failure> {
         return Err(bad_host("more than one host header"));
     }
     let line = line
-        .map(|value| value.to_str().map_err(|_| bad_host("the host header is not text")))
+        .map(|value| {
+            value
+                .to_str()
+                .map_err(|_| bad_host("the host header is not text"))
+        })
         .transpose()?;
     let target = parts.uri.authority().map(http::uri::Authority::as_str);
     let text = match (target, line) {
         (Some(target), Some(line)) if !target.eq_ignore_ascii_case(line) => {
-            return Err(bad_host("the host header and the request target name different hosts"));
+            return Err(bad_host(
+                "the host header and the request target name different hosts",
+            ));
         }
         (Some(text), _) | (None, Some(text)) => text,
         (None, None) if parts.version <= Version::HTTP_10 => "",
@@ -197,7 +212,10 @@ fn host_name(text: &str) -> Option<Cow<'_, str>> {
         Some(rest) => {
             let (address, port) = rest.split_once(']')?;
             address.parse::<Ipv6Addr>().ok()?;
-            (&text[..address.len() + 2], port.strip_prefix(':').or(port.is_empty().then_some("0"))?)
+            (
+                &text[..address.len() + 2],
+                port.strip_prefix(':').or(port.is_empty().then_some("0"))?,
+            )
         }
         None => text.split_once(':').unwrap_or((text, "0")),
     };
@@ -207,7 +225,9 @@ fn host_name(text: &str) -> Option<Cow<'_, str>> {
         || (name.len() <= 253
             && !name.starts_with('.')
             && !name.contains("..")
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')));
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')));
     if !port_ok || !name_ok {
         return None;
     }
@@ -266,7 +286,12 @@ fn check_path(path: &str) -> Result<(), Failure> {
 }
 
 /// The trigger for a path: `routes` come longest first. Among those of the winning length the method decides.
-fn trigger(routes: &[HttpRoute], path: &str, method: &Method, preflights: bool) -> Result<Option<usize>, Failure> {
+fn trigger(
+    routes: &[HttpRoute],
+    path: &str,
+    method: &Method,
+    preflights: bool,
+) -> Result<Option<usize>, Failure> {
     let matches = |route: &HttpRoute| {
         if !route.prefix {
             return path == route.path;
@@ -284,7 +309,9 @@ fn trigger(routes: &[HttpRoute], path: &str, method: &Method, preflights: bool) 
         }
         won = Some(route);
         let takes = |method: &Method| route.methods.is_empty() || route.methods.contains(method);
-        if takes(method) || (method == Method::HEAD && takes(&Method::GET)) || (preflights && method == Method::OPTIONS)
+        if takes(method)
+            || (method == Method::HEAD && takes(&Method::GET))
+            || (preflights && method == Method::OPTIONS)
         {
             return Ok(Some(index));
         }
@@ -307,14 +334,17 @@ mod tests {
 
     #[test]
     fn hosts_are_names_without_port_and_case() {
-        let ok = |text: &str, expected: &str| assert_eq!(host_name(text).as_deref(), Some(expected), "{text}");
+        let ok =
+            |text: &str, expected: &str| assert_eq!(host_name(text).as_deref(), Some(expected), "{text}");
         ok("hotel.localhost:8080", "hotel.localhost");
         ok("Hotel.Example.COM.", "hotel.example.com");
         ok("[::1]:80", "[::1]");
         ok("[::1]", "[::1]");
         ok("127.0.0.1", "127.0.0.1");
         ok("", "");
-        for bad in ["a b", "a/b", "a@b", "a:80:81", "a:x", "[::1", "[x]", ".a", "a..b", "a:123456", "é"] {
+        for bad in [
+            "a b", "a/b", "a@b", "a:80:81", "a:x", "[::1", "[x]", ".a", "a..b", "a:123456", "é",
+        ] {
             assert_eq!(host_name(bad), None, "{bad}");
         }
     }
@@ -337,12 +367,37 @@ mod tests {
 
     #[test]
     fn path_tricks_are_refused() {
-        for good in ["/", "/a", "/a/b.c", "/a//b", "/.well-known/x", "/a%20b", "/...", "/a..b", "/%E4%BD%A0", "/a/.b"] {
+        for good in [
+            "/",
+            "/a",
+            "/a/b.c",
+            "/a//b",
+            "/.well-known/x",
+            "/a%20b",
+            "/...",
+            "/a..b",
+            "/%E4%BD%A0",
+            "/a/.b",
+        ] {
             assert!(check_path(good).is_ok(), "{good}");
         }
         for bad in [
-            "*", "/..", "/a/../b", "/a/..", "/./a", "/a/.", "/%2e%2e/a", "/a/%2E./b", "/.%2e", "/a%2fb", "/a%5cb",
-            "/a%00", "/a\\b", "/%", "/%2", "/%zz",
+            "*",
+            "/..",
+            "/a/../b",
+            "/a/..",
+            "/./a",
+            "/a/.",
+            "/%2e%2e/a",
+            "/a/%2E./b",
+            "/.%2e",
+            "/a%2fb",
+            "/a%5cb",
+            "/a%00",
+            "/a\\b",
+            "/%",
+            "/%2",
+            "/%zz",
         ] {
             assert!(check_path(bad).is_err(), "{bad}");
         }
@@ -362,11 +417,15 @@ mod tests {
             route("/hello", false, &[]),
             route("/api/", true, &[]),
         ];
-        let find = |method: Method, path: &str| trigger(&routes, path, &method, false).map_err(|f| f.http_status());
+        let find =
+            |method: Method, path: &str| trigger(&routes, path, &method, false).map_err(|f| f.http_status());
         assert_eq!(find(Method::GET, "/api/rooms/1"), Ok(Some(0)));
         assert_eq!(find(Method::HEAD, "/api/rooms/1"), Ok(Some(0)));
         assert_eq!(find(Method::POST, "/api/rooms/1"), Ok(Some(1)));
-        assert_eq!(find(Method::DELETE, "/api/rooms/1"), Err(StatusCode::METHOD_NOT_ALLOWED));
+        assert_eq!(
+            find(Method::DELETE, "/api/rooms/1"),
+            Err(StatusCode::METHOD_NOT_ALLOWED)
+        );
         assert_eq!(find(Method::GET, "/api/rooms"), Ok(Some(0)));
         assert_eq!(find(Method::GET, "/api"), Ok(Some(3)));
         assert_eq!(find(Method::DELETE, "/api/x"), Ok(Some(3)));

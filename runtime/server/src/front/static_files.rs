@@ -61,7 +61,9 @@ fn find<'a>(app: &'a ActiveApp, path: &str) -> Found<'a> {
     if let Some(file) = files.get(path) {
         return Found::File(file, StatusCode::OK);
     }
-    let Ok(decoded) = percent_encoding::percent_decode_str(path).decode_utf8() else { return Found::Nothing };
+    let Ok(decoded) = percent_encoding::percent_decode_str(path).decode_utf8() else {
+        return Found::Nothing;
+    };
     if let Some(file) = files.get(&*decoded) {
         return Found::File(file, StatusCode::OK);
     }
@@ -93,12 +95,21 @@ fn site_file(
 ) -> Result<Response<Body>, Failure> {
     let etag = validators::etag(file.hash);
     let conditional = status == StatusCode::OK
-        && [RANGE, IF_NONE_MATCH, IF_MATCH].iter().any(|name| headers.contains_key(name));
+        && [RANGE, IF_NONE_MATCH, IF_MATCH]
+            .iter()
+            .any(|name| headers.contains_key(name));
     let outcome = if conditional {
         // Site files carry no date: a deploy's files are as old as the deploy, and tags say it better.
-        let conditions =
-            Conditions { if_modified_since: None, if_unmodified_since: None, ..conditions(headers) };
-        let current = Current { etag: &etag, modified: Timestamp(0), size: file.size };
+        let conditions = Conditions {
+            if_modified_since: None,
+            if_unmodified_since: None,
+            ..conditions(headers)
+        };
+        let current = Current {
+            etag: &etag,
+            modified: Timestamp(0),
+            size: file.size,
+        };
         conditions.evaluate(method, Some(current))
     } else {
         Outcome::Full
@@ -108,7 +119,7 @@ fn site_file(
         Outcome::Partial(range) => {
             let (start, end) = (range.start as usize, range.end as usize);
             if end > bytes.len() {
-                return Err(Failure::new(Fault::Internal, "a site file is shorter than its record"));
+                return Err(Failure::internal("a site file is shorter than its record"));
             }
             let mut response = respond::bytes(
                 StatusCode::PARTIAL_CONTENT,
@@ -122,7 +133,10 @@ fn site_file(
     };
     let out = response.headers_mut();
     header(out, ETAG, &etag);
-    out.insert(CACHE_CONTROL, HeaderValue::from_static(validators::CACHE_REVALIDATE));
+    out.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static(validators::CACHE_REVALIDATE),
+    );
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     Ok(response)
 }
@@ -137,7 +151,11 @@ pub(crate) async fn object(
 ) -> Result<Response<Body>, Failure> {
     let method = read_method(&parts.method)?;
     let etag = validators::etag(info.hash);
-    let current = Current { etag: &etag, modified: info.modified, size: info.size };
+    let current = Current {
+        etag: &etag,
+        modified: info.modified,
+        size: info.size,
+    };
     let outcome = conditions(&parts.headers).evaluate(method, Some(current));
     let mut response = match outcome {
         Outcome::Full | Outcome::Partial(_) => {
@@ -155,7 +173,9 @@ pub(crate) async fn object(
                 },
             };
             let mut response = Response::new(body);
-            response.headers_mut().insert(CONTENT_TYPE, media_type(&info.content_type));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, media_type(&info.content_type));
             if range.is_some() {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 content_range(&mut response, range.as_ref(), info.size);
@@ -171,7 +191,10 @@ pub(crate) async fn object(
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // Users put these bytes here: no browser shall run them as the app's own pages.
     out.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if ["html", "xml", "svg"].iter().any(|kind| info.content_type.contains(kind)) {
+    if ["html", "xml", "svg"]
+        .iter()
+        .any(|kind| info.content_type.contains(kind))
+    {
         out.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     }
     Ok(response)

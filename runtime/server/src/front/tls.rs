@@ -49,7 +49,11 @@ impl Certificate {
 }
 
 /// Loads changed files until told to stop.
-pub(crate) async fn keep_fresh(certificate: Arc<Certificate>, node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
+pub(crate) async fn keep_fresh(
+    certificate: Arc<Certificate>,
+    node: Arc<Node>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut seen = certificate.stamp;
     loop {
         tokio::select! {
@@ -93,7 +97,12 @@ fn load(files: &TlsFiles) -> anyhow::Result<Arc<ServerConfig>> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .with_context(|| format!("use the certificate {:?} with the key {:?}", files.cert, files.key))?;
+        .with_context(|| {
+            format!(
+                "use the certificate {:?} with the key {:?}",
+                files.cert, files.key
+            )
+        })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -56,20 +56,36 @@ impl Workers {
         let workers = (0..node.config.workers)
             .map(|number| Worker::start(number, node.clone(), stopped.clone()))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Self { workers: Mutex::new(workers) })
+        Ok(Self {
+            workers: Mutex::new(workers),
+        })
     }
 
     /// Gives a connection to the worker that has the fewest.
     pub(crate) fn hand(&self, accepted: Accepted) {
-        let Accepted { surface, stream, peer, certificate, permit } = accepted;
+        let Accepted {
+            surface,
+            stream,
+            peer,
+            certificate,
+            permit,
+        } = accepted;
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(error = %error, "a connection could not be handed over"),
         };
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(worker) = workers.iter().min_by_key(|w| w.open.load(Ordering::Relaxed)) else { return };
+        let Some(worker) = workers.iter().min_by_key(|w| w.open.load(Ordering::Relaxed)) else {
+            return;
+        };
         worker.open.fetch_add(1, Ordering::Relaxed);
-        let handed = Handed { surface, stream, peer, certificate, permit };
+        let handed = Handed {
+            surface,
+            stream,
+            peer,
+            certificate,
+            permit,
+        };
         // A worker ends only when it is told to; then the connection is closed by dropping it.
         let _ = worker.inbox.send(handed);
     }
@@ -132,14 +148,23 @@ async fn work(
         }
     };
     if tokio::time::timeout(grace, all).await.is_err() {
-        tracing::warn!(connections = connections.len(), "the grace is over; connections are cut");
+        tracing::warn!(
+            connections = connections.len(),
+            "the grace is over; connections are cut"
+        );
         (0..connections.len()).for_each(|_| node.metrics.closed(Closed::Drain));
         connections.shutdown().await;
     }
 }
 
 async fn serve(node: Arc<Node>, handed: Handed, stopped: watch::Receiver<bool>, open: Open) {
-    let Handed { surface, stream, peer, certificate, permit } = handed;
+    let Handed {
+        surface,
+        stream,
+        peer,
+        certificate,
+        permit,
+    } = handed;
     match TcpStream::from_std(stream) {
         Ok(stream) => conn::serve(node, surface, stream, peer, certificate, stopped).await,
         Err(error) => tracing::warn!(error = %error, "a connection could not be taken over"),

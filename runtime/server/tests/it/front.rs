@@ -10,11 +10,15 @@ use crate::harness::{App, Node, Options, serve_fails};
 use crate::http::Client;
 
 fn hello() -> App {
-    App::new("hotel").function("hello", "hello", "").route("/hello", &[], "hello")
+    App::new("hotel")
+        .function("hello", "hello", "")
+        .route("/hello", &[], "hello")
 }
 
 fn echo() -> App {
-    App::new("hotel").function("echo", "echo", "limits = { timeout = \"60s\", cpu = \"60s\" }").route("/echo/...", &[], "echo")
+    App::new("hotel")
+        .function("echo", "echo", "limits = { timeout = \"60s\", cpu = \"60s\" }")
+        .route("/echo/...", &[], "echo")
 }
 
 #[test]
@@ -23,7 +27,10 @@ fn one_connection_serves_many_requests() {
     let mut client = node.client();
     for _ in 0..5 {
         let reply = client.get("/hello");
-        assert_eq!((reply.status, reply.text().as_str()), (200, "hello from a fresh instance\n"));
+        assert_eq!(
+            (reply.status, reply.text().as_str()),
+            (200, "hello from a fresh instance\n")
+        );
     }
     // Two at once on the same connection are answered in order.
     let twice = (client.head("GET", "/hello", &[]) + "\r\n").repeat(2);
@@ -38,11 +45,16 @@ fn one_connection_serves_many_requests() {
 fn http2_is_spoken_to_those_who_begin_with_it() {
     let node = Node::with(&hello().file("/index.html", "text/html", "<h1>site</h1>"));
     let public = node.public;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async move {
         let stream = tokio::net::TcpStream::connect(public).await.unwrap();
         let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
         let driver = tokio::spawn(connection);
         let ask = |method: &str, path: &str| {
             let mut sender = sender.clone();
@@ -134,7 +146,9 @@ fn requests_in_flight_finish_when_the_node_is_stopped() {
 fn requests_that_never_end_are_cut_after_the_grace() {
     let node = Node::with_options(
         &echo(),
-        Options::default().set("limits-drain-grace", "200ms").expect_log("the grace is over"),
+        Options::default()
+            .set("limits-drain-grace", "200ms")
+            .expect_log("the grace is over"),
     );
     let mut client = node.client();
     let head = client.head("POST", "/echo/", &[("transfer-encoding", "chunked")]);
@@ -171,7 +185,11 @@ fn a_restarted_node_serves_what_was_deployed() {
 #[test]
 fn a_bad_configuration_is_told_whole() {
     let dir = tempfile::TempDir::new().unwrap();
-    std::fs::write(dir.path().join("node.toml"), "colour = 1\n[limits]\nheader_timeout = \"soon\"\n").unwrap();
+    std::fs::write(
+        dir.path().join("node.toml"),
+        "colour = 1\n[limits]\nheader_timeout = \"soon\"\n",
+    )
+    .unwrap();
     let (status, text) = serve_fails(dir.path(), &["--limits-streams-max", "0"]);
     assert_eq!(status.code(), Some(64));
     for wanted in ["colour", "limits.header_timeout", "limits.streams_max"] {

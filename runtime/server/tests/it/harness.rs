@@ -69,7 +69,10 @@ impl Options {
             line.clear();
             if stdout.read_line(&mut line).unwrap() == 0 {
                 let status = child.wait().unwrap();
-                panic!("the node ended with {status} instead of listening:\n{}", log.lock().unwrap().join("\n"));
+                panic!(
+                    "the node ended with {status} instead of listening:\n{}",
+                    log.lock().unwrap().join("\n")
+                );
             }
             if let Some(text) = line.trim().strip_prefix("admin key: ") {
                 key = text.to_owned();
@@ -101,7 +104,9 @@ fn follow(mut from: impl std::io::BufRead + Send + 'static, into: Arc<Mutex<Vec<
     std::thread::spawn(move || {
         let mut line = String::new();
         while from.read_line(&mut line).is_ok_and(|read| read > 0) {
-            into.lock().unwrap().push(std::mem::take(&mut line).trim_end().to_owned());
+            into.lock()
+                .unwrap()
+                .push(std::mem::take(&mut line).trim_end().to_owned());
         }
     })
 }
@@ -111,9 +116,21 @@ fn command(dir: &Path, args: &[String]) -> Command {
     command
         .arg("serve")
         .args(["--data-dir", dir.to_str().unwrap()])
-        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", "2"])
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--workers",
+            "2",
+        ])
         // Small enough that many nodes fit beside each other on a small machine.
-        .args(["--database-cache-bytes", "16MiB", "--storage-cache-bytes", "16MiB"])
+        .args([
+            "--database-cache-bytes",
+            "16MiB",
+            "--storage-cache-bytes",
+            "16MiB",
+        ])
         .args(["--functions-instances-max", "50"])
         .args(args)
         .current_dir(dir)
@@ -162,13 +179,18 @@ impl Node {
     /// The value of one line of /metrics, e.g. `cloudlet_http_connections{listener="public"}`; 0 when it is not there.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let text = self.admin("GET", "/metrics", b"").text();
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
     /// Sends SIGTERM without waiting.
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
 
@@ -185,10 +207,18 @@ impl Node {
             reader.join().unwrap();
         }
         let log = self.log.lock().unwrap().clone();
-        assert!(status.success(), "the node ended with {status}:\n{}", log.join("\n"));
+        assert!(
+            status.success(),
+            "the node ended with {status}:\n{}",
+            log.join("\n")
+        );
         let odd: Vec<&String> = log
             .iter()
-            .filter(|line| [" WARN ", " ERROR ", "panicked"].iter().any(|word| line.contains(word)))
+            .filter(|line| {
+                [" WARN ", " ERROR ", "panicked"]
+                    .iter()
+                    .any(|word| line.contains(word))
+            })
             .filter(|line| !self.expected.iter().any(|text| line.contains(text)))
             .collect();
         assert!(odd.is_empty(), "unexpected in the log: {odd:#?}");
@@ -211,7 +241,9 @@ impl Node {
         let mut site = Vec::new();
         for (path, content_type, bytes) in &app.site {
             let hash = self.put_content(bytes);
-            site.push(json!({ "path": path, "hash": hash, "size": bytes.len(), "contentType": content_type }));
+            site.push(
+                json!({ "path": path, "hash": hash, "size": bytes.len(), "contentType": content_type }),
+            );
         }
         let request = json!({ "manifest": app.manifest(), "components": components, "site": site });
         self.admin(
@@ -250,7 +282,10 @@ impl Node {
     }
 
     fn put_content(&self, bytes: &[u8]) -> String {
-        let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash: String = Sha256::digest(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let stored = self.admin("PUT", &format!("/v1/content/{hash}"), bytes);
         assert!(stored.status / 100 == 2, "{stored:?}");
         hash
@@ -271,14 +306,22 @@ impl Node {
 
     /// The JSON of an auth request that must succeed.
     pub(crate) fn log_in(&self, path: &str, body: &Value) -> Value {
-        let reply = self.client().send("POST", &format!("/auth/v1/{path}"), &[], body.to_string().as_bytes());
+        let reply = self.client().send(
+            "POST",
+            &format!("/auth/v1/{path}"),
+            &[],
+            body.to_string().as_bytes(),
+        );
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.json()
     }
 
     /// The access token of a new anonymous user.
     pub(crate) fn anonymous(&self) -> String {
-        self.log_in("signin/anonymously", &json!({}))["access_token"].as_str().unwrap().to_owned()
+        self.log_in("signin/anonymously", &json!({}))["access_token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 }
 
@@ -305,7 +348,10 @@ pub(crate) struct App {
 impl App {
     /// An app with nothing in it.
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, ..Self::default() }
+        Self {
+            name,
+            ..Self::default()
+        }
     }
 
     /// A function made of a fixture, with the lines of its manifest section.
@@ -332,7 +378,12 @@ impl App {
     }
 
     /// A file of its site.
-    pub(crate) fn file(mut self, path: &'static str, content_type: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn file(
+        mut self,
+        path: &'static str,
+        content_type: &'static str,
+        bytes: impl Into<Vec<u8>>,
+    ) -> Self {
         self.site.push((path, content_type, bytes.into()));
         self
     }
@@ -345,21 +396,33 @@ impl App {
     }
 
     fn manifest(&self) -> String {
-        let hosting = if self.site.is_empty() { "" } else { "[hosting]\ndir = \"dist\"\n" };
-        format!("manifest_version = 1\n[app]\nname = {:?}\n{}{hosting}", self.name, self.manifest)
+        let hosting = if self.site.is_empty() {
+            ""
+        } else {
+            "[hosting]\ndir = \"dist\"\n"
+        };
+        format!(
+            "manifest_version = 1\n[app]\nname = {:?}\n{}{hosting}",
+            self.name, self.manifest
+        )
     }
 }
 
 /// A fixture component, as `cargo xtask test` builds it before the tests.
 fn guest_bytes(name: &str) -> Vec<u8> {
     let path = workspace().join(format!("target/guests/wasm32-wasip2/release/{name}.wasm"));
-    std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("can't read {path:?}: {error}; `cargo xtask test` builds the fixtures"))
+    std::fs::read(&path).unwrap_or_else(|error| {
+        panic!("can't read {path:?}: {error}; `cargo xtask test` builds the fixtures")
+    })
 }
 
 /// The workspace's root.
 pub(crate) fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .to_path_buf()
 }
 
 /// Where tests keep what they install, between runs.

@@ -29,14 +29,23 @@ pub(crate) struct Response {
 
 impl std::fmt::Debug for Response {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {:?} {}", self.status, self.headers, String::from_utf8_lossy(&self.body))
+        write!(
+            f,
+            "{} {:?} {}",
+            self.status,
+            self.headers,
+            String::from_utf8_lossy(&self.body)
+        )
     }
 }
 
 impl Response {
     /// The first value of a header.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -66,7 +75,11 @@ impl Client {
 
     /// A connection over any stream.
     pub(crate) fn over(stream: impl Stream + 'static, host: &str) -> Self {
-        Self { stream: Box::new(stream), host: host.to_owned(), pending: Vec::new() }
+        Self {
+            stream: Box::new(stream),
+            host: host.to_owned(),
+            pending: Vec::new(),
+        }
     }
 
     /// Says another host from now on.
@@ -81,7 +94,13 @@ impl Client {
     }
 
     /// A request with a body of known length, and its response.
-    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
         let mut head = self.head(method, path, headers);
         if !body.is_empty() || !matches!(method, "GET" | "HEAD") {
             head += &format!("content-length: {}\r\n", body.len());
@@ -130,13 +149,21 @@ impl Client {
                 let line: Vec<u8> = self.pending.drain(..end + 2).take(end).collect();
                 return String::from_utf8(line).unwrap();
             }
-            assert!(self.fill().unwrap(), "the connection ended within a head: {:?}", self.pending);
+            assert!(
+                self.fill().unwrap(),
+                "the connection ended within a head: {:?}",
+                self.pending
+            );
         }
     }
 
     fn exactly(&mut self, size: usize) -> Vec<u8> {
         while self.pending.len() < size {
-            assert!(self.fill().unwrap(), "the connection ended {} bytes early", size - self.pending.len());
+            assert!(
+                self.fill().unwrap(),
+                "the connection ended {} bytes early",
+                size - self.pending.len()
+            );
         }
         self.pending.drain(..size).collect()
     }
@@ -147,10 +174,16 @@ impl Client {
         let mut headers = Vec::new();
         loop {
             let line = self.line();
-            let Some((name, value)) = line.split_once(':') else { break };
+            let Some((name, value)) = line.split_once(':') else {
+                break;
+            };
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        Response { status, headers, body: Vec::new() }
+        Response {
+            status,
+            headers,
+            body: Vec::new(),
+        }
     }
 
     /// Reads one chunk of a chunked body; `None` at its end.

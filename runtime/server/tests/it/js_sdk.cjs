@@ -28,10 +28,13 @@ async function main() {
   const first = (await auth.getUser()).data.user;
   assert.ok(first.id, JSON.stringify(first));
 
-  // A function.
-  const called = await app.callFunction({ name: 'greet', data: 'echo {"hello":"you"}' }).catch((error) => error);
-  // The SDK sends data as JSON, so this text arrives in quotes and the fixture refuses its first word.
-  assert.equal(called.code, 'FUNCTION_PARAM_INVALID', JSON.stringify(called));
+  // Functions: one that gives back what it gets, one that may not be called, one that is not there.
+  const called = await app.callFunction({ name: 'echo', data: { hello: 'you', n: [1, 2.5, null] } });
+  assert.deepEqual(called.result, { hello: 'you', n: [1, 2.5, null] }, JSON.stringify(called));
+  for (const [name, code] of [['closed', 'PERMISSION_DENIED'], ['missing', 'FUNCTION_NOT_FOUND']]) {
+    const refused = await app.callFunction({ name, data: {} }).catch((error) => error);
+    assert.equal(refused.code, code, JSON.stringify(refused));
+  }
 
   // Documents.
   const db = app.database();
@@ -82,12 +85,16 @@ async function main() {
   assert.ok(second.id && second.id !== first.id);
   assert.equal((await stays.doc(added.id).get()).data.length, 0);
 
-  // Refresh, by hand and by a token that the node no longer takes.
-  const before = (await auth.getSession()).data.session.access_token;
+  // Refresh; and after signing out the session is of no use to anybody.
+  const before = { ...(await auth.getSession()).data.session };
   const refreshed = await auth.refreshSession();
   assert.equal(refreshed.error, null, JSON.stringify(refreshed.error));
-  assert.notEqual((await auth.getSession()).data.session.access_token, before);
+  const after = { ...(await auth.getSession()).data.session };
+  assert.notEqual(after.refresh_token, before.refresh_token);
+  assert.equal((await stays.add({ room: 1 })).id.length, 32);
   await auth.signOut();
+  const late = await fetch(`http://${host}/auth/v1/user/me`, { headers: { authorization: `Bearer ${after.access_token}` } });
+  assert.equal(late.status, 401);
   console.log('all well');
   process.exit(0);
 }

@@ -21,12 +21,22 @@ fn packages() -> PathBuf {
     std::fs::create_dir_all(&cache).unwrap();
     std::fs::write(cache.join("package.json"), r#"{"private":true}"#).unwrap();
     let output = Command::new("npm")
-        .args(["install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts"])
+        .args([
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--ignore-scripts",
+        ])
         .args(PACKAGES)
         .current_dir(&cache)
         .output()
         .expect("npm is needed to test the SDK: install Node.js 20 or newer with npm");
-    assert!(output.status.success(), "npm install failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "npm install failed:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     std::fs::write(stamp, wanted).unwrap();
     cache
 }
@@ -34,7 +44,8 @@ fn packages() -> PathBuf {
 #[test]
 fn the_js_sdk_works_unmodified() {
     let app = App::new("hotel")
-        .function("greet", "calls", "grants = { functions = [\"greet\"] }")
+        .function("echo", "echo", "")
+        .function("closed", "hello", "invoke = \"false\"")
         .lines("[database.collection.stays]\nrules = \"PRIVATE\"")
         .lines("[storage]\nrules = { \"photos/\" = { read = \"auth != null && resource.openid == auth.openid\", write = \"auth != null && resource.openid == auth.openid\" } }")
         .lines("[auth]\nanonymous = true\npassword = true");
@@ -46,7 +57,13 @@ fn the_js_sdk_works_unmodified() {
         .arg(node.public.to_string())
         .output()
         .expect("Node.js is needed to test the SDK: install Node.js 20 or newer with npm");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && out.contains("all well"), "{out}\n{err}");
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success() && out.contains("all well"),
+        "{out}\n{err}"
+    );
     node.stop();
 }

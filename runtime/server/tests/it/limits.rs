@@ -3,7 +3,10 @@
 use crate::harness::{App, Node, Options};
 
 fn echo() -> App {
-    App::new("hotel").function("echo", "echo", "").route("/echo", &[], "echo").file("/index.html", "text/html", "hi")
+    App::new("hotel")
+        .function("echo", "echo", "")
+        .route("/echo", &[], "echo")
+        .file("/index.html", "text/html", "hi")
         .lines("[auth]\nanonymous = true")
 }
 
@@ -22,7 +25,10 @@ fn bodies_over_the_limit_are_refused() {
     assert_eq!(reply.status, 401, "the rule comes first: {reply:?}");
     let token = format!("Bearer {}", node.anonymous());
     let mut client = node.client();
-    let headers = [("transfer-encoding", "chunked"), ("authorization", token.as_str())];
+    let headers = [
+        ("transfer-encoding", "chunked"),
+        ("authorization", token.as_str()),
+    ];
     let head = client.head("POST", "/v1/functions/echo", &headers);
     client.write(format!("{head}\r\n").as_bytes());
     for _ in 0..5 {
@@ -52,7 +58,10 @@ fn a_head_that_does_not_arrive_closes_the_connection() {
     assert_eq!(client.get("/").status, 200);
     client.write(b"GET / HTTP/1.1\r\nhost: a");
     assert_eq!(client.closed(), b"");
-    assert_eq!(node.metric(r#"cloudlet_http_connections_closed_total{reason="header"}"#), 1.0);
+    assert_eq!(
+        node.metric(r#"cloudlet_http_connections_closed_total{reason="header"}"#),
+        1.0
+    );
     node.stop();
 }
 
@@ -76,7 +85,10 @@ fn a_body_that_stalls_closes_the_connection() {
     let head = client.head("POST", "/v1/functions/echo", &headers);
     client.write(format!("{head}\r\nonly a part").as_bytes());
     assert_eq!(client.closed(), b"");
-    assert_eq!(node.metric(r#"cloudlet_http_connections_closed_total{reason="stall"}"#), 1.0);
+    assert_eq!(
+        node.metric(r#"cloudlet_http_connections_closed_total{reason="stall"}"#),
+        1.0
+    );
     node.stop();
 }
 

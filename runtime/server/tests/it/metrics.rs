@@ -18,16 +18,27 @@ fn the_list_of_metrics_is_whole() {
     assert_eq!(node.client().get("/").status, 200);
 
     let page = node.admin("GET", "/metrics", b"");
-    assert!(page.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    assert!(
+        page.header("content-type")
+            .unwrap()
+            .starts_with("text/plain; version=0.0.4")
+    );
     let text = page.text();
-    let shown: BTreeSet<&str> =
-        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let shown: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
     let doc = std::fs::read_to_string(workspace().join("runtime/docs/metrics.md")).unwrap();
-    let listed: BTreeSet<&str> =
-        doc.lines().filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next()).collect();
+    let listed: BTreeSet<&str> = doc
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next())
+        .collect();
     let unlisted: Vec<_> = shown.difference(&listed).collect();
     let unseen: Vec<_> = listed.difference(&shown).collect();
-    assert!(unlisted.is_empty() && unseen.is_empty(), "not in metrics.md: {unlisted:?}; only there: {unseen:?}");
+    assert!(
+        unlisted.is_empty() && unseen.is_empty(),
+        "not in metrics.md: {unlisted:?}; only there: {unseen:?}"
+    );
     assert!(shown.iter().all(|name| name.starts_with("cloudlet_")));
     node.stop();
 }

@@ -10,12 +10,21 @@ fn site(name: &'static str, text: &'static str) -> App {
 #[test]
 fn one_app_is_served_on_any_host_and_two_by_name() {
     let node = Node::with(&site("one", "the first"));
-    assert_eq!(node.client().host("anything.example").get("/").text(), "the first");
+    assert_eq!(
+        node.client().host("anything.example").get("/").text(),
+        "the first"
+    );
     assert_eq!(node.deploy(&site("two", "the second").lines("")).status / 100, 2);
     let at = |host: &str| node.client().host(host).get("/");
     assert_eq!(at("one.localhost").text(), "the first");
     assert_eq!(at("TWO.localhost:1234").text(), "the second");
-    for host in ["anything.example", "three.localhost", "127.0.0.1", "localhost", "x.one.localhost"] {
+    for host in [
+        "anything.example",
+        "three.localhost",
+        "127.0.0.1",
+        "localhost",
+        "x.one.localhost",
+    ] {
         assert_eq!(at(host).status, 404, "{host}");
     }
     node.stop();
@@ -37,9 +46,16 @@ fn ambiguous_requests_are_refused() {
     assert_eq!(status("GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n"), 200);
     assert_eq!(status("GET / HTTP/1.0\r\n\r\n"), 200);
     for path in ["/../x", "/a/%2e%2e/x", "/a%2fb", "/a%5cb", "/%00", "/%zz", "/./"] {
-        assert_eq!(status(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")), 400, "{path}");
+        assert_eq!(
+            status(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")),
+            400,
+            "{path}"
+        );
     }
-    assert_eq!(status("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx"), 400);
+    assert_eq!(
+        status("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx"),
+        400
+    );
     assert_eq!(status("TRACE / HTTP/1.1\r\nhost: a\r\n\r\n"), 405);
     node.stop();
 }
@@ -57,20 +73,35 @@ fn triggers_come_before_the_site_and_the_longest_wins() {
     let node = Node::with(&app);
     let mut client = node.client();
     assert_eq!(client.get("/").text(), "site");
-    assert_eq!(client.get("/api/page.html").text(), "hello from a fresh instance\n");
+    assert_eq!(
+        client.get("/api/page.html").text(),
+        "hello from a fresh instance\n"
+    );
     assert_eq!(client.send("POST", "/api/echo/1", &[], b"body").text(), "body");
     let refused = client.get("/api/echo/1");
     assert_eq!((refused.status, refused.header("allow")), (405, Some("POST")));
     assert_eq!(client.get("/docs/").text(), "docs");
     let moved = client.get("/docs?a=1");
-    assert_eq!((moved.status, moved.header("location")), (308, Some("/docs/?a=1")));
+    assert_eq!(
+        (moved.status, moved.header("location")),
+        (308, Some("/docs/?a=1"))
+    );
     assert_eq!(client.send("POST", "/", &[], b"x").status, 405);
     assert_eq!(client.get("/missing").status, 404);
     // Reserved paths are the platform's, whatever an app has.
     assert_eq!(client.get("/v1/functions/").status, 404);
-    assert_eq!(client.get("/_cloudlet/jwks.json").json()["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        client.get("/_cloudlet/jwks.json").json()["keys"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     let legacy = client.send("POST", "/web?env=hotel", &[], b"{}");
-    assert_eq!((legacy.status, legacy.code().as_str()), (200, "OPERATION_UNSUPPORTED"));
+    assert_eq!(
+        (legacy.status, legacy.code().as_str()),
+        (200, "OPERATION_UNSUPPORTED")
+    );
     node.stop();
 }
 
@@ -87,7 +118,10 @@ fn sites_answer_conditions_and_ranges() {
     assert_eq!((part.status, part.text().as_str()), (206, "234"));
     assert_eq!(part.header("content-range"), Some("bytes 2-4/10"));
     let beyond = client.send("GET", "/", &[("range", "bytes=10-")], b"");
-    assert_eq!((beyond.status, beyond.header("content-range")), (416, Some("bytes */10")));
+    assert_eq!(
+        (beyond.status, beyond.header("content-range")),
+        (416, Some("bytes */10"))
+    );
     let head = client.send("HEAD", "/", &[], b"");
     assert_eq!((head.status, head.header("content-length")), (200, Some("10")));
     assert_eq!(client.get("/").text(), "0123456789");
@@ -106,7 +140,11 @@ fn a_node_without_apps_says_so() {
 #[test]
 fn guests_that_misbehave_fail_their_own_request_alone() {
     let app = App::new("hotel")
-        .function("bad", "misbehave", "limits = { timeout = \"2s\", cpu = \"200ms\" }")
+        .function(
+            "bad",
+            "misbehave",
+            "limits = { timeout = \"2s\", cpu = \"200ms\" }",
+        )
         .function("hello", "hello", "")
         .route("/hello", &[], "hello")
         .route("/...", &[], "bad");

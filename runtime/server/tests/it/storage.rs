@@ -17,15 +17,25 @@ anonymous = true"#,
 
 fn ask(node: &Node, token: Option<&str>, verb: &str, items: &Value) -> Value {
     let bearer = token.map(|token| format!("Bearer {token}"));
-    let headers: Vec<_> = bearer.iter().map(|text| ("authorization", text.as_str())).collect();
+    let headers: Vec<_> = bearer
+        .iter()
+        .map(|text| ("authorization", text.as_str()))
+        .collect();
     let path = format!("/v1/storages/{verb}");
-    let reply = node.client().send("POST", &path, &headers, items.to_string().as_bytes());
+    let reply = node
+        .client()
+        .send("POST", &path, &headers, items.to_string().as_bytes());
     assert_eq!(reply.status, 200, "{reply:?}");
     reply.json()[0].clone()
 }
 
 fn permit(node: &Node, token: &str, path: &str) -> Value {
-    ask(node, Some(token), "get-objects-upload-info", &json!([{ "objectId": path }]))
+    ask(
+        node,
+        Some(token),
+        "get-objects-upload-info",
+        &json!([{ "objectId": path }]),
+    )
 }
 
 /// The path and query of a URL of this node.
@@ -40,7 +50,8 @@ fn put(node: &Node, permit: &Value, bytes: &[u8]) -> Response {
         ("x-cos-security-token", permit["token"].as_str().unwrap()),
         ("content-type", "image/jpeg"),
     ];
-    node.client().send("PUT", &local(&permit["uploadUrl"]), &headers, bytes)
+    node.client()
+        .send("PUT", &local(&permit["uploadUrl"]), &headers, bytes)
 }
 
 #[test]
@@ -63,20 +74,37 @@ fn objects_go_up_and_down() {
         assert_eq!(whole.header("content-type"), Some("image/jpeg"));
         assert_eq!(whole.header("etag"), stored.header("etag"));
         let open = path.starts_with("public/");
-        let cache = if open { "public, max-age=3600" } else { "private, no-cache" };
+        let cache = if open {
+            "public, max-age=3600"
+        } else {
+            "private, no-cache"
+        };
         assert_eq!(whole.header("cache-control"), Some(cache));
         assert_eq!(url.contains("sign="), !open);
 
         let part = client.send("GET", &url, &[("range", "bytes=10-19")], b"");
         assert_eq!((part.status, part.body.as_slice()), (206, &bytes[10..20]));
         let etag = whole.header("etag").unwrap();
-        assert_eq!(client.send("GET", &url, &[("if-none-match", etag)], b"").status, 304);
+        assert_eq!(
+            client.send("GET", &url, &[("if-none-match", etag)], b"").status,
+            304
+        );
         let head = client.send("HEAD", &url, &[], b"");
-        assert_eq!((head.status, head.header("content-length")), (200, Some("100000")));
+        assert_eq!(
+            (head.status, head.header("content-length")),
+            (200, Some("100000"))
+        );
 
-        assert!(ask(&node, Some(&token), "delete-objects", &items).get("code").is_none());
+        assert!(
+            ask(&node, Some(&token), "delete-objects", &items)
+                .get("code")
+                .is_none()
+        );
         assert_eq!(client.get(&url).status, 404);
-        assert_eq!(ask(&node, Some(&token), "delete-objects", &items)["code"], "STORAGE_FILE_NONEXIST");
+        assert_eq!(
+            ask(&node, Some(&token), "delete-objects", &items)["code"],
+            "STORAGE_FILE_NONEXIST"
+        );
     }
     node.stop();
 }
@@ -85,21 +113,40 @@ fn objects_go_up_and_down() {
 fn rules_keep_foreign_objects_apart() {
     let node = Node::with(&app());
     let (ann, ben) = (node.anonymous(), node.anonymous());
-    assert_eq!(put(&node, &permit(&node, &ann, "mine/a.txt"), b"ann's").status, 200);
+    assert_eq!(
+        put(&node, &permit(&node, &ann, "mine/a.txt"), b"ann's").status,
+        200
+    );
     let items = json!([{ "cloudObjectId": "cloud://hotel.files/mine/a.txt" }]);
     for token in [Some(ben.as_str()), None] {
         for verb in ["get-objects-download-info", "delete-objects"] {
-            assert_eq!(ask(&node, token, verb, &items)["code"], "STORAGE_EXCEED_AUTHORITY");
+            assert_eq!(
+                ask(&node, token, verb, &items)["code"],
+                "STORAGE_EXCEED_AUTHORITY"
+            );
         }
-        let upload = ask(&node, token, "get-objects-upload-info", &json!([{ "objectId": "mine/a.txt" }]));
+        let upload = ask(
+            &node,
+            token,
+            "get-objects-upload-info",
+            &json!([{ "objectId": "mine/a.txt" }]),
+        );
         assert_eq!(upload["code"], "STORAGE_EXCEED_AUTHORITY");
     }
     // No rule, no entry; and nobody learns what is there.
-    assert_eq!(permit(&node, &ann, "elsewhere/a")["code"], "STORAGE_EXCEED_AUTHORITY");
+    assert_eq!(
+        permit(&node, &ann, "elsewhere/a")["code"],
+        "STORAGE_EXCEED_AUTHORITY"
+    );
     assert_eq!(node.client().get("/_cloudlet/storage/mine/a.txt").status, 403);
     assert_eq!(node.client().get("/_cloudlet/storage/mine/none.txt").status, 403);
     let bearer = format!("Bearer {ann}");
-    let own = node.client().send("GET", "/_cloudlet/storage/mine/a.txt", &[("authorization", &bearer)], b"");
+    let own = node.client().send(
+        "GET",
+        "/_cloudlet/storage/mine/a.txt",
+        &[("authorization", &bearer)],
+        b"",
+    );
     assert_eq!(own.text(), "ann's");
     node.stop();
 }
@@ -119,7 +166,10 @@ fn permits_hold_for_what_they_say() {
 
     let mut elsewhere = small.clone();
     elsewhere["uploadUrl"] = json!("http://x/_cloudlet/upload/public/b");
-    assert_eq!(put(&node, &elsewhere, b"1234").code(), "STORAGE_SIGN_PARAM_INVALID");
+    assert_eq!(
+        put(&node, &elsewhere, b"1234").code(),
+        "STORAGE_SIGN_PARAM_INVALID"
+    );
     let mut forged = small.clone();
     let text = small["authorization"].as_str().unwrap();
     forged["authorization"] = json!(text.replacen(".4.", ".9.", 1));
@@ -130,6 +180,9 @@ fn permits_hold_for_what_they_say() {
         assert_eq!(permit(&node, &token, path)["code"], "INVALID_PARAM", "{path}");
     }
     let foreign = json!([{ "cloudObjectId": "cloud://other.files/public/a" }]);
-    assert_eq!(ask(&node, Some(&token), "get-objects-download-info", &foreign)["code"], "INVALID_PARAM");
+    assert_eq!(
+        ask(&node, Some(&token), "get-objects-download-info", &foreign)["code"],
+        "INVALID_PARAM"
+    );
     node.stop();
 }

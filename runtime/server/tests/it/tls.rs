@@ -27,11 +27,17 @@ fn certify(dir: &TempDir) -> CertificateDer<'static> {
 
 fn options(dir: &TempDir) -> Options {
     let path = |name| dir.path().join(name).display().to_string();
-    Options::default().set("tls-cert", path("cert.pem")).set("tls-key", path("key.pem"))
+    Options::default()
+        .set("tls-cert", path("cert.pem"))
+        .set("tls-key", path("key.pem"))
 }
 
 /// A connection that trusts this certificate and no other.
-fn dial(node: &Node, trusted: &CertificateDer<'static>, alpn: &[&[u8]]) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+fn dial(
+    node: &Node,
+    trusted: &CertificateDer<'static>,
+    alpn: &[&[u8]],
+) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -44,7 +50,10 @@ fn dial(node: &Node, trusted: &CertificateDer<'static>, alpn: &[&[u8]]) -> Resul
     let name = ServerName::try_from("localhost").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(node.public).unwrap());
-    stream.conn.complete_io(&mut stream.sock).map_err(|error| error.to_string())?;
+    stream
+        .conn
+        .complete_io(&mut stream.sock)
+        .map_err(|error| error.to_string())?;
     Ok(stream)
 }
 
