@@ -4,11 +4,14 @@
 //! - [`Documents`]: the contract.  `embedded`: the contract over docdb.
 //! - [`rules`]: presets and expressions to a filter to add or a verdict on a document.
 //! - [`Session`]: an app's data as one principal may see them; what functions and the client API hold.
+//! - `conformance`: what every implementation must do, as one suite.
 //! - `client`: a client's statements made safe, as pure functions.
 
 #![forbid(unsafe_code)]
 
 mod client;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 mod documents;
 mod embedded;
 pub mod rules;

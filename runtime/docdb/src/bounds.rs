@@ -216,20 +216,10 @@ fn of_predicate(predicate: &Predicate, multikey: bool) -> Option<Bounds> {
                 lower: end(),
                 upper: end(),
             };
-            // A regex also equals itself as a value.
-            let (from, to) = keycode::class_range(RawBsonRef::RegularExpression(bson::raw::RawRegexRef {
-                pattern: bson::raw::cstr!(""),
-                options: bson::raw::cstr!(""),
-            }));
-            let regexes = Interval {
-                from,
-                to,
-                point: false,
-                lower: End::Open,
-                upper: End::Open,
-            };
+            // A regex also matches itself as a value.
+            let itself = Interval::point(&RawBson::from(regex.as_value()))?;
             Some(Bounds {
-                intervals: vec![strings, regexes],
+                intervals: vec![strings, itself],
                 exists: true,
             })
         }

@@ -35,16 +35,6 @@ pub(crate) fn encode(out: &mut Vec<u8>, v: RawBsonRef<'_>, descending: bool) {
     }
 }
 
-/// Appends the key of a missing field: that of null.
-pub(crate) fn encode_missing(out: &mut Vec<u8>, descending: bool) {
-    encode(out, RawBsonRef::Null, descending);
-}
-
-/// Appends the key of an empty array in an index: that of undefined, just before null.
-pub(crate) fn encode_undefined(out: &mut Vec<u8>, descending: bool) {
-    encode(out, RawBsonRef::Undefined, descending);
-}
-
 /// The ascending keys of all values of `v`'s class: from the first (inclusive) to the second (exclusive). For
 /// MinKey and MaxKey, which compare with all types, the range of everything.
 pub(crate) fn class_range(v: RawBsonRef<'_>) -> (Vec<u8>, Vec<u8>) {

@@ -87,6 +87,7 @@ fn entries(
     each_row(kv, &entry_prefix(index.id), meter, &mut |key, value| {
         seen.entries += 1;
         let (entry, id) = index.split_entry(key, value)?;
+        check_shape(ns, index, entry)?;
         let mut document_key = document_prefix(collection.id);
         document_key.extend_from_slice(id);
         let document = get_vec(kv, &document_key)?;
@@ -107,6 +108,28 @@ fn entries(
         }
         Ok(())
     })
+}
+
+/// An entry's key is one key of each field after the index's id, and nothing more.
+fn check_shape(ns: &Namespace, index: &Index, entry: &[u8]) -> Result<()> {
+    let mut rest = entry.get(entry_prefix(index.id).len()..).unwrap_or_default();
+    for field in &index.fields {
+        rest = keycode::field_len(rest, field.descending)
+            .and_then(|bytes| rest.get(bytes..))
+            .ok_or_else(|| {
+                wrong(
+                    ns,
+                    &format!("index {:?} has an entry that is no key", index.spec.name),
+                )
+            })?;
+    }
+    if !rest.is_empty() {
+        return Err(wrong(
+            ns,
+            &format!("index {:?} has an entry with bytes too many", index.spec.name),
+        ));
+    }
+    Ok(())
 }
 
 /// Looks at one row.

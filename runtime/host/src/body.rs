@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use wasmtime_wasi_http::Error as WasiError;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
@@ -125,9 +126,19 @@ impl Whole {
             data_bytes: 0,
             trailers: false,
         };
-        // The guest's store is gone and with it the sending end, so nothing here is ever pending.
-        let mut cx = Context::from_waker(Waker::noop());
-        while let Poll::Ready(Some(frame)) = Pin::new(&mut body).poll_frame(&mut cx) {
+        // The guest's store is gone and with it the sending end, so everything is there: nothing is pending, unless
+        // tokio makes a task that has done much wait its turn. Here that would look like the end of the body.
+        let mut frames = pin!(tokio::task::unconstrained(async {
+            let mut frames = VecDeque::new();
+            while let Some(frame) = body.frame().await {
+                frames.push_back(frame);
+            }
+            frames
+        }));
+        let Poll::Ready(frames) = frames.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            return Err("the function left the response's body unfinished".into());
+        };
+        for frame in frames {
             let frame = frame?;
             whole.data_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             whole.trailers |= frame.is_trailers();

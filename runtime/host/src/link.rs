@@ -23,6 +23,9 @@ const IMPORTS_MAX: usize = 500;
 /// Most exports of one component.
 const EXPORTS_MAX: usize = 500;
 
+/// Bytes of a page of linear memory.
+const WASM_PAGE_BYTES: u64 = 64 * 1024;
+
 /// The interfaces of WASI 0.2 that are offered; any patch release of them will do. Sockets and files are there so
 /// that programs built on a whole standard library link; there is nothing behind them.
 const WASI_0_2: [(&str, &[&str]); 7] = [
@@ -168,7 +171,7 @@ fn check(shared: &Shared, spec: &FunctionSpec, component: &Component) -> Vec<Loa
     let needed = component
         .resources_required()
         .and_then(|needs| needs.max_initial_memory_size)
-        .unwrap_or(0);
+        .map_or(0, |pages| pages.saturating_mul(WASM_PAGE_BYTES));
     if needed > limit {
         problems.push(LoadError::TooMuchMemory {
             function: function(),

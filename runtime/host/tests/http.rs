@@ -176,3 +176,14 @@ async fn work_after_a_whole_response_is_finished() {
     assert_eq!(node.logs.texts(LogStream::Stdout), ["done after the answer"]);
     assert_eq!(node.metric("cloudlet_host_instances", &[]), 0.0);
 }
+
+/// Failed by an empty body now and then: a task that has done much is made to wait by tokio when it next reads from
+/// a channel, and the host took that for the end of the response.
+#[tokio::test]
+async fn many_requests_of_one_task_all_get_their_body() {
+    let node = Node::start();
+    let app = node.app("hello", |_| {});
+    for _ in 0..300 {
+        assert_eq!(app.text("/").await, "hello from a fresh instance\n");
+    }
+}

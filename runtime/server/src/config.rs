@@ -75,7 +75,7 @@ pub(crate) struct Limits {
     pub(crate) request_timeout: Duration,
     /// Bytes of a request's body, but for uploads of objects.
     pub(crate) body_bytes_max: u64,
-    /// Connections open at once.
+    /// Connections open at once on each listener.
     pub(crate) connections_max: usize,
     /// Requests at once on one HTTP/2 connection.
     pub(crate) streams_max: u32,
@@ -217,7 +217,7 @@ settings! {
     limits_request_timeout, "limits.request_timeout", "CLOUDLET_LIMITS_REQUEST_TIMEOUT";
     /// Bytes of a request's body, but for uploads [default: 16MiB]
     limits_body_bytes_max, "limits.body_bytes_max", "CLOUDLET_LIMITS_BODY_BYTES_MAX";
-    /// Connections open at once [default: 10000]
+    /// Connections open at once on each listener [default: 10000]
     limits_connections_max, "limits.connections_max", "CLOUDLET_LIMITS_CONNECTIONS_MAX";
     /// Requests at once on one HTTP/2 connection [default: 200]
     limits_streams_max, "limits.streams_max", "CLOUDLET_LIMITS_STREAMS_MAX";

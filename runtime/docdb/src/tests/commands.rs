@@ -697,3 +697,56 @@ fn an_expired_deadline_stops_reads_and_writes() {
     assert_eq!(error.code(), Code::MaxTimeMSExpired);
     assert_eq!(ids(&docs, query(doc! {})), [0, 1, 2]);
 }
+
+#[test]
+fn elements_of_an_array_meet_predicates_each_on_its_own() {
+    let docs = memory();
+    make_index(&docs, index(&[("a", 1), ("b", 1)]));
+    make_index(&docs, index(&[("b", 1)]));
+    insert(
+        &docs,
+        [
+            doc! { "_id": 1, "a": [1, 9] },
+            doc! { "_id": 2, "a": [4, 5] },
+            doc! { "_id": 3, "b": [1, 9] },
+        ],
+    );
+    assert_eq!(ids(&docs, query(doc! { "a": { "$gt": 6, "$lt": 3 } })), [1]);
+    assert_eq!(ids(&docs, query(doc! { "a": 1, "$and": [{ "a": 9 }] })), [1]);
+    assert_eq!(ids(&docs, query(doc! { "b": { "$gt": 6, "$lt": 3 } })), [3]);
+    // Two arrays under one: sku p has n 1, and n 2 is q's; both are in the document.
+    make_index(&docs, index(&[("l.sku", 1), ("l.n", 1)]));
+    insert(
+        &docs,
+        [doc! { "_id": 4, "l": [{ "sku": "p", "n": 1 }, { "sku": "q", "n": 2 }] }],
+    );
+    assert_eq!(ids(&docs, query(doc! { "l.sku": "p", "l.n": 2 })), [4]);
+}
+
+#[test]
+fn an_array_sorts_by_its_extreme_element_whatever_the_bounds() {
+    let docs = memory();
+    insert(
+        &docs,
+        [
+            doc! { "_id": 1, "a": [1, 9] },
+            doc! { "_id": 2, "a": 5 },
+            doc! { "_id": 3, "a": [4, 7] },
+        ],
+    );
+    make_index(&docs, index(&[("a", 1)]));
+    let sorted = |filter: Document, sign: i32| {
+        ids(
+            &docs,
+            Find {
+                sort: Some(raw(doc! { "a": sign })),
+                ..query(filter)
+            },
+        )
+    };
+    assert_eq!(sorted(doc! {}, 1), [1, 3, 2]);
+    assert_eq!(sorted(doc! {}, -1), [1, 3, 2]);
+    // Within the bounds, the first of 1 is 9 and the first of 3 is 7; they sort by 1 and 4.
+    assert_eq!(sorted(doc! { "a": { "$gte": 5 } }, 1), [1, 3, 2]);
+    assert_eq!(sorted(doc! { "a": { "$lte": 5 } }, -1), [1, 3, 2]);
+}

@@ -105,7 +105,7 @@ fn simulate(seed: u64, lying: bool) -> Result<(), String> {
     let disk = Disk::new(seed);
     let chance = SeededEntropy::new(seed ^ 0xc0ffee);
     let mut known = Known::default();
-    let mut next = |below: u64| chance.next_u64() % below;
+    let next = |below: u64| chance.next_u64() % below;
     {
         let docs = open_on(on_disk(&disk).unwrap()).unwrap();
         for ns in [ns(), other()] {

@@ -36,26 +36,25 @@ enum Step {
 
 fn scalar() -> impl Strategy<Value = Bson> {
     prop_oneof![
-        4 => (0..4_i32).prop_map(Bson::Int32),
-        1 => (0..4_i32).prop_map(|n| Bson::Double(f64::from(n))),
+        12 => (0..5_i32).prop_map(Bson::Int32),
+        1 => (0..5_i32).prop_map(|n| Bson::Double(f64::from(n))),
         1 => Just(Bson::Double(1.5)),
         1 => Just(Bson::Double(f64::NAN)),
-        1 => Just(Bson::Null),
-        2 => prop::sample::select(vec!["", "a", "ab", "b"]).prop_map(|text| Bson::String(text.to_owned())),
+        2 => Just(Bson::Null),
+        3 => prop::sample::select(vec!["", "a", "ab", "b"]).prop_map(|text| Bson::String(text.to_owned())),
         1 => any::<bool>().prop_map(Bson::Boolean),
     ]
 }
 
 fn value() -> impl Strategy<Value = Bson> {
-    let nested = prop_oneof![
-        scalar(),
-        scalar().prop_map(|b| Bson::Document(doc! { "b": b })),
-        prop::collection::vec(scalar(), 0..3).prop_map(Bson::Array),
-    ];
+    let below = || scalar().prop_map(|b| Bson::Document(doc! { "b": b }));
+    let array = |of| prop::collection::vec(of, 0..4).prop_map(Bson::Array);
     prop_oneof![
         4 => scalar(),
-        2 => scalar().prop_map(|b| Bson::Document(doc! { "b": b })),
-        3 => prop::collection::vec(nested, 0..3).prop_map(Bson::Array),
+        2 => below(),
+        3 => array(scalar().boxed()),
+        2 => array(below().boxed()),
+        1 => array(prop_oneof![scalar(), below(), array(scalar().boxed())].boxed()),
     ]
 }
 
@@ -84,7 +83,7 @@ fn predicate() -> impl Strategy<Value = Bson> {
         1 => operator("$lt"),
         1 => operator("$lte"),
         1 => operator("$ne"),
-        2 => (scalar(), scalar()).prop_map(|(low, high)| Bson::Document(doc! { "$gte": low, "$lt": high })),
+        5 => (0..5_i32, 0..3_i32).prop_map(|(low, width)| Bson::Document(doc! { "$gte": low, "$lt": low + width })),
         2 => prop::collection::vec(value(), 0..4).prop_map(|values| Bson::Document(doc! { "$in": values })),
         1 => prop::collection::vec(value(), 0..3).prop_map(|values| Bson::Document(doc! { "$nin": values })),
         1 => prop::collection::vec(value(), 0..3).prop_map(|values| Bson::Document(doc! { "$all": values })),

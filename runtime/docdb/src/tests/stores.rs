@@ -30,7 +30,7 @@ fn redb_and_memory_agree_over_random_histories() {
         let mirror = Mirror::new(on_disk(&Disk::new(seed)).unwrap(), Box::new(MemKv::new()));
         for _ in 0..20 {
             let steps: Vec<[u8; 8]> = (0..20).map(|_| chance.next_u64().to_le_bytes()).collect();
-            let fails = chance.next_u64() % 4 == 0;
+            let fails = chance.next_u64().is_multiple_of(4);
             let _ = mirror.write(&mut |store| {
                 for [what, a, b, value, ..] in &steps {
                     let (low, high) = ([a % 16], [b % 16, b % 3]);

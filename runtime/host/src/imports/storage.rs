@@ -114,16 +114,8 @@ impl objects::Host for View<'_> {
         }
         let end = length.map_or(info.size, |length| offset.saturating_add(length).min(info.size));
         let range = (offset > 0 || end < info.size).then_some(offset..end);
-        let whole_range = range.clone();
         let stream: DynInputStream = match app.services.blobs.open_object(&app.app, &info, range).await? {
-            Opened::Cached(bytes) => {
-                // The whole object is in memory: serve the slice of it.
-                let slice = match whole_range {
-                    Some(range) => cut(&bytes, range.start, range.end),
-                    None => bytes,
-                };
-                Box::new(MemoryInputPipe::new(slice))
-            }
+            Opened::Cached(bytes) => Box::new(MemoryInputPipe::new(bytes)),
             Opened::Streamed(body) => Box::new(ObjectStream {
                 body,
                 chunk: Bytes::new(),
@@ -232,12 +224,6 @@ fn describe(info: Info) -> ObjectInfo {
         owner: info.owner.as_deref().map(str::to_owned),
         modified_ms: info.modified.millis(),
     }
-}
-
-/// The bytes `start..end` of an object that may have changed size since it was described.
-fn cut(bytes: &Bytes, start: u64, end: u64) -> Bytes {
-    let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-    bytes.slice(within(start)..within(end).max(within(start)))
 }
 
 /// What the guest writes, ending well only when it has said so.

@@ -177,8 +177,8 @@ impl Node {
                 })
             })
             .map(|metric| {
-                metric.get_counter().value()
-                    + metric.get_gauge().value()
+                metric.get_counter().get_value()
+                    + metric.get_gauge().get_value()
                     + metric.get_histogram().get_sample_count() as f64
             })
             .sum()

@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
@@ -63,7 +63,9 @@ pub(crate) async fn serve(
         let secure = matches!(stream, Stream::Tls(_));
         let now = u64::try_from(node.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
         let conn = Arc::new(Conn { node, surface, peer, secure, pace: Pace::new(now) });
-        drive(conn, stream, stopped).await;
+        if let Some(stream) = drive(&conn, stream, stopped).await {
+            linger(stream).await;
+        }
     }
     gauge.dec();
 }
@@ -83,16 +85,18 @@ async fn handshake(node: &Node, stream: TcpStream, certificate: &Certificate) ->
     }
 }
 
-/// Runs hyper over the stream beside the two things that end a connection early: the drain and the pace.
-async fn drive(conn: Arc<Conn>, stream: Stream, mut stopped: watch::Receiver<bool>) {
+/// Runs hyper over the stream beside the two things that end a connection early: the drain and the pace. Gives the
+/// stream back when hyper is done with a peer that may still be sending.
+async fn drive(conn: &Arc<Conn>, stream: Stream, mut stopped: watch::Receiver<bool>) -> Option<Stream> {
     let limits = &conn.node.config.limits;
     let builder = builder(limits);
-    let io = TokioIo::new(Paced { stream, conn: conn.clone() });
+    let left = Arc::new(Mutex::new(None));
+    let io = TokioIo::new(Paced { stream: Some(stream), ended: false, left: left.clone(), conn: conn.clone() });
     let service = service_fn(|request: http::Request<Incoming>| {
         let conn = conn.clone();
         async move { Ok::<_, Infallible>(pipeline::handle(conn, request).await) }
     });
-    let mut hyper = pin!(builder.serve_connection(io, service));
+    let mut hyper = Box::pin(builder.serve_connection(io, service));
     let mut stop = pin!(async move {
         // An error means that the node is gone, which is a reason to stop too.
         let _ = stopped.wait_for(|stop| *stop).await;
@@ -141,8 +145,43 @@ async fn drive(conn: Arc<Conn>, stream: Stream, mut stopped: watch::Receiver<boo
                 tracing::debug!(reason = reason.label(), "a connection was cut");
             }
             conn.node.metrics.closed(reason);
+            return None;
         }
     }
+    drop(hyper);
+    if draining {
+        return None;
+    }
+    left.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Bytes and time that a peer gets to read an answer that came before it had sent everything: closing on unread bytes
+/// resets the connection, and the peer's system throws the answer away.
+const LINGER_BYTES: usize = 1 << 20;
+const LINGER: Duration = Duration::from_secs(1);
+
+async fn linger(mut stream: Stream) {
+    let drained = async {
+        match &mut stream {
+            Stream::Plain(stream) => drain(stream).await,
+            Stream::Tls(stream) => drain(&mut **stream).await,
+        }
+    };
+    // Whatever happens here, the connection is over.
+    let _ = tokio::time::timeout(LINGER, drained).await;
+}
+
+async fn drain(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut scratch = vec![0; 16 * 1024];
+    let mut total = 0;
+    while total < LINGER_BYTES {
+        match stream.read(&mut scratch).await? {
+            0 => break,
+            read => total += read,
+        }
+    }
+    Ok(())
 }
 
 fn builder(limits: &crate::config::Limits) -> Builder<Local> {
@@ -152,8 +191,8 @@ fn builder(limits: &crate::config::Limits) -> Builder<Local> {
         // pace.rs has the timeouts.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes_max)
-        .max_headers(limits.headers_max)
-        .pipeline_flush(true);
+        // No `pipeline_flush`: with it, hyper's answer to a broken head stays in the buffer.
+        .max_headers(limits.headers_max);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -187,18 +226,32 @@ enum Stream {
 
 /// A stream that keeps its connection's [`Pace`].
 struct Paced {
-    stream: Stream,
+    /// Always there until it is left.
+    stream: Option<Stream>,
+    /// Whether the peer has sent all that it will.
+    ended: bool,
+    /// Where the stream is left for [`linger`].
+    left: Arc<Mutex<Option<Stream>>>,
     conn: Arc<Conn>,
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        if !self.ended {
+            *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+        }
+    }
 }
 
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match &mut $self.stream {
-            Stream::Plain($stream) => $call,
-            Stream::Tls(stream) => {
+            Some(Stream::Plain($stream)) => $call,
+            Some(Stream::Tls(stream)) => {
                 let $stream = &mut **stream;
                 $call
             }
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     };
 }
@@ -207,8 +260,13 @@ impl AsyncRead for Paced {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let outcome = each!(self, stream => Pin::new(stream).poll_read(cx, buf));
-        if buf.filled().len() > before && self.conn.pace.awaits_head() {
-            self.conn.pace.head_began(self.conn.millis());
+        if buf.filled().len() > before {
+            if self.conn.pace.awaits_head() {
+                self.conn.pace.head_began(self.conn.millis());
+            }
+        } else if outcome.is_ready() && buf.remaining() > 0 {
+            // The end, or an error after which nothing comes either.
+            self.ended = true;
         }
         outcome
     }
@@ -233,8 +291,9 @@ impl AsyncWrite for Paced {
 
     fn is_write_vectored(&self) -> bool {
         match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+            Some(Stream::Plain(stream)) => stream.is_write_vectored(),
+            Some(Stream::Tls(stream)) => stream.is_write_vectored(),
+            None => false,
         }
     }
 

@@ -55,7 +55,6 @@ impl Front {
 
         let (stop, stopped) = watch::channel(false);
         let workers = Arc::new(Workers::start(&node, &stopped)?);
-        let permits = Arc::new(Semaphore::new(config.limits.connections_max));
         let mut tasks = Vec::new();
         for (surface, socket, certificate) in
             [(Surface::Public, public, certificate.clone()), (Surface::Admin, admin, None)]
@@ -64,7 +63,8 @@ impl Front {
                 surface,
                 socket,
                 certificate,
-                permits: permits.clone(),
+                // Each its own: a crowd on the public listener does not lock the operator out.
+                permits: Arc::new(Semaphore::new(config.limits.connections_max)),
                 workers: workers.clone(),
                 node: node.clone(),
             };

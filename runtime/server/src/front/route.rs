@@ -157,10 +157,12 @@ fn app<'a>(snapshot: &'a Snapshot, domains: &[String], host: &str) -> Result<&'a
         return Ok(app);
     }
     let mut apps = snapshot.apps.values();
-    if let (Some(only), None) = (apps.next(), apps.next()) {
-        return Ok(only);
-    }
-    Err(Failure::new(Fault::NotFound, format!("no app is served at host {host:?}")).code("INVALIID_ENV"))
+    let message = match (apps.next(), apps.next()) {
+        (Some(only), None) => return Ok(only),
+        (None, _) => "no app is deployed on this node yet; `cloudlet deploy` deploys one".to_owned(),
+        _ => format!("no app is served at host {host:?}"),
+    };
+    Err(Failure::new(Fault::NotFound, message).code("INVALIID_ENV"))
 }
 
 /// The host that a request is for: lower-case, without port and final dot; empty when HTTP/1.0 names none.

@@ -184,7 +184,7 @@ impl Node {
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
         }
-        let log = self.log.lock().unwrap();
+        let log = self.log.lock().unwrap().clone();
         assert!(status.success(), "the node ended with {status}:\n{}", log.join("\n"));
         let odd: Vec<&String> = log
             .iter()

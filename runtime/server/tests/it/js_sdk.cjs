@@ -10,7 +10,7 @@ const { window } = new JSDOM('<!doctype html><body></body>', { url: `http://${ho
 const give = (name, value) => Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });
 give('window', window);
 for (const name of ['document', 'navigator', 'location', 'localStorage', 'sessionStorage', 'XMLHttpRequest', 'FormData',
-  'Blob', 'File', 'Event', 'CustomEvent', 'HTMLElement']) give(name, window[name]);
+  'Blob', 'File', 'Event', 'CustomEvent', 'HTMLElement', 'WebSocket']) give(name, window[name]);
 window.fetch = fetch;
 window.AbortController = AbortController;
 

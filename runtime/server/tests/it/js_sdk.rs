@@ -34,7 +34,7 @@ fn packages() -> PathBuf {
 #[test]
 fn the_js_sdk_works_unmodified() {
     let app = App::new("hotel")
-        .function("greet", "calls", "")
+        .function("greet", "calls", "grants = { functions = [\"greet\"] }")
         .lines("[database.collection.stays]\nrules = \"PRIVATE\"")
         .lines("[storage]\nrules = { \"photos/\" = { read = \"auth != null && resource.openid == auth.openid\", write = \"auth != null && resource.openid == auth.openid\" } }")
         .lines("[auth]\nanonymous = true\npassword = true");

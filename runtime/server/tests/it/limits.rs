@@ -4,6 +4,7 @@ use crate::harness::{App, Node, Options};
 
 fn echo() -> App {
     App::new("hotel").function("echo", "echo", "").route("/echo", &[], "echo").file("/index.html", "text/html", "hi")
+        .lines("[auth]\nanonymous = true")
 }
 
 #[test]
@@ -81,7 +82,6 @@ fn a_body_that_stalls_closes_the_connection() {
 
 #[test]
 fn more_connections_than_allowed_wait_their_turn() {
-    // One connection is the harness's own to the admin listener, deploying.
     let node = Node::with_options(&echo(), Options::default().set("limits-connections-max", "2"));
     let mut one = node.client();
     assert_eq!(one.get("/").status, 200);

@@ -9,7 +9,9 @@ fn app() -> App {
     App::new("hotel").lines(
         r#"[storage]
 rules = { "public/" = { read = "true", write = "auth != null" }, "mine/" = { read = "auth != null && resource.openid == auth.openid", write = "auth != null && resource.openid == auth.openid" } }
-cache = { "public/" = "public, max-age=3600" }"#,
+cache = { "public/" = "public, max-age=3600" }
+[auth]
+anonymous = true"#,
     )
 }
 

@@ -1,0 +1,731 @@
+//! What every implementation of [`Documents`] must do, as one suite: run it on each, so that they stay alike. It
+//! asks for MongoDB's semantics and for nothing that only one engine promises. Panics at the first difference.
+
+use std::sync::Arc;
+
+use bson::{Bson, Document, RawBson, RawDocumentBuf, doc};
+use cloudlet_base::Deadline;
+
+use crate::{
+    Code, Delete, DeleteOne, Documents, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Namespace,
+    Update, UpdateOne, Updated, Write, default_index_name,
+};
+
+/// Runs the suite in databases whose names begin with `prefix`; they should not be there yet, and are left behind.
+///
+/// # Panics
+/// When an answer is not the one expected.
+pub async fn run(documents: &dyn Documents, prefix: &str) {
+    let suite = |name: &str| Suite {
+        documents,
+        ns: Namespace::new(prefix, name),
+    };
+    suite("inserts").inserts().await;
+    suite("queries").queries().await;
+    suite("order").sorts_and_pages().await;
+    suite("projections").projections().await;
+    suite("updates").updates().await;
+    suite("upserts").upserts().await;
+    suite("deletes").deletes().await;
+    suite("modify").find_and_modify().await;
+    suite("unique").unique_indexes().await;
+    suite("plans").indexes_answer_alike().await;
+    suite("transactions").transactions().await;
+    suite("refusals").refusals().await;
+    Suite {
+        documents,
+        ns: Namespace::new(format!("{prefix}2"), "catalog"),
+    }
+    .catalog()
+    .await;
+}
+
+/// One collection under test.
+struct Suite<'d> {
+    documents: &'d dyn Documents,
+    ns: Namespace,
+}
+
+impl Suite<'_> {
+    async fn inserts(&self) {
+        let done = self.insert([doc! { "a": 1 }, doc! { "a": 2, "_id": 7 }]).await;
+        assert!(
+            matches!(done.ids[0], (0, RawBson::ObjectId(_))),
+            "an ObjectId is made"
+        );
+        assert_eq!(done.ids[1], (1, RawBson::Int32(7)));
+        let found = self.find(doc! { "a": 2 }).await;
+        assert_eq!(
+            found[0].keys().next().map(String::as_str),
+            Some("_id"),
+            "_id is moved first"
+        );
+        let done = self
+            .insert([doc! { "_id": 8 }, doc! { "_id": 7.0 }, doc! { "_id": 9 }])
+            .await;
+        assert_eq!(
+            (done.ids.len(), done.errors.len()),
+            (1, 1),
+            "ordered stops at the first failure"
+        );
+        assert_eq!(
+            (done.errors[0].index, done.errors[0].error.code()),
+            (1, Code::DuplicateKey)
+        );
+        let documents = vec![raw(doc! { "_id": 7 }), raw(doc! { "_id": 9 })];
+        let unordered = Insert {
+            documents,
+            ordered: false,
+        };
+        let done = self
+            .documents
+            .insert(&self.ns, unordered, Deadline::NEVER)
+            .await
+            .expect("insert");
+        assert_eq!((done.ids.len(), done.errors.len()), (1, 1), "unordered goes on");
+        for id in [Bson::Array(vec![]), Bson::Undefined] {
+            let done = self.insert([doc! { "_id": id }]).await;
+            assert_eq!(done.errors[0].error.code(), Code::InvalidIdField);
+        }
+        assert_eq!(self.count(doc! {}).await, 4);
+    }
+
+    async fn queries(&self) {
+        self.seed().await;
+        let check = async |filter: Document, expected: &[i32]| {
+            assert_eq!(
+                self.ids(doc! { "$and": [filter.clone()] }).await,
+                expected,
+                "{filter}"
+            );
+            assert_eq!(self.ids(filter.clone()).await, expected, "{filter}");
+        };
+        check(doc! { "n": 2 }, &[2]).await;
+        check(doc! { "n": 2.0 }, &[2]).await;
+        check(doc! { "n": { "$gt": 2 } }, &[3, 4]).await;
+        check(doc! { "n": { "$gte": 2, "$lt": 4 } }, &[2, 3]).await;
+        check(doc! { "n": { "$ne": 2 } }, &[1, 3, 4, 5]).await;
+        check(doc! { "n": { "$in": [1, 4, "x"] } }, &[1, 4]).await;
+        check(doc! { "n": { "$nin": [1, 4] } }, &[2, 3, 5]).await;
+        check(doc! { "n": null }, &[5]).await;
+        check(doc! { "n": { "$exists": false } }, &[5]).await;
+        check(doc! { "tags": "b" }, &[1, 2]).await;
+        check(doc! { "tags": ["b"] }, &[2]).await;
+        check(doc! { "tags": { "$all": ["a", "b"] } }, &[1]).await;
+        check(doc! { "tags": { "$size": 0 } }, &[3]).await;
+        check(doc! { "d.x": 1 }, &[1]).await;
+        check(doc! { "d": { "x": 1, "y": 1 } }, &[1]).await;
+        check(doc! { "d": { "y": 1, "x": 1 } }, &[]).await;
+        check(doc! { "lines.sku": "p" }, &[4]).await;
+        check(doc! { "lines": { "$elemMatch": { "sku": "p", "n": 2 } } }, &[]).await;
+        check(doc! { "lines.sku": "p", "lines.n": 2 }, &[4]).await;
+        check(doc! { "lines.1.sku": "q" }, &[4]).await;
+        check(doc! { "s": { "$regex": "^t", "$options": "i" } }, &[2, 3]).await;
+        check(doc! { "$or": [{ "n": 1 }, { "s": "Two" }] }, &[1, 2]).await;
+        check(doc! { "$nor": [{ "n": 1 }, { "s": "Two" }] }, &[3, 4, 5]).await;
+        check(doc! { "n": { "$not": { "$gt": 1 } } }, &[1, 5]).await;
+        assert_eq!(self.count(doc! { "n": { "$gt": 1 } }).await, 3);
+        let values = self
+            .documents
+            .distinct(&self.ns, "tags", raw(doc! {}), Deadline::NEVER)
+            .await;
+        assert_eq!(
+            values.expect("distinct"),
+            ["a", "b"].map(|tag| RawBson::String(tag.to_owned()))
+        );
+    }
+
+    async fn sorts_and_pages(&self) {
+        self.insert((0..25).map(|i| doc! { "_id": i, "m": i % 3, "n": 25 - i }))
+            .await;
+        for batch in [1, 4, 100] {
+            let find = Find {
+                batch: Some(batch),
+                ..Find::default()
+            };
+            assert_eq!(self.pages(find.clone()).await, (0..25).collect::<Vec<_>>());
+            let by_n = Find {
+                sort: Some(raw(doc! { "n": 1 })),
+                skip: 2,
+                limit: Some(9),
+                ..find.clone()
+            };
+            assert_eq!(self.pages(by_n).await, (14..23).rev().collect::<Vec<_>>());
+            let by_two = Find {
+                sort: Some(raw(doc! { "m": -1, "n": 1 })),
+                limit: Some(3),
+                ..find
+            };
+            assert_eq!(self.pages(by_two).await, [23, 20, 17]);
+        }
+    }
+
+    async fn projections(&self) {
+        self.seed().await;
+        let project = async |projection: Document| {
+            let find = Find {
+                filter: raw(doc! { "_id": 1 }),
+                projection: Some(raw(projection)),
+                ..Find::default()
+            };
+            self.all(find).await.remove(0)
+        };
+        assert_eq!(project(doc! { "n": 1 }).await, doc! { "_id": 1, "n": 1 });
+        assert_eq!(
+            project(doc! { "d.x": 1, "_id": 0 }).await,
+            doc! { "d": { "x": 1 } }
+        );
+        assert_eq!(
+            project(doc! { "d": 0, "tags": 0, "s": 0 }).await,
+            doc! { "_id": 1, "n": 1 }
+        );
+    }
+
+    async fn updates(&self) {
+        self.seed().await;
+        let done = self
+            .update(doc! { "n": { "$gt": 1 } }, doc! { "$inc": { "n": 10 } }, true)
+            .await;
+        assert_eq!((done.matched, done.modified), (3, 3));
+        let done = self
+            .update(doc! { "_id": 2 }, doc! { "$set": { "n": 12 } }, false)
+            .await;
+        assert_eq!(
+            (done.matched, done.modified),
+            (1, 0),
+            "the same value changes nothing"
+        );
+        let change = doc! { "$set": { "d.z": 9 }, "$unset": { "d.x": "" }, "$push": { "tags": "c" }, "$mul": { "n": 3 } };
+        self.update(doc! { "_id": 1 }, change, false).await;
+        let expected =
+            doc! { "_id": 1, "n": 3, "s": "one", "tags": ["a", "b", "c"], "d": { "y": 1, "z": 9 } };
+        assert_eq!(self.find(doc! { "_id": 1 }).await, [expected]);
+        self.update(
+            doc! { "_id": 1 },
+            doc! { "$pull": { "tags": "a" }, "$addToSet": { "tags2": "x" } },
+            false,
+        )
+        .await;
+        assert_eq!(
+            self.ids(doc! { "tags2": "x", "tags": { "$ne": "a" }, "_id": 1 })
+                .await,
+            [1]
+        );
+        self.update(doc! { "_id": 1 }, doc! { "whole": true }, false)
+            .await;
+        assert_eq!(
+            self.find(doc! { "_id": 1 }).await,
+            [doc! { "_id": 1, "whole": true }]
+        );
+        let code = async |change: Document| {
+            self.update(doc! { "_id": 2 }, change, false).await.errors[0]
+                .error
+                .code()
+        };
+        assert_eq!(code(doc! { "$set": { "_id": 3 } }).await, Code::ImmutableField);
+        assert_eq!(
+            code(doc! { "$set": { "a": 1 }, "$inc": { "a": 1 } }).await,
+            Code::ConflictingUpdateOperators
+        );
+        assert_eq!(code(doc! { "$set": { "n.x": 1 } }).await, Code::PathNotViable);
+        assert_eq!(code(doc! { "$inc": { "s": 1 } }).await, Code::TypeMismatch);
+        assert_eq!(code(doc! { "$nope": { "s": 1 } }).await, Code::FailedToParse);
+        assert_eq!(
+            self.update(doc! { "_id": 404 }, doc! { "$nope": {} }, false)
+                .await
+                .errors
+                .len(),
+            1,
+            "a bad update fails even when nothing matches"
+        );
+    }
+
+    async fn upserts(&self) {
+        let upsert = async |filter: Document, update: Document| {
+            let statement = UpdateOne {
+                upsert: true,
+                ..statement(filter, update, false)
+            };
+            self.run_update(statement).await
+        };
+        let done = upsert(
+            doc! { "_id": 1, "a": 5 },
+            doc! { "$set": { "b": 6 }, "$setOnInsert": { "c": 7 } },
+        )
+        .await;
+        assert_eq!(
+            (done.matched, done.modified, done.upserted),
+            (0, 0, vec![(0, RawBson::Int32(1))])
+        );
+        assert_eq!(
+            self.find(doc! {}).await,
+            [doc! { "_id": 1, "a": 5, "b": 6, "c": 7 }]
+        );
+        let done = upsert(doc! { "_id": 1 }, doc! { "$set": { "b": 7 } }).await;
+        assert_eq!((done.matched, done.modified, done.upserted.len()), (1, 1, 0));
+        let done = upsert(doc! { "a": { "$gt": 9 } }, doc! { "x": 1 }).await;
+        assert!(matches!(done.upserted[0].1, RawBson::ObjectId(_)));
+    }
+
+    async fn deletes(&self) {
+        self.seed().await;
+        assert_eq!(self.delete(doc! { "n": { "$gt": 1 } }, false).await, 1);
+        assert_eq!(self.delete(doc! { "n": { "$gt": 1 } }, true).await, 2);
+        assert_eq!(self.delete(doc! { "n": { "$gt": 1 } }, true).await, 0);
+        assert_eq!(self.ids(doc! {}).await, [1, 5]);
+    }
+
+    async fn find_and_modify(&self) {
+        self.seed().await;
+        let run = async |modify| {
+            self.documents
+                .find_and_modify(&self.ns, modify, Deadline::NEVER)
+                .await
+                .expect("modify")
+        };
+        let last = || FindAndModify {
+            filter: raw(doc! { "n": { "$exists": true } }),
+            sort: Some(raw(doc! { "n": -1 })),
+            update: Some(raw(doc! { "$inc": { "n": 100 } })),
+            projection: Some(raw(doc! { "n": 1 })),
+            ..FindAndModify::default()
+        };
+        assert_eq!(run(last()).await.document, Some(raw(doc! { "_id": 4, "n": 4 })));
+        let new = FindAndModify {
+            return_new: true,
+            ..last()
+        };
+        assert_eq!(run(new).await.document, Some(raw(doc! { "_id": 4, "n": 204 })));
+        let remove = FindAndModify {
+            update: None,
+            ..last()
+        };
+        assert_eq!(run(remove).await.document, Some(raw(doc! { "_id": 4, "n": 204 })));
+        let none = FindAndModify {
+            filter: raw(doc! { "_id": 404 }),
+            ..last()
+        };
+        let done = run(none.clone()).await;
+        assert!(done.document.is_none() && !done.matched);
+        let done = run(FindAndModify {
+            upsert: true,
+            return_new: true,
+            ..none
+        })
+        .await;
+        assert_eq!(
+            (done.upserted, done.document),
+            (
+                Some(RawBson::Int32(404)),
+                Some(raw(doc! { "_id": 404, "n": 100 }))
+            )
+        );
+    }
+
+    async fn unique_indexes(&self) {
+        let spec = IndexSpec {
+            unique: true,
+            ..index(&[("u", 1)])
+        };
+        assert_eq!(self.index(spec.clone()).await, Ok(1));
+        assert_eq!(
+            self.index(spec.clone()).await,
+            Ok(0),
+            "the same index twice is one"
+        );
+        let done = self
+            .insert([doc! { "_id": 1, "u": 2 }, doc! { "_id": 2, "u": 2.0 }])
+            .await;
+        let error = &done.errors[0].error;
+        assert_eq!(error.code(), Code::DuplicateKey);
+        assert!(
+            error
+                .to_string()
+                .starts_with("E11000 duplicate key error collection: "),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains(" index: u_1 dup key: { u: 2"),
+            "{error}"
+        );
+        self.insert([doc! { "_id": 3, "u": 3 }]).await;
+        let done = self
+            .update(doc! { "_id": 3 }, doc! { "$set": { "u": 2 } }, false)
+            .await;
+        assert_eq!(done.errors[0].error.code(), Code::DuplicateKey);
+        assert_eq!(
+            self.ids(doc! { "u": 3 }).await,
+            [3],
+            "a refused update changes nothing"
+        );
+        self.delete(doc! { "_id": 1 }, false).await;
+        self.update(doc! { "_id": 3 }, doc! { "$set": { "u": 2 } }, false)
+            .await;
+        assert_eq!(
+            self.ids(doc! { "u": 2 }).await,
+            [3],
+            "a removed document's key is free"
+        );
+        self.insert([doc! { "_id": 4, "v": 1 }, doc! { "_id": 5, "u": 9, "v": 1 }])
+            .await;
+        assert_eq!(
+            self.index(IndexSpec {
+                unique: true,
+                ..index(&[("v", 1)])
+            })
+            .await,
+            Err(Code::DuplicateKey)
+        );
+        assert_eq!(
+            self.documents.list_indexes(&self.ns).await.expect("list").len(),
+            2,
+            "a failed index is not there"
+        );
+    }
+
+    async fn indexes_answer_alike(&self) {
+        self.seed().await;
+        let filters = || {
+            [
+                doc! { "n": { "$gte": 2 } },
+                doc! { "n": null },
+                doc! { "tags": "b" },
+                doc! { "tags": { "$gte": "a", "$lt": "b" } },
+                doc! { "lines.sku": "p", "lines.n": 2 },
+                doc! { "s": { "$regex": "^T" } },
+                doc! { "n": { "$in": [4, 1] }, "s": { "$gt": "a" } },
+            ]
+        };
+        let mut before = Vec::new();
+        for filter in filters() {
+            before.push(self.ids(filter).await);
+        }
+        for keys in [
+            &[("n", 1), ("s", -1)][..],
+            &[("tags", 1)],
+            &[("lines.sku", 1), ("lines.n", 1)],
+            &[("s", -1)],
+        ] {
+            assert_eq!(self.index(index(keys)).await, Ok(1));
+        }
+        for (filter, before) in filters().into_iter().zip(before) {
+            assert_eq!(self.ids(filter.clone()).await, before, "{filter}");
+        }
+        let find = Find {
+            filter: raw(doc! { "n": 3 }),
+            ..Find::default()
+        };
+        let explained = self
+            .documents
+            .explain(&self.ns, find, Deadline::NEVER)
+            .await
+            .expect("explain");
+        assert!(
+            Document::try_from(explained.as_ref())
+                .expect("bson")
+                .to_string()
+                .contains("IXSCAN")
+        );
+    }
+
+    async fn transactions(&self) {
+        self.seed().await;
+        let writes = |id: i32| {
+            vec![
+                Write::Update(
+                    self.ns.clone(),
+                    Update {
+                        statements: vec![statement(doc! { "_id": 1 }, doc! { "$set": { "t": id } }, false)],
+                        ordered: true,
+                    },
+                ),
+                Write::Delete(
+                    self.ns.clone(),
+                    Delete {
+                        statements: vec![DeleteOne {
+                            filter: raw(doc! { "_id": 2 }),
+                            multi: false,
+                        }],
+                        ordered: true,
+                    },
+                ),
+                Write::Insert(
+                    self.ns.clone(),
+                    Insert {
+                        documents: vec![raw(doc! { "_id": id })],
+                        ordered: true,
+                    },
+                ),
+            ]
+        };
+        let error = self
+            .documents
+            .transact(writes(5), Deadline::NEVER)
+            .await
+            .expect_err("5 is there");
+        assert_eq!(error.code(), Code::DuplicateKey);
+        assert_eq!(self.ids(doc! {}).await, [1, 2, 3, 4, 5]);
+        assert_eq!(self.count(doc! { "t": { "$exists": true } }).await, 0);
+        assert_eq!(
+            self.documents
+                .transact(writes(6), Deadline::NEVER)
+                .await
+                .expect("transact")
+                .len(),
+            3
+        );
+        assert_eq!(self.ids(doc! {}).await, [1, 3, 4, 5, 6]);
+    }
+
+    async fn refusals(&self) {
+        for filter in [
+            doc! { "$nope": 1 },
+            doc! { "a": { "$nope": 1 } },
+            doc! { "$or": [] },
+            doc! { "a": { "$in": 1 } },
+        ] {
+            let find = Find {
+                filter: raw(filter.clone()),
+                ..Find::default()
+            };
+            let error = self
+                .documents
+                .find(&self.ns, find, Deadline::NEVER)
+                .await
+                .expect_err("refused");
+            assert_eq!(error.code(), Code::BadValue, "{filter}");
+        }
+        let done = self
+            .insert([doc! { "_id": 1, "text": "x".repeat(17 << 20) }])
+            .await;
+        assert_eq!(done.errors[0].error.code(), Code::BSONObjectTooLarge);
+        assert_eq!(self.count(doc! {}).await, 0);
+    }
+
+    async fn catalog(&self) {
+        let names = async || {
+            self.documents
+                .list_collections(&self.ns.database)
+                .await
+                .expect("list")
+        };
+        assert_eq!(names().await, Vec::<Arc<str>>::new());
+        self.documents.create_collection(&self.ns).await.expect("create");
+        let error = self
+            .documents
+            .create_collection(&self.ns)
+            .await
+            .expect_err("it exists");
+        assert_eq!(error.code(), Code::NamespaceExists);
+        assert_eq!(names().await, [self.ns.collection.clone()]);
+        self.index(index(&[("a", 1), ("b", -1)])).await.expect("index");
+        let indexes = self.documents.list_indexes(&self.ns).await.expect("list");
+        let shown: Vec<&str> = indexes.iter().map(|index| &*index.name).collect();
+        assert_eq!(shown, ["_id_", "a_1_b_-1"]);
+        let error = self
+            .documents
+            .drop_index(&self.ns, "nope")
+            .await
+            .expect_err("not there");
+        assert_eq!(error.code(), Code::IndexNotFound);
+        self.documents
+            .drop_index(&self.ns, "a_1_b_-1")
+            .await
+            .expect("drop");
+        self.insert([doc! { "_id": 1 }]).await;
+        assert!(self.documents.drop_collection(&self.ns).await.expect("drop"));
+        assert!(
+            !self
+                .documents
+                .drop_collection(&self.ns)
+                .await
+                .expect("drop again")
+        );
+        assert_eq!(
+            self.count(doc! {}).await,
+            0,
+            "a missing collection is an empty one"
+        );
+        let error = self
+            .documents
+            .drop_index(&self.ns, "a_1")
+            .await
+            .expect_err("no collection");
+        assert_eq!(error.code(), Code::NamespaceNotFound);
+    }
+
+    /// Five documents with most kinds of fields.
+    async fn seed(&self) {
+        let done = self
+            .insert([
+                doc! { "_id": 1, "n": 1, "s": "one", "tags": ["a", "b"], "d": { "x": 1, "y": 1 } },
+                doc! { "_id": 2, "n": 2, "s": "Two", "tags": ["b"] },
+                doc! { "_id": 3, "n": 3, "s": "three", "tags": [] },
+                doc! { "_id": 4, "n": 4, "lines": [{ "sku": "p", "n": 1 }, { "sku": "q", "n": 2 }] },
+                doc! { "_id": 5 },
+            ])
+            .await;
+        assert_eq!(done.ids.len(), 5);
+    }
+
+    async fn insert(&self, documents: impl IntoIterator<Item = Document>) -> Inserted {
+        let insert = Insert {
+            documents: documents.into_iter().map(raw).collect(),
+            ordered: true,
+        };
+        self.documents
+            .insert(&self.ns, insert, Deadline::NEVER)
+            .await
+            .expect("insert")
+    }
+
+    async fn update(&self, filter: Document, update: Document, multi: bool) -> Updated {
+        self.run_update(statement(filter, update, multi)).await
+    }
+
+    async fn run_update(&self, statement: UpdateOne) -> Updated {
+        let update = Update {
+            statements: vec![statement],
+            ordered: true,
+        };
+        self.documents
+            .update(&self.ns, update, Deadline::NEVER)
+            .await
+            .expect("update")
+    }
+
+    async fn delete(&self, filter: Document, multi: bool) -> u64 {
+        let delete = Delete {
+            statements: vec![DeleteOne {
+                filter: raw(filter),
+                multi,
+            }],
+            ordered: true,
+        };
+        self.documents
+            .delete(&self.ns, delete, Deadline::NEVER)
+            .await
+            .expect("delete")
+            .deleted
+    }
+
+    async fn index(&self, spec: IndexSpec) -> Result<usize, Code> {
+        self.documents
+            .create_indexes(&self.ns, vec![spec])
+            .await
+            .map_err(|error: Error| error.code())
+    }
+
+    async fn count(&self, filter: Document) -> u64 {
+        self.documents
+            .count(&self.ns, raw(filter), 0, None, Deadline::NEVER)
+            .await
+            .expect("count")
+    }
+
+    async fn all(&self, find: Find) -> Vec<Document> {
+        let batch = find.batch;
+        let mut page = self
+            .documents
+            .find(&self.ns, find, Deadline::NEVER)
+            .await
+            .expect("find");
+        let mut found = std::mem::take(&mut page.documents);
+        while let Some(cursor) = page.cursor {
+            page = self
+                .documents
+                .next_page(cursor, batch, Deadline::NEVER)
+                .await
+                .expect("next page");
+            found.append(&mut page.documents);
+        }
+        found
+            .iter()
+            .map(|document| Document::try_from(document.as_ref()).expect("bson"))
+            .collect()
+    }
+
+    async fn find(&self, filter: Document) -> Vec<Document> {
+        self.all(Find {
+            filter: raw(filter),
+            ..Find::default()
+        })
+        .await
+    }
+
+    /// Matching `_id`s in ascending order: nothing else is promised without a sort.
+    async fn ids(&self, filter: Document) -> Vec<i32> {
+        self.pages(Find {
+            filter: raw(filter),
+            sort: Some(raw(doc! { "_id": 1 })),
+            ..Find::default()
+        })
+        .await
+    }
+
+    async fn pages(&self, find: Find) -> Vec<i32> {
+        self.all(find)
+            .await
+            .iter()
+            .map(|document| document.get_i32("_id").expect("an int32 _id"))
+            .collect()
+    }
+}
+
+fn raw(document: Document) -> RawDocumentBuf {
+    RawDocumentBuf::try_from(&document).expect("a document made here is BSON")
+}
+
+fn statement(filter: Document, update: Document, multi: bool) -> UpdateOne {
+    UpdateOne {
+        filter: raw(filter),
+        update: raw(update),
+        multi,
+        upsert: false,
+        array_filters: Vec::new(),
+    }
+}
+
+fn index(keys: &[(&str, i32)]) -> IndexSpec {
+    let keys: Vec<(Arc<str>, i32)> = keys
+        .iter()
+        .map(|(path, sign)| (Arc::from(*path), *sign))
+        .collect();
+    IndexSpec {
+        name: default_index_name(&keys),
+        keys,
+        unique: false,
+        sparse: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cloudlet_base::{SeededEntropy, SystemClock};
+    use cloudlet_docdb::{Config, Docs};
+
+    use super::*;
+    use crate::Embedded;
+
+    async fn on(config: Config) {
+        let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(SeededEntropy::new(1)));
+        let docs = Docs::open(config, clock, entropy, &prometheus::Registry::new()).unwrap();
+        run(&Embedded::new(docs.clone()), "conformance").await;
+        docs.verify(Deadline::NEVER).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_embedded_engine_in_memory_conforms() {
+        on(Config::default()).await;
+    }
+
+    #[tokio::test]
+    async fn the_embedded_engine_on_disk_conforms() {
+        let directory = tempfile::tempdir().unwrap();
+        on(Config {
+            path: Some(directory.path().join("db")),
+            ..Config::default()
+        })
+        .await;
+    }
+}
