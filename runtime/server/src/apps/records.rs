@@ -5,7 +5,7 @@
 //! tables, because paths and names have dots, which field names may not.
 
 use bson::{RawDocumentBuf, rawdoc};
-use cloudlet_base::{AppId, ContentHash, Deadline, DeploymentId};
+use cloudlet_base::{AppId, Deadline, DeploymentId};
 use cloudlet_data::{
     Code, Delete, DeleteOne, Documents, Error, Find, IndexSpec, Insert, Namespace, Update, UpdateOne, Write,
 };
@@ -254,14 +254,4 @@ fn set_app(app: &str, set: RawDocumentBuf, upsert: bool) -> Update {
         }],
         ordered: true,
     }
-}
-
-/// The content hash written in a record.
-pub(crate) fn content_hash(text: &str) -> Result<ContentHash, Error> {
-    text.parse().map_err(|error| {
-        Error::new(
-            Code::InternalError,
-            format!("a record of the node can't be read: {error}"),
-        )
-    })
 }

@@ -204,7 +204,7 @@ struct Session {
 
 impl Session {
     async fn work(mut self) -> anyhow::Result<()> {
-        let mut watch = Watch::new(&self.dir, &[])?;
+        let mut watch = Watch::new(&self.dir)?;
         let mut stale = Stale::All;
         loop {
             let manifest = self.manifest();
@@ -219,7 +219,11 @@ impl Session {
                 }
             }
             let sources: Vec<PathBuf> = manifest.iter().flat_map(|(_, m)| self.sources(m)).collect();
-            watch.look_again(&sources)?;
+            let site = manifest
+                .iter()
+                .filter_map(|(_, m)| Some(self.dir.join(&m.hosting.as_ref()?.dir)));
+            let site: Vec<PathBuf> = site.collect();
+            watch.look_again(&sources, &site)?;
             loop {
                 let batch = watch.batch().await;
                 if self.note(
@@ -229,7 +233,7 @@ impl Session {
                 ) {
                     break;
                 }
-                watch.look_again(&sources)?;
+                watch.look_again(&sources, &site)?;
             }
         }
     }
@@ -324,16 +328,16 @@ impl Session {
                 function.build.is_none()
                     && path.ends_with(Path::new(&function.source).file_name().unwrap_or_default())
             });
-            if is_ignored(path) {
-                continue;
-            }
-            due |= path == Path::new(SECRETS_FILE);
             if let Some(hosting) = &manifest.hosting
                 && path.starts_with(hosting.dir.trim_start_matches("./"))
             {
                 due = true;
                 continue;
             }
+            if is_ignored(path) {
+                continue;
+            }
+            due |= path == Path::new(SECRETS_FILE);
             due |= stale.add(manifest, path);
         }
         due
@@ -356,6 +360,14 @@ impl Stale {
 
     /// Adds the functions that are built from `path`. Returns whether there are any.
     fn add(&mut self, manifest: &Manifest, path: &Path) -> bool {
+        // What a build makes is no reason to build.
+        let mut made = manifest
+            .functions
+            .values()
+            .map(|function| function.source.trim_start_matches("./"));
+        if made.any(|source| path == Path::new(source)) {
+            return false;
+        }
         let text = path.to_string_lossy();
         let touched: Vec<&String> = manifest
             .functions
@@ -418,5 +430,7 @@ build = { command = "true" }
         assert!(stale.add(&manifest, Path::new("other.rs")));
         assert!(!stale.has("one") && stale.has("two"));
         assert!(Stale::All.has("one"));
+        // What it makes itself does not make it stale, or it would be built for ever.
+        assert!(!Stale::Functions(BTreeSet::new()).add(&manifest, Path::new("two.wasm")));
     }
 }

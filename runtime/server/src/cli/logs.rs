@@ -100,17 +100,43 @@ fn readable(line: &Value) -> String {
         return format!("... {dropped} lines came too fast and are not shown");
     }
     let text = |name: &str| line[name].as_str().unwrap_or_default();
-    // What a guest says must not steer the terminal.
-    let message: String = text("message")
-        .chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect();
+    let message = harmless(text("message"));
     let at = out::time(line["at"].as_i64().unwrap_or_default());
     format!("{at} {:<5} {} {message}", text("level"), text("function"))
+}
+
+/// A guest's text, which must not steer the terminal; further lines of it are set in.
+fn harmless(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() && c != '\t' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| line.chars().map(shown).collect())
+        .collect();
+    lines.join("\n    ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_text_can_not_steer_the_terminal() {
+        let line = serde_json::json!({
+            "at": 0, "function": "f", "level": "error", "message": "a\u{1b}[2Jb\n\tc\r\nd",
+        });
+        assert_eq!(
+            readable(&line),
+            "1970-01-01T00:00:00Z error f a\u{fffd}[2Jb\n    \tc\n    d"
+        );
+        assert_eq!(
+            readable(&serde_json::json!({ "dropped": 7 })),
+            "... 7 lines came too fast and are not shown"
+        );
+    }
 }

@@ -29,11 +29,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches `root` and, wherever they are, `extra` files.
+    /// Watches `root`.
     ///
     /// # Errors
     /// When the system can't watch.
-    pub(super) fn new(root: &Path, extra: &[PathBuf]) -> anyhow::Result<Self> {
+    pub(super) fn new(root: &Path) -> anyhow::Result<Self> {
         let root = root
             .canonicalize()
             .with_context(|| format!("can't read {}", root.display()))?;
@@ -55,16 +55,17 @@ impl Watch {
             watched: BTreeSet::new(),
             changes,
         };
-        watch.look_again(extra)?;
+        watch.look_again(&[], &[])?;
         Ok(watch)
     }
 
-    /// Watches directories that have come about since.
+    /// Watches directories that have come about since, and, wherever they are, those of `files` and under `roots`.
     ///
     /// # Errors
     /// When the system can't watch any more.
-    pub(super) fn look_again(&mut self, extra: &[PathBuf]) -> anyhow::Result<()> {
+    pub(super) fn look_again(&mut self, files: &[PathBuf], roots: &[PathBuf]) -> anyhow::Result<()> {
         let mut directories = vec![self.root.clone()];
+        directories.extend(roots.iter().filter_map(|root| root.canonicalize().ok()));
         let mut found = Vec::new();
         while let Some(directory) = directories.pop() {
             if found.len() == DIRECTORIES_MAX {
@@ -79,7 +80,7 @@ impl Watch {
             );
             found.push(directory);
         }
-        found.extend(extra.iter().filter_map(|file| file.parent()?.canonicalize().ok()));
+        found.extend(files.iter().filter_map(|file| file.parent()?.canonicalize().ok()));
         for directory in found {
             if self.watched.contains(&directory) || !directory.is_dir() {
                 continue;
@@ -144,7 +145,7 @@ mod tests {
     async fn changes_come_in_batches_also_from_new_directories() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("src")).unwrap();
-        let mut watch = Watch::new(dir.path(), &[]).unwrap();
+        let mut watch = Watch::new(dir.path()).unwrap();
         std::fs::write(dir.path().join("src/a.rs"), "1").unwrap();
         std::fs::write(dir.path().join("src/b.rs"), "1").unwrap();
         let batch = watch.batch().await;
@@ -152,7 +153,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("new")).unwrap();
         let batch = watch.batch().await;
         assert!(batch.contains(Path::new("new")), "{batch:?}");
-        watch.look_again(&[]).unwrap();
+        watch.look_again(&[], &[]).unwrap();
         std::fs::write(dir.path().join("new/c.rs"), "1").unwrap();
         let batch = watch.batch().await;
         assert!(batch.contains(Path::new("new/c.rs")), "{batch:?}");

@@ -213,6 +213,6 @@ fn a_second_node_on_the_same_data_is_refused_with_the_reason() {
     let node = running();
     let (status, text) = serve_fails(node.dir().path(), &[]);
     assert!(!status.success());
-    assert!(text.contains("use"), "{text}");
+    assert!(text.contains("another node"), "{text}");
     unharmed(node);
 }

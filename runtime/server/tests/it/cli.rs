@@ -255,7 +255,11 @@ fn objects_come_and_go_and_nothing_is_overwritten_unasked() {
 #[test]
 fn functions_are_listed_and_called_and_heard() {
     let app = App::new("web")
-        .function("calls", "calls", "invoke = \"false\"")
+        .function(
+            "calls",
+            "calls",
+            "grants = { functions = [\"calls\"] }\ninvoke = \"false\"",
+        )
         .route("/x", &[], "hello");
     let app = app.function("hello", "hello", "");
     let desk = Desk::new(Some(Node::with(&app)));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cloudlet_data::rules::Rule;
+use proptest::prelude::*;
 
 use super::*;
 use crate::apps::registry::StorageAccess;
@@ -277,8 +278,54 @@ fn an_unknown_environment_is_told() {
     );
 }
 
-/// Fails when the shipped schema is not what the code says. `UPDATE_SCHEMA=1` in the test's environment is not
-/// read here on purpose: `cloudlet validate --schema > runtime/server/manifest.schema.json` writes it.
+/// A manifest with a few small changes, as slips of a hand make them.
+fn damaged() -> impl Strategy<Value = String> {
+    let change = (
+        any::<prop::sample::Index>(),
+        prop::sample::select(vec!["", "[", "]", "\"", "=", "x", "{ }", "\n", "é", "1"]),
+    );
+    prop::collection::vec(change, 1..6).prop_map(|changes| {
+        let mut text: Vec<String> = WHOLE.chars().map(String::from).collect();
+        for (at, with) in changes {
+            let at = at.index(text.len());
+            text[at] = with.to_owned();
+        }
+        text.concat()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is wrong, there is an answer, and every problem points into the text.
+    #[test]
+    fn a_damaged_manifest_is_answered(text in damaged()) {
+        match parse(FILE, &text, Some("prod")) {
+            Ok(manifest) => prop_assert!(!manifest.app.as_str().is_empty()),
+            Err(problems) => {
+                prop_assert!(!problems.is_empty());
+                let lines = text.split('\n').count();
+                for problem in problems {
+                    prop_assert!((1..=lines).contains(&problem.line), "{}", problem);
+                    prop_assert!(!problem.message.is_empty() && !problem.remedy.is_empty());
+                }
+            }
+        }
+    }
+
+    /// Every schema-shaped key of the manifest that is misspelt is told on its own line.
+    #[test]
+    fn a_misspelt_key_is_told_where_it_is(at in any::<prop::sample::Index>()) {
+        let keys = ["grants = ", "outbound = ", "limits = ", "invoke = \"auth", "route = ", "spa = ", "anonymous = "];
+        let key = keys[at.index(keys.len())];
+        let place = WHOLE.find(key).unwrap();
+        let text = format!("{}x{}", &WHOLE[..place], &WHOLE[place..]);
+        let line = WHOLE[..place].matches('\n').count() + 1;
+        let problems = parse(FILE, &text, None).expect_err("the key is unknown");
+        prop_assert!(problems.iter().any(|p| p.line == line && p.message.contains("unknown key")), "{:?}", problems);
+    }
+}
+
 #[test]
 fn the_shipped_schema_is_current() {
     let shipped =
