@@ -34,13 +34,20 @@ fn a_python_component_runs_unmodified() {
     // An interpreter is a large component: it takes its time to compile, and memory to run.
     let node = Options::default().start();
     let app = App::new("snake")
-        .component("serve", &component, "limits = { memory = \"128MiB\", timeout = \"30s\", cpu = \"20s\" }")
+        .component(
+            "serve",
+            &component,
+            "limits = { memory = \"128MiB\", timeout = \"30s\", cpu = \"20s\" }",
+        )
         .route("/...", &[], "serve");
     let deployed = node.deploy(&app);
     assert!(deployed.status / 100 == 2, "{deployed:?}");
     for path in ["/", "/a/b?c=d"] {
         let reply = node.client().get(path);
-        assert_eq!((reply.status, reply.text()), (200, format!("python saw {path}\n")));
+        assert_eq!(
+            (reply.status, reply.text()),
+            (200, format!("python saw {path}\n"))
+        );
         assert_eq!(reply.header("content-type"), Some("text/plain"));
     }
     node.stop();
@@ -61,7 +68,10 @@ fn python_component() -> Vec<u8> {
     std::fs::write(wit.join("world.wit"), WORLD).unwrap();
     for package in ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"] {
         let name = format!("wasi-{package}-0.2.12");
-        copy_package(&crate::harness::workspace().join("wit/deps").join(&name), &wit.join("deps").join(&name));
+        copy_package(
+            &crate::harness::workspace().join("wit/deps").join(&name),
+            &wit.join("deps").join(&name),
+        );
     }
     let component: PathBuf = dir.path().join("app.wasm");
     run(Command::new(env.join("bin/componentize-py"))
@@ -77,7 +87,9 @@ fn copy_package(from: &Path, to: &Path) {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("can't run {command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("can't run {command:?}: {error}"));
     assert!(
         output.status.success(),
         "{command:?} failed:\n{}{}",
@@ -90,13 +102,22 @@ fn run(command: &mut Command) {
 fn what_the_other_tools_make_is_named_when_it_is_no_component() {
     let node = Node::start();
     for (bytes, what) in [
-        (b"#!/usr/bin/env python3\n".to_vec(), "not a WebAssembly component"),
+        (
+            b"#!/usr/bin/env python3\n".to_vec(),
+            "not a WebAssembly component",
+        ),
         (b"\0asm\x01\0\0\0".to_vec(), "not a WebAssembly component"),
-        (b"\0asm\x0d\0\x01\0\xff\xff\xff".to_vec(), "not a WebAssembly component"),
+        (
+            b"\0asm\x0d\0\x01\0\xff\xff\xff".to_vec(),
+            "not a WebAssembly component",
+        ),
         (Vec::new(), "not a WebAssembly component"),
     ] {
         let refused = node.deploy(&App::new("odd").component("f", &bytes, ""));
-        assert!(refused.status / 100 == 4 && refused.text().contains(what), "{refused:?}");
+        assert!(
+            refused.status / 100 == 4 && refused.text().contains(what),
+            "{refused:?}"
+        );
     }
     node.stop();
 }

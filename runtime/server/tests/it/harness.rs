@@ -262,8 +262,9 @@ impl Node {
         let mut components = Vec::new();
         for (function, settings) in parsed["function"].as_table().unwrap() {
             let source = dir.join(settings["source"].as_str().unwrap());
-            let bytes = std::fs::read(&source)
-                .unwrap_or_else(|error| panic!("can't read {source:?}: {error}; `cargo xtask test` builds it"));
+            let bytes = std::fs::read(&source).unwrap_or_else(|error| {
+                panic!("can't read {source:?}: {error}; `cargo xtask test` builds it")
+            });
             components.push(json!({ "function": function, "hash": self.put_content(&bytes) }));
         }
         let mut site = Vec::new();
@@ -274,11 +275,17 @@ impl Node {
                 let path = format!("/{}", path.to_str().unwrap());
                 let content_type = mime_guess::from_path(&path).first_or_octet_stream().to_string();
                 let hash = self.put_content(&bytes);
-                site.push(json!({ "path": path, "hash": hash, "size": bytes.len(), "contentType": content_type }));
+                site.push(
+                    json!({ "path": path, "hash": hash, "size": bytes.len(), "contentType": content_type }),
+                );
             }
         }
         let request = json!({ "manifest": manifest, "components": components, "site": site });
-        self.admin("POST", &format!("/v1/apps/{name}/deployments"), request.to_string().as_bytes())
+        self.admin(
+            "POST",
+            &format!("/v1/apps/{name}/deployments"),
+            request.to_string().as_bytes(),
+        )
     }
 
     fn put_content(&self, bytes: &[u8]) -> String {

@@ -2,8 +2,8 @@
 //! for byte, and a node killed in the middle of it has lost nothing that it acknowledged.
 
 use std::net::SocketAddr;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 use serde_json::{Value, json};
 
@@ -33,16 +33,23 @@ impl Guest {
         let mut client = hotel(node);
         let reply = client.send("POST", "/auth/v1/signin/anonymously", &[], b"{}");
         assert_eq!(reply.status, 200, "{reply:?}");
-        Self { client, token: reply.json()["access_token"].as_str().unwrap().to_owned() }
+        Self {
+            client,
+            token: reply.json()["access_token"].as_str().unwrap().to_owned(),
+        }
     }
 
     fn known(node: SocketAddr, token: &str) -> Self {
-        Self { client: hotel(node), token: token.to_owned() }
+        Self {
+            client: hotel(node),
+            token: token.to_owned(),
+        }
     }
 
     fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Response {
         let bearer = format!("Bearer {}", self.token);
-        self.client.send(method, path, &[("authorization", &bearer)], body)
+        self.client
+            .send(method, path, &[("authorization", &bearer)], body)
     }
 
     fn check_in(&mut self, name: &str, photo: Vec<u8>) -> CheckIn {
@@ -71,7 +78,9 @@ impl Guest {
     fn download_path(&mut self, file_id: &str) -> Result<String, Value> {
         let ask = json!([{ "cloudObjectId": file_id }]).to_string();
         let reply = self.send("POST", "/v1/storages/get-objects-download-info", ask.as_bytes());
-        let Ok(info) = serde_json::from_slice::<Value>(&reply.body) else { panic!("{reply:?}") };
+        let Ok(info) = serde_json::from_slice::<Value>(&reply.body) else {
+            panic!("{reply:?}")
+        };
         match info[0]["downloadUrl"].as_str() {
             Some(url) => {
                 let after_scheme = url.split_once("://").unwrap().1;
@@ -114,7 +123,11 @@ fn photo(guest: usize, stay: usize) -> Vec<u8> {
 }
 
 /// Every guest, each on a thread, checks in again and again; what is acknowledged goes to `acknowledged`.
-fn check_in_guests(node: SocketAddr, each: usize, acknowledged: &Sender<CheckIn>) -> Vec<std::thread::JoinHandle<()>> {
+fn check_in_guests(
+    node: SocketAddr,
+    each: usize,
+    acknowledged: &Sender<CheckIn>,
+) -> Vec<std::thread::JoinHandle<()>> {
     (0..GUESTS)
         .map(|guest| {
             let acknowledged = acknowledged.clone();
@@ -145,7 +158,11 @@ fn two_hundred_check_ins_of_fifty_guests_stay_apart() {
     tokens.dedup();
     assert_eq!(tokens.len(), GUESTS);
     for token in tokens {
-        let mut own: Vec<&str> = all.iter().filter(|stay| stay.token == token).map(|stay| stay.id.as_str()).collect();
+        let mut own: Vec<&str> = all
+            .iter()
+            .filter(|stay| stay.token == token)
+            .map(|stay| stay.id.as_str())
+            .collect();
         own.sort_unstable();
         assert_eq!(Guest::known(node.public, token).stays(), own);
     }
@@ -154,7 +171,11 @@ fn two_hundred_check_ins_of_fifty_guests_stay_apart() {
     }
     // Somebody else's photo is refused.
     let stranger = all.iter().find(|stay| stay.token != all[0].token).unwrap();
-    assert!(Guest::known(node.public, &stranger.token).download_path(&all[0].photo).is_err());
+    assert!(
+        Guest::known(node.public, &stranger.token)
+            .download_path(&all[0].photo)
+            .is_err()
+    );
     // Without credentials, nothing.
     let reply = hotel(node.public).get(&format!("{STAYS}?offset=0&limit=10"));
     assert!(reply.status == 401 || reply.status == 403, "{reply:?}");
@@ -165,7 +186,9 @@ fn two_hundred_check_ins_of_fifty_guests_stay_apart() {
 
 /// The whole photo, a range of it, and a 304 for who has it.
 fn photo_comes_back(node: SocketAddr, stay: &CheckIn) {
-    let path = Guest::known(node, &stay.token).download_path(&stay.photo).unwrap();
+    let path = Guest::known(node, &stay.token)
+        .download_path(&stay.photo)
+        .unwrap();
     let mut client = hotel(node);
     let whole = client.get(&path);
     assert_eq!((whole.status, &whole.body), (200, &stay.bytes));
@@ -175,12 +198,20 @@ fn photo_comes_back(node: SocketAddr, stay: &CheckIn) {
 
     let part = client.send("GET", &path, &[("range", "bytes=2-101")], b"");
     assert_eq!((part.status, &part.body[..]), (206, &stay.bytes[2..102]));
-    assert_eq!(part.header("content-range"), Some(format!("bytes 2-101/{}", stay.bytes.len()).as_str()));
+    assert_eq!(
+        part.header("content-range"),
+        Some(format!("bytes 2-101/{}", stay.bytes.len()).as_str())
+    );
     let beyond = client.send("GET", &path, &[("range", "bytes=999999999-")], b"");
     assert_eq!(beyond.status, 416);
     let known = client.send("GET", &path, &[("if-none-match", &etag)], b"");
     assert_eq!((known.status, known.body.len()), (304, 0));
-    let changed = client.send("GET", &path, &[("range", "bytes=0-1"), ("if-range", "\"another\"")], b"");
+    let changed = client.send(
+        "GET",
+        &path,
+        &[("range", "bytes=0-1"), ("if-range", "\"another\"")],
+        b"",
+    );
     assert_eq!((changed.status, changed.body.len()), (200, stay.bytes.len()));
 }
 
@@ -202,7 +233,11 @@ fn a_killed_node_has_every_acknowledged_check_in() {
     let node = Options::default().on(Arc::clone(&dir), &key).start();
     for stay in &all {
         let mut guest = Guest::known(node.public, &stay.token);
-        assert!(guest.stays().contains(&stay.id), "stay {} was acknowledged and is gone", stay.id);
+        assert!(
+            guest.stays().contains(&stay.id),
+            "stay {} was acknowledged and is gone",
+            stay.id
+        );
         let path = guest.download_path(&stay.photo).unwrap();
         assert_eq!(hotel(node.public).get(&path).body, stay.bytes);
     }
@@ -234,6 +269,9 @@ fn a_photo_that_is_none_is_refused_and_nothing_is_kept() {
     assert_eq!(reply.status, 400, "{reply:?}");
     let reply = guest.send("POST", "/api/checkin?guest=x", &vec![0xff; 3 << 20]);
     assert_eq!(reply.status, 413, "{reply:?}");
-    assert_eq!(Guest::known(node.public, &guest.token).stays(), Vec::<String>::new());
+    assert_eq!(
+        Guest::known(node.public, &guest.token).stays(),
+        Vec::<String>::new()
+    );
     node.stop();
 }
