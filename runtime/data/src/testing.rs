@@ -15,6 +15,23 @@ use crate::{
     Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written,
 };
 
+/// The real engine, in memory.
+pub fn embedded() -> Arc<dyn Documents> {
+    let clock = Arc::new(cloudlet_base::SystemClock::new());
+    let config = cloudlet_docdb::Config {
+        cache_bytes: 4 << 20,
+        readers: 1,
+        ..cloudlet_docdb::Config::default()
+    };
+    let docs = cloudlet_docdb::Docs::open(
+        config,
+        clock,
+        Arc::new(cloudlet_base::OsEntropy),
+        &prometheus::Registry::new(),
+    );
+    Arc::new(crate::Embedded::new(docs.expect("a database in memory opens")))
+}
+
 type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Clone, Default)]

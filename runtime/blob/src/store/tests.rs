@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cloudlet_base::{ManualClock, OsEntropy};
-use cloudlet_data::testing::MemoryDocuments;
+use cloudlet_data::testing::{MemoryDocuments, embedded};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 
@@ -11,15 +11,18 @@ use super::*;
 
 struct Bench {
     store: BlobStore,
-    documents: Arc<MemoryDocuments>,
     clock: Arc<ManualClock>,
     registry: prometheus::Registry,
     dir: tempfile::TempDir,
 }
 
-fn bench() -> Bench {
+/// One over the model, one over the engine.
+fn both() -> [Bench; 2] {
+    [bench(MemoryDocuments::new()), bench(embedded())]
+}
+
+fn bench(documents: Arc<dyn Documents>) -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    let documents = MemoryDocuments::new();
     let clock = Arc::new(ManualClock::at_millis(1_000_000));
     let registry = prometheus::Registry::new();
     let config = BlobConfig {
@@ -30,7 +33,7 @@ fn bench() -> Bench {
     let backend = BlobStore::local_backend(dir.path()).unwrap();
     let store = BlobStore::open(
         backend,
-        documents.clone(),
+        documents,
         config,
         clock.clone(),
         Arc::new(OsEntropy),
@@ -38,7 +41,6 @@ fn bench() -> Bench {
     );
     Bench {
         store,
-        documents,
         clock,
         registry,
         dir,
@@ -121,168 +123,173 @@ fn metric(registry: &prometheus::Registry, name: &str) -> f64 {
 
 #[tokio::test]
 async fn objects_come_back_byte_for_byte_whole_and_in_ranges() {
-    let t = bench();
-    for len in [0, 1, 99_999, 100_000, 100_001, 700_000, 6 << 20] {
-        let bytes = noise(len);
-        let path = format!("photos/{len}.jpg");
-        let chunks = bytes.chunks(60_000).map(Bytes::copy_from_slice).collect();
-        let put = t
-            .store
-            .put(&app(), &path, options("image/jpeg"), body(chunks))
-            .await
-            .unwrap();
-        let info = t.store.head(&app(), &path).await.unwrap();
-        assert_eq!(info.hash, ContentHash::from_bytes(Sha256::digest(&bytes).into()));
-        assert_eq!(
-            (info.size, &*info.content_type, info.owner.as_deref()),
-            (len as u64, "image/jpeg", Some("me"))
-        );
-        assert_eq!(
-            (put.hash, put.modified, info.modified),
-            (info.hash, info.modified, t.clock.now())
-        );
-        assert_eq!(
-            read(t.store.open_object(&app(), &info, None).await.unwrap()).await,
-            bytes
-        );
-        let size = len as u64;
-        for range in [0..size, 0..size.min(1), size / 3..size / 2, size..size] {
-            let part = read(
-                t.store
-                    .open_object(&app(), &info, Some(range.clone()))
-                    .await
-                    .unwrap(),
-            )
-            .await;
+    for t in both() {
+        for len in [0, 1, 99_999, 100_000, 100_001, 700_000, 6 << 20] {
+            let bytes = noise(len);
+            let path = format!("photos/{len}.jpg");
+            let chunks = bytes.chunks(60_000).map(Bytes::copy_from_slice).collect();
+            let put = t
+                .store
+                .put(&app(), &path, options("image/jpeg"), body(chunks))
+                .await
+                .unwrap();
+            let info = t.store.head(&app(), &path).await.unwrap();
+            assert_eq!(info.hash, ContentHash::from_bytes(Sha256::digest(&bytes).into()));
             assert_eq!(
-                part,
-                bytes[range.start as usize..range.end as usize],
-                "{range:?} of {len}"
+                (info.size, &*info.content_type, info.owner.as_deref()),
+                (len as u64, "image/jpeg", Some("me"))
+            );
+            assert_eq!(
+                (put.hash, put.modified, info.modified),
+                (info.hash, info.modified, t.clock.now())
+            );
+            assert_eq!(
+                read(t.store.open_object(&app(), &info, None).await.unwrap()).await,
+                bytes
+            );
+            let size = len as u64;
+            for range in [0..size, 0..size.min(1), size / 3..size / 2, size..size] {
+                let part = read(
+                    t.store
+                        .open_object(&app(), &info, Some(range.clone()))
+                        .await
+                        .unwrap(),
+                )
+                .await;
+                assert_eq!(
+                    part,
+                    bytes[range.start as usize..range.end as usize],
+                    "{range:?} of {len}"
+                );
+            }
+            assert!(
+                t.store
+                    .open_object(&app(), &info, Some(0..size + 1))
+                    .await
+                    .is_err()
             );
         }
-        assert!(
-            t.store
-                .open_object(&app(), &info, Some(0..size + 1))
-                .await
-                .is_err()
-        );
+        assert!(metric(&t.registry, "cloudlet_blob_cache_hits_total") > 0.0);
+        assert!(metric(&t.registry, "cloudlet_blob_cache_misses_total") > 0.0);
+        assert!(metric(&t.registry, "cloudlet_blob_cache_bytes") > 0.0);
+        assert!(metric(&t.registry, "cloudlet_blob_read_bytes_total") > 700_000.0);
+        assert!(metric(&t.registry, "cloudlet_blob_written_bytes_total") > 6e6);
     }
-    assert!(metric(&t.registry, "cloudlet_blob_cache_hits_total") > 0.0);
-    assert!(metric(&t.registry, "cloudlet_blob_cache_misses_total") > 0.0);
-    assert!(metric(&t.registry, "cloudlet_blob_cache_bytes") > 0.0);
-    assert!(metric(&t.registry, "cloudlet_blob_read_bytes_total") > 700_000.0);
-    assert!(metric(&t.registry, "cloudlet_blob_written_bytes_total") > 6e6);
 }
 
 #[tokio::test]
 async fn a_replaced_object_is_swapped_in_one_step_and_its_blob_goes_later() {
-    let t = bench();
-    t.store.put(&app(), "a", options(""), once(b"old")).await.unwrap();
-    let old = t.store.head(&app(), "a").await.unwrap();
-    assert_eq!(&*old.content_type, "application/octet-stream");
-    t.store.put(&app(), "a", options(""), once(b"new")).await.unwrap();
-    // A reader that looked it up before still reads what it looked up.
-    assert_eq!(
-        read(t.store.open_object(&app(), &old, None).await.unwrap()).await,
-        b"old"
-    );
-    let new = t.store.head(&app(), "a").await.unwrap();
-    assert_eq!(
-        read(t.store.open_object(&app(), &new, None).await.unwrap()).await,
-        b"new"
-    );
-    assert_eq!(files(t.dir.path()).len(), 2);
-    t.clock.advance(Duration::from_secs(61));
-    assert!(t.store.delete(&app(), "a").await.unwrap());
-    assert!(!t.store.delete(&app(), "a").await.unwrap());
-    assert!(matches!(
-        t.store.head(&app(), "a").await,
-        Err(Error::NotFound { .. })
-    ));
-    assert_eq!(files(t.dir.path()).len(), 1);
+    for t in both() {
+        t.store.put(&app(), "a", options(""), once(b"old")).await.unwrap();
+        let old = t.store.head(&app(), "a").await.unwrap();
+        assert_eq!(&*old.content_type, "application/octet-stream");
+        t.store.put(&app(), "a", options(""), once(b"new")).await.unwrap();
+        // A reader that looked it up before still reads what it looked up.
+        assert_eq!(
+            read(t.store.open_object(&app(), &old, None).await.unwrap()).await,
+            b"old"
+        );
+        let new = t.store.head(&app(), "a").await.unwrap();
+        assert_eq!(
+            read(t.store.open_object(&app(), &new, None).await.unwrap()).await,
+            b"new"
+        );
+        assert_eq!(files(t.dir.path()).len(), 2);
+        t.clock.advance(Duration::from_secs(61));
+        assert!(t.store.delete(&app(), "a").await.unwrap());
+        assert!(!t.store.delete(&app(), "a").await.unwrap());
+        assert!(matches!(
+            t.store.head(&app(), "a").await,
+            Err(Error::NotFound { .. })
+        ));
+        assert_eq!(files(t.dir.path()).len(), 1);
+    }
 }
 
 #[tokio::test]
 async fn a_body_over_the_limit_or_cut_off_stores_nothing() {
-    let t = bench();
-    t.store.put(&app(), "a", options(""), once(b"old")).await.unwrap();
-    let chunk = Bytes::from(noise(1 << 20));
-    let endless = futures_util::stream::repeat_with({
-        let chunk = chunk.clone();
-        move || Ok(chunk.clone())
-    });
-    let error = t
-        .store
-        .put(&app(), "a", options(""), endless.boxed())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, Error::TooLarge { limit } if limit == 12 << 20),
-        "{error}"
-    );
-    for before_break in [1, 7] {
-        let chunks = std::iter::repeat_n(chunk.clone(), before_break).map(Ok);
-        let broken = chunks.chain([Err(Error::Body("gone".into()))]);
+    for t in both() {
+        t.store.put(&app(), "a", options(""), once(b"old")).await.unwrap();
+        let chunk = Bytes::from(noise(1 << 20));
+        let endless = futures_util::stream::repeat_with({
+            let chunk = chunk.clone();
+            move || Ok(chunk.clone())
+        });
         let error = t
             .store
-            .put(
-                &app(),
-                "a",
-                options(""),
-                futures_util::stream::iter(broken).boxed(),
-            )
-            .await;
-        assert!(matches!(error, Err(Error::Body(_))));
+            .put(&app(), "a", options(""), endless.boxed())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, Error::TooLarge { limit } if limit == 12 << 20),
+            "{error}"
+        );
+        for before_break in [1, 7] {
+            let chunks = std::iter::repeat_n(chunk.clone(), before_break).map(Ok);
+            let broken = chunks.chain([Err(Error::Body("gone".into()))]);
+            let error = t
+                .store
+                .put(
+                    &app(),
+                    "a",
+                    options(""),
+                    futures_util::stream::iter(broken).boxed(),
+                )
+                .await;
+            assert!(matches!(error, Err(Error::Body(_))));
+        }
+        assert_eq!(files(t.dir.path()).len(), 1);
+        let info = t.store.head(&app(), "a").await.unwrap();
+        assert_eq!(
+            read(t.store.open_object(&app(), &info, None).await.unwrap()).await,
+            b"old"
+        );
     }
-    assert_eq!(files(t.dir.path()).len(), 1);
-    let info = t.store.head(&app(), "a").await.unwrap();
-    assert_eq!(
-        read(t.store.open_object(&app(), &info, None).await.unwrap()).await,
-        b"old"
-    );
 }
 
 #[tokio::test]
 async fn a_client_that_disconnects_in_the_middle_leaves_nothing() {
-    let t = bench();
-    let sent = Arc::new(AtomicUsize::new(0));
-    let chunk = Bytes::from(noise(1 << 20));
-    let counter = sent.clone();
-    let stalling = futures_util::stream::poll_fn(move |_| {
-        if counter.fetch_add(1, Ordering::SeqCst) < 7 {
-            return std::task::Poll::Ready(Some(Ok(chunk.clone())));
+    for t in both() {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let chunk = Bytes::from(noise(1 << 20));
+        let counter = sent.clone();
+        let stalling = futures_util::stream::poll_fn(move |_| {
+            if counter.fetch_add(1, Ordering::SeqCst) < 7 {
+                return std::task::Poll::Ready(Some(Ok(chunk.clone())));
+            }
+            std::task::Poll::Pending
+        });
+        let app = app();
+        let put = t.store.put(&app, "a", options(""), stalling.boxed());
+        let stalled = async {
+            while sent.load(Ordering::SeqCst) < 8 {
+                tokio::task::yield_now().await;
+            }
+        };
+        drop(futures_util::future::select(Box::pin(put), Box::pin(stalled)).await);
+        assert!(matches!(
+            t.store.head(&app, "a").await,
+            Err(Error::NotFound { .. })
+        ));
+        // The backend removes its staging file on a blocking thread; wait for it by running one more.
+        while !files(t.dir.path()).is_empty() {
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
         }
-        std::task::Poll::Pending
-    });
-    let app = app();
-    let put = t.store.put(&app, "a", options(""), stalling.boxed());
-    let stalled = async {
-        while sent.load(Ordering::SeqCst) < 8 {
-            tokio::task::yield_now().await;
-        }
-    };
-    drop(futures_util::future::select(Box::pin(put), Box::pin(stalled)).await);
-    assert!(matches!(
-        t.store.head(&app, "a").await,
-        Err(Error::NotFound { .. })
-    ));
-    // The backend removes its staging file on a blocking thread; wait for it by running one more.
-    while !files(t.dir.path()).is_empty() {
-        tokio::task::spawn_blocking(|| ()).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn a_failed_commit_keeps_the_old_object_and_no_new_blob() {
-    let t = bench();
+    let model = MemoryDocuments::new();
+    let t = bench(model.clone());
     t.store.put(&app(), "a", options(""), once(b"old")).await.unwrap();
-    t.documents.set_writes_fail(true);
+    model.set_writes_fail(true);
     assert!(matches!(
         t.store.put(&app(), "a", options(""), once(b"new")).await,
         Err(Error::Database(_))
     ));
     assert!(t.store.delete(&app(), "a").await.is_err());
-    t.documents.set_writes_fail(false);
+    model.set_writes_fail(false);
     assert_eq!(files(t.dir.path()).len(), 1);
     let info = t.store.head(&app(), "a").await.unwrap();
     assert_eq!(
@@ -293,105 +300,111 @@ async fn a_failed_commit_keeps_the_old_object_and_no_new_blob() {
 
 #[tokio::test]
 async fn apps_do_not_see_each_other() {
-    let t = bench();
-    t.store.put(&app(), "a", options(""), once(b"x")).await.unwrap();
-    let other: AppId = "other".parse().unwrap();
-    assert!(t.store.head(&other, "a").await.is_err());
-    assert!(!t.store.delete(&other, "a").await.unwrap());
-    assert!(t.store.list(&other, "", None, 10).await.unwrap().is_empty());
+    for t in both() {
+        t.store.put(&app(), "a", options(""), once(b"x")).await.unwrap();
+        let other: AppId = "other".parse().unwrap();
+        assert!(t.store.head(&other, "a").await.is_err());
+        assert!(!t.store.delete(&other, "a").await.unwrap());
+        assert!(t.store.list(&other, "", None, 10).await.unwrap().is_empty());
+    }
 }
 
 #[tokio::test]
 async fn listings_are_in_path_order_and_go_on() {
-    let t = bench();
-    for path in ["b", "a/2", "a/1", "a-", "a0", "a/照"] {
-        t.store.put(&app(), path, options(""), once(b"x")).await.unwrap();
+    for t in both() {
+        for path in ["b", "a/2", "a/1", "a-", "a0", "a/照"] {
+            t.store.put(&app(), path, options(""), once(b"x")).await.unwrap();
+        }
+        let list = async |prefix: &str, after: Option<&str>, limit| {
+            let found = t.store.list(&app(), prefix, after, limit).await.unwrap();
+            found.iter().map(|info| info.path.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(list("", None, 10).await, ["a-", "a/1", "a/2", "a/照", "a0", "b"]);
+        assert_eq!(list("a/", None, 10).await, ["a/1", "a/2", "a/照"]);
+        assert_eq!(list("a/", Some("a/1"), 1).await, ["a/2"]);
+        assert_eq!(list("a/", Some("a"), 1).await, ["a/1"]);
+        assert!(list("a/", Some("z"), 9).await.is_empty() && list("", None, 0).await.is_empty());
+        assert!(t.store.list(&app(), "a\0", None, 1).await.is_err());
     }
-    let list = async |prefix: &str, after: Option<&str>, limit| {
-        let found = t.store.list(&app(), prefix, after, limit).await.unwrap();
-        found.iter().map(|info| info.path.to_string()).collect::<Vec<_>>()
-    };
-    assert_eq!(list("", None, 10).await, ["a-", "a/1", "a/2", "a/照", "a0", "b"]);
-    assert_eq!(list("a/", None, 10).await, ["a/1", "a/2", "a/照"]);
-    assert_eq!(list("a/", Some("a/1"), 1).await, ["a/2"]);
-    assert_eq!(list("a/", Some("a"), 1).await, ["a/1"]);
-    assert!(list("a/", Some("z"), 9).await.is_empty() && list("", None, 0).await.is_empty());
-    assert!(t.store.list(&app(), "a\0", None, 1).await.is_err());
 }
 
 #[tokio::test]
 async fn bad_paths_are_refused() {
-    let t = bench();
-    for path in ["", "/a", "a/../../b", "a\0b"] {
-        let error = t
-            .store
-            .put(&app(), path, options(""), once(b"x"))
-            .await
-            .unwrap_err();
-        assert!(matches!(error, Error::InvalidPath { .. }), "{path:?}");
-        assert!(matches!(
-            t.store.head(&app(), path).await,
-            Err(Error::NotFound { .. })
-        ));
+    for t in both() {
+        for path in ["", "/a", "a/../../b", "a\0b"] {
+            let error = t
+                .store
+                .put(&app(), path, options(""), once(b"x"))
+                .await
+                .unwrap_err();
+            assert!(matches!(error, Error::InvalidPath { .. }), "{path:?}");
+            assert!(matches!(
+                t.store.head(&app(), path).await,
+                Err(Error::NotFound { .. })
+            ));
+        }
+        assert!(files(t.dir.path()).is_empty());
     }
-    assert!(files(t.dir.path()).is_empty());
 }
 
 #[tokio::test]
 async fn content_is_addressed_by_its_hash_and_verified() {
-    let t = bench();
-    for len in [10, 200_000] {
-        let bytes = Bytes::from(noise(len));
-        let hash = ContentHash::from_bytes(Sha256::digest(&bytes).into());
-        assert!(!t.store.has_content(hash).await.unwrap());
-        assert!(matches!(
-            t.store.get_content(hash).await,
-            Err(Error::NotFound { .. })
-        ));
-        let wrong = t.store.put_content(hash, Bytes::from_static(b"other")).await;
-        assert!(matches!(wrong, Err(Error::Body(_))));
-        t.store.put_content(hash, bytes.clone()).await.unwrap();
-        t.store.put_content(hash, bytes.clone()).await.unwrap();
-        assert!(t.store.has_content(hash).await.unwrap());
-        assert!(t.store.cached_content(hash).is_none());
-        assert_eq!(t.store.get_content(hash).await.unwrap(), bytes);
-        assert_eq!(t.store.cached_content(hash).is_some(), len == 10);
+    for t in both() {
+        for len in [10, 200_000] {
+            let bytes = Bytes::from(noise(len));
+            let hash = ContentHash::from_bytes(Sha256::digest(&bytes).into());
+            assert!(!t.store.has_content(hash).await.unwrap());
+            assert!(matches!(
+                t.store.get_content(hash).await,
+                Err(Error::NotFound { .. })
+            ));
+            let wrong = t.store.put_content(hash, Bytes::from_static(b"other")).await;
+            assert!(matches!(wrong, Err(Error::Body(_))));
+            t.store.put_content(hash, bytes.clone()).await.unwrap();
+            t.store.put_content(hash, bytes.clone()).await.unwrap();
+            assert!(t.store.has_content(hash).await.unwrap());
+            assert!(t.store.cached_content(hash).is_none());
+            assert_eq!(t.store.get_content(hash).await.unwrap(), bytes);
+            assert_eq!(t.store.cached_content(hash).is_some(), len == 10);
+        }
     }
 }
 
 #[tokio::test]
 async fn rotten_bytes_are_an_error_not_an_answer() {
-    let t = bench();
-    t.store
-        .put(&app(), "a", options(""), once(b"good"))
-        .await
-        .unwrap();
-    std::fs::write(&files(t.dir.path())[0], b"evil").unwrap();
-    let info = t.store.head(&app(), "a").await.unwrap();
-    let Err(error) = t.store.open_object(&app(), &info, None).await else {
-        panic!("served rotten bytes")
-    };
-    assert!(error.to_string().contains("corrupt"), "{error}");
-    assert!(t.store.cached_content(info.hash).is_none());
+    for t in both() {
+        t.store
+            .put(&app(), "a", options(""), once(b"good"))
+            .await
+            .unwrap();
+        std::fs::write(&files(t.dir.path())[0], b"evil").unwrap();
+        let info = t.store.head(&app(), "a").await.unwrap();
+        let Err(error) = t.store.open_object(&app(), &info, None).await else {
+            panic!("served rotten bytes")
+        };
+        assert!(error.to_string().contains("corrupt"), "{error}");
+        assert!(t.store.cached_content(info.hash).is_none());
+    }
 }
 
 #[tokio::test]
 async fn garbage_goes_after_a_day_and_live_blobs_stay() {
-    let t = bench();
-    t.store
-        .put(&app(), "a", options(""), once(b"live"))
-        .await
-        .unwrap();
-    let dead = t.dir.path().join("objects/hotel/00");
-    std::fs::create_dir_all(&dead).unwrap();
-    std::fs::write(dead.join("00000000000000000000000000000000"), b"dead").unwrap();
-    // The manual clock stands in 1970: nothing is old yet.
-    assert_eq!(t.store.collect_garbage(&app()).await.unwrap(), 0);
-    t.clock.advance(Duration::from_secs(200 * 365 * 24 * 3600));
-    assert_eq!(t.store.collect_garbage(&app()).await.unwrap(), 1);
-    let info = t.store.head(&app(), "a").await.unwrap();
-    assert_eq!(
-        read(t.store.open_object(&app(), &info, None).await.unwrap()).await,
-        b"live"
-    );
+    for t in both() {
+        t.store
+            .put(&app(), "a", options(""), once(b"live"))
+            .await
+            .unwrap();
+        let dead = t.dir.path().join("objects/hotel/00");
+        std::fs::create_dir_all(&dead).unwrap();
+        std::fs::write(dead.join("00000000000000000000000000000000"), b"dead").unwrap();
+        // The manual clock stands in 1970: nothing is old yet.
+        assert_eq!(t.store.collect_garbage(&app()).await.unwrap(), 0);
+        t.clock.advance(Duration::from_secs(200 * 365 * 24 * 3600));
+        assert_eq!(t.store.collect_garbage(&app()).await.unwrap(), 1);
+        let info = t.store.head(&app(), "a").await.unwrap();
+        assert_eq!(
+            read(t.store.open_object(&app(), &info, None).await.unwrap()).await,
+            b"live"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Code;
-use crate::testing::MemoryDocuments;
+use crate::testing::{MemoryDocuments, embedded};
 
 const NEVER: Deadline = Deadline::NEVER;
 
@@ -24,13 +24,18 @@ fn admin() -> Principal {
     Principal::Admin { key_id: "k".into() }
 }
 
-fn app_data(rule: Option<Rule>) -> AppData {
+fn over(documents: Arc<dyn Documents>, rule: Option<Rule>) -> AppData {
     let rules = rule.map(|rule| ("c".to_owned(), rule)).into_iter().collect();
     AppData {
         app: "hotel".parse().unwrap(),
-        documents: MemoryDocuments::new(),
+        documents,
         rules: Arc::new(rules),
     }
+}
+
+/// The same data in the model and in the engine.
+fn both_kinds(rule: Option<Rule>) -> [AppData; 2] {
+    [over(MemoryDocuments::new(), rule.clone()), over(embedded(), rule)]
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
@@ -121,35 +126,36 @@ fn denied<T>(result: Result<T, AccessError>) -> String {
 #[test]
 fn private_shows_the_creator_its_own_and_nobody_else_anything() {
     run(async {
-        let data = app_data(Some(Rule::Private));
-        seed(&data).await;
-        let me = data.session(user("hotel", "me"));
-        assert_eq!(ids(&me.find("c", query(rawdoc! {}), NEVER).await.unwrap()), [1]);
-        assert_eq!(
-            ids(&me
-                .find("c", query(rawdoc! { "_openid": "{openid}" }), NEVER)
-                .await
-                .unwrap()),
-            [1]
-        );
-        assert!(
-            ids(&me
-                .find("c", query(rawdoc! { "_openid": "you" }), NEVER)
-                .await
-                .unwrap())
-            .is_empty()
-        );
-        assert!(
-            ids(&me
-                .find("c", query(rawdoc! { "$or": [{ "_id": 2 }, { "n": 3 }] }), NEVER)
-                .await
-                .unwrap())
-            .is_empty()
-        );
-        assert_eq!(me.count("c", rawdoc! {}, NEVER).await.unwrap(), 1);
-        for stranger in [Principal::Public, user("other", "me")] {
-            let message = denied(data.session(stranger).find("c", query(rawdoc! {}), NEVER).await);
-            assert!(message.contains("log in first"), "{message}");
+        for data in both_kinds(Some(Rule::Private)) {
+            seed(&data).await;
+            let me = data.session(user("hotel", "me"));
+            assert_eq!(ids(&me.find("c", query(rawdoc! {}), NEVER).await.unwrap()), [1]);
+            assert_eq!(
+                ids(&me
+                    .find("c", query(rawdoc! { "_openid": "{openid}" }), NEVER)
+                    .await
+                    .unwrap()),
+                [1]
+            );
+            assert!(
+                ids(&me
+                    .find("c", query(rawdoc! { "_openid": "you" }), NEVER)
+                    .await
+                    .unwrap())
+                .is_empty()
+            );
+            assert!(
+                ids(&me
+                    .find("c", query(rawdoc! { "$or": [{ "_id": 2 }, { "n": 3 }] }), NEVER)
+                    .await
+                    .unwrap())
+                .is_empty()
+            );
+            assert_eq!(me.count("c", rawdoc! {}, NEVER).await.unwrap(), 1);
+            for stranger in [Principal::Public, user("other", "me")] {
+                let message = denied(data.session(stranger).find("c", query(rawdoc! {}), NEVER).await);
+                assert!(message.contains("log in first"), "{message}");
+            }
         }
     });
 }
@@ -157,191 +163,202 @@ fn private_shows_the_creator_its_own_and_nobody_else_anything() {
 #[test]
 fn functions_and_admins_pass_unless_of_another_app() {
     run(async {
-        let data = app_data(None);
-        seed(&data).await;
-        let function = |app: &str| Principal::Function {
-            app: app.parse().unwrap(),
-            function: "f".into(),
-        };
-        assert_eq!(
-            data.session(function("hotel"))
-                .count("c", rawdoc! {}, NEVER)
-                .await
-                .unwrap(),
-            3
-        );
-        assert_eq!(
-            data.session(admin()).count("c", rawdoc! {}, NEVER).await.unwrap(),
-            3
-        );
-        denied(
-            data.session(function("other"))
-                .count("c", rawdoc! {}, NEVER)
-                .await,
-        );
-        denied(
-            data.session(user("hotel", "me"))
-                .count("c", rawdoc! {}, NEVER)
-                .await,
-        );
+        for data in both_kinds(None) {
+            seed(&data).await;
+            let function = |app: &str| Principal::Function {
+                app: app.parse().unwrap(),
+                function: "f".into(),
+            };
+            assert_eq!(
+                data.session(function("hotel"))
+                    .count("c", rawdoc! {}, NEVER)
+                    .await
+                    .unwrap(),
+                3
+            );
+            assert_eq!(
+                data.session(admin()).count("c", rawdoc! {}, NEVER).await.unwrap(),
+                3
+            );
+            denied(
+                data.session(function("other"))
+                    .count("c", rawdoc! {}, NEVER)
+                    .await,
+            );
+            denied(
+                data.session(user("hotel", "me"))
+                    .count("c", rawdoc! {}, NEVER)
+                    .await,
+            );
+        }
     });
 }
 
 #[test]
 fn readonly_shows_everybody_all_and_lets_the_creator_write() {
     run(async {
-        let data = app_data(Some(Rule::ReadOnly));
-        seed(&data).await;
-        assert_eq!(
-            data.session(Principal::Public)
-                .count("c", rawdoc! {}, NEVER)
-                .await
-                .unwrap(),
-            3
-        );
-        denied(
-            data.session(Principal::Public)
-                .insert("c", insert(rawdoc! {}), NEVER)
-                .await,
-        );
-        let me = data.session(user("hotel", "me"));
-        let set = || rawdoc! { "$set": { "n": 9 } };
-        assert_eq!(
-            me.update("c", update(rawdoc! { "_id": 1 }, set(), false), NEVER)
-                .await
-                .unwrap()
-                .matched,
-            1
-        );
-        assert_eq!(
-            me.update("c", update(rawdoc! { "_id": 2 }, set(), false), NEVER)
-                .await
-                .unwrap()
-                .matched,
-            0
-        );
-        assert_eq!(
-            me.delete("c", delete(rawdoc! {}), NEVER).await.unwrap().deleted,
-            1
-        );
-        assert_eq!(all(&data).await.len(), 2);
+        for data in both_kinds(Some(Rule::ReadOnly)) {
+            seed(&data).await;
+            assert_eq!(
+                data.session(Principal::Public)
+                    .count("c", rawdoc! {}, NEVER)
+                    .await
+                    .unwrap(),
+                3
+            );
+            denied(
+                data.session(Principal::Public)
+                    .insert("c", insert(rawdoc! {}), NEVER)
+                    .await,
+            );
+            let me = data.session(user("hotel", "me"));
+            let set = || rawdoc! { "$set": { "n": 9 } };
+            assert_eq!(
+                me.update("c", update(rawdoc! { "_id": 1 }, set(), false), NEVER)
+                    .await
+                    .unwrap()
+                    .matched,
+                1
+            );
+            assert_eq!(
+                me.update("c", update(rawdoc! { "_id": 2 }, set(), false), NEVER)
+                    .await
+                    .unwrap()
+                    .matched,
+                0
+            );
+            assert_eq!(
+                me.delete("c", delete(rawdoc! {}), NEVER).await.unwrap().deleted,
+                1
+            );
+            assert_eq!(all(&data).await.len(), 2);
+        }
     });
 }
 
 #[test]
 fn owner_is_stamped_and_never_taken_from_the_client() {
     run(async {
-        let data = app_data(Some(Rule::Private));
-        seed(&data).await;
-        let me = data.session(user("hotel", "me"));
-        assert_eq!(
-            me.insert("c", insert(rawdoc! { "_id": 4 }), NEVER)
-                .await
-                .unwrap()
-                .ids
-                .len(),
-            1
-        );
-        for owner in ["me", "you", "{openid}"] {
-            let message = denied(me.insert("c", insert(rawdoc! { "_openid": owner }), NEVER).await);
-            assert!(message.contains("_openid"), "{message}");
-        }
-        me.update(
-            "c",
-            update(rawdoc! { "_id": 1 }, rawdoc! { "x": 1 }, false),
-            NEVER,
-        )
-        .await
-        .unwrap();
-        me.update(
-            "c",
-            update(rawdoc! { "_id": 5 }, rawdoc! { "$set": { "x": 1 } }, true),
-            NEVER,
-        )
-        .await
-        .unwrap();
-        me.update("c", update(rawdoc! { "_id": 6 }, rawdoc! { "x": 1 }, true), NEVER)
-            .await
-            .unwrap();
-        denied(
+        for data in both_kinds(Some(Rule::Private)) {
+            seed(&data).await;
+            let me = data.session(user("hotel", "me"));
+            assert_eq!(
+                me.insert("c", insert(rawdoc! { "_id": 4 }), NEVER)
+                    .await
+                    .unwrap()
+                    .ids
+                    .len(),
+                1
+            );
+            for owner in ["me", "you", "{openid}"] {
+                let message = denied(me.insert("c", insert(rawdoc! { "_openid": owner }), NEVER).await);
+                assert!(message.contains("_openid"), "{message}");
+            }
             me.update(
                 "c",
-                update(rawdoc! { "_openid": "you" }, rawdoc! { "x": 1 }, true),
+                update(rawdoc! { "_id": 1 }, rawdoc! { "x": 1 }, false),
                 NEVER,
             )
-            .await,
-        );
-        let own: Vec<_> = all(&data)
             .await
-            .into_iter()
-            .filter(|d| d.get("_openid") == Some(&"me".into()))
-            .collect();
-        let own: Vec<_> = own.iter().map(|d| d.get_i32("_id").unwrap()).collect();
-        assert_eq!(own, [1, 4, 5, 6]);
-        assert_eq!(all(&data).await[0], doc! { "_id": 1, "x": 1, "_openid": "me" });
+            .unwrap();
+            me.update(
+                "c",
+                update(rawdoc! { "_id": 5 }, rawdoc! { "$set": { "x": 1 } }, true),
+                NEVER,
+            )
+            .await
+            .unwrap();
+            me.update("c", update(rawdoc! { "_id": 6 }, rawdoc! { "x": 1 }, true), NEVER)
+                .await
+                .unwrap();
+            denied(
+                me.update(
+                    "c",
+                    update(rawdoc! { "_openid": "you" }, rawdoc! { "x": 1 }, true),
+                    NEVER,
+                )
+                .await,
+            );
+            let own: Vec<_> = all(&data)
+                .await
+                .into_iter()
+                .filter(|d| d.get("_openid") == Some(&"me".into()))
+                .collect();
+            let own: Vec<_> = own.iter().map(|d| d.get_i32("_id").unwrap()).collect();
+            assert_eq!(own, [1, 4, 5, 6]);
+            assert_eq!(all(&data).await[0], doc! { "_id": 1, "x": 1, "_openid": "me" });
+        }
     });
 }
 
 #[test]
 fn a_taken_id_is_neither_overwritten_nor_shown() {
     run(async {
-        let data = app_data(Some(Rule::Private));
-        seed(&data).await;
-        let me = data.session(user("hotel", "me"));
-        let inserted = me.insert("c", insert(rawdoc! { "_id": 2 }), NEVER).await.unwrap();
-        let upserted = me
-            .update("c", update(rawdoc! { "_id": 2 }, rawdoc! { "n": 0 }, true), NEVER)
-            .await
-            .unwrap();
-        for failed in inserted.errors.iter().chain(&upserted.errors) {
-            assert_eq!(failed.error.code(), Code::DuplicateKey);
-            assert_eq!(
-                failed.error.to_string(),
-                "a document with the same _id exists already"
-            );
-            assert!(failed.error.duplicate().is_none());
+        for data in both_kinds(Some(Rule::Private)) {
+            seed(&data).await;
+            let me = data.session(user("hotel", "me"));
+            let inserted = me.insert("c", insert(rawdoc! { "_id": 2 }), NEVER).await.unwrap();
+            let upserted = me
+                .update("c", update(rawdoc! { "_id": 2 }, rawdoc! { "n": 0 }, true), NEVER)
+                .await
+                .unwrap();
+            for failed in inserted.errors.iter().chain(&upserted.errors) {
+                assert_eq!(failed.error.code(), Code::DuplicateKey);
+                assert_eq!(
+                    failed.error.to_string(),
+                    "a document with the same _id exists already"
+                );
+                assert!(failed.error.duplicate().is_none());
+            }
+            assert_eq!((inserted.errors.len(), upserted.errors.len()), (1, 1));
+            assert_eq!(all(&data).await[1], doc! { "_id": 2, "_openid": "you", "n": 2 });
         }
-        assert_eq!((inserted.errors.len(), upserted.errors.len()), (1, 1));
-        assert_eq!(all(&data).await[1], doc! { "_id": 2, "_openid": "you", "n": 2 });
     });
 }
 
 #[test]
 fn find_and_modify_keeps_to_the_rule() {
     run(async {
-        let data = app_data(Some(Rule::ReadOnly));
-        seed(&data).await;
-        let me = data.session(user("hotel", "me"));
-        let modify = |id: i32, update| FindAndModify {
-            filter: rawdoc! { "_id": id },
-            update,
-            ..Default::default()
-        };
-        let set = || Some(rawdoc! { "$set": { "n": 9 } });
-        assert!(
-            me.find_and_modify("c", modify(1, set()), NEVER)
-                .await
-                .unwrap()
-                .matched
-        );
-        assert!(
-            !me.find_and_modify("c", modify(2, set()), NEVER)
-                .await
-                .unwrap()
-                .matched
-        );
-        assert!(
-            !me.find_and_modify("c", modify(2, None), NEVER)
-                .await
-                .unwrap()
-                .matched
-        );
-        denied(
-            me.find_and_modify("c", modify(1, Some(rawdoc! { "_openid": "you" })), NEVER)
-                .await,
-        );
-        assert_eq!(all(&data).await.len(), 3);
+        for data in both_kinds(Some(Rule::ReadOnly)) {
+            seed(&data).await;
+            let me = data.session(user("hotel", "me"));
+            let modify = |id: i32, update| FindAndModify {
+                filter: rawdoc! { "_id": id },
+                update,
+                ..Default::default()
+            };
+            let set = || Some(rawdoc! { "$set": { "n": 9 } });
+            assert!(
+                me.find_and_modify("c", modify(1, set()), NEVER)
+                    .await
+                    .unwrap()
+                    .matched
+            );
+            assert!(
+                !me.find_and_modify("c", modify(2, set()), NEVER)
+                    .await
+                    .unwrap()
+                    .matched
+            );
+            assert!(
+                !me.find_and_modify("c", modify(2, None), NEVER)
+                    .await
+                    .unwrap()
+                    .matched
+            );
+            denied(
+                me.find_and_modify("c", modify(1, Some(rawdoc! { "_openid": "you" })), NEVER)
+                    .await,
+            );
+            assert_eq!(all(&data).await.len(), 3);
+        }
     });
+}
+
+/// One engine for all cases: opening one starts threads.
+fn shared_engine() -> Arc<dyn Documents> {
+    static ENGINE: std::sync::OnceLock<Arc<dyn Documents>> = std::sync::OnceLock::new();
+    ENGINE.get_or_init(embedded).clone()
 }
 
 /// What a preset lets `owner` do, said as plainly as possible: the oracle of the property below.
@@ -473,8 +490,10 @@ proptest! {
         let principal = principals[who].clone();
         let owner = [Some("me"), Some("you"), None, None][who];
         run(async {
-            let data = app_data(Some(rule.clone()));
-            for (id, owner) in owners.into_iter().enumerate() {
+            for documents in [MemoryDocuments::new() as Arc<dyn Documents>, shared_engine()] {
+            let data = over(documents, Some(rule.clone()));
+            data.documents.drop_collection(&Namespace::new("hotel", "c")).await.unwrap();
+            for (id, owner) in owners.iter().cloned().enumerate() {
                 let mut document = rawdoc! { "_id": id as i32, "n": 1 };
                 match owner {
                     RawBson::Null => {}
@@ -483,8 +502,8 @@ proptest! {
                 }
                 data.session(admin()).insert("c", insert(document), NEVER).await.unwrap();
             }
-            let session = data.session(principal);
-            for operation in operations {
+            let session = data.session(principal.clone());
+            for operation in operations.iter().cloned() {
                 let before = all(&data).await;
                 for seen in perform(&session, operation).await {
                     let seen = Document::try_from(&*seen).unwrap();
@@ -499,6 +518,7 @@ proptest! {
                 for document in after.iter().filter(|document| !before.contains(document)) {
                     prop_assert!(may(&rule, owner, true, document), "made {}", document);
                 }
+            }
             }
             Ok(())
         })?;

@@ -112,26 +112,24 @@ fn follow(mut from: impl std::io::BufRead + Send + 'static, into: Arc<Mutex<Vec<
 }
 
 fn command(dir: &Path, args: &[String]) -> Command {
+    // The caches and the pool are small enough that many nodes fit beside each other on a small machine.
+    let defaults = [
+        ("--listen", "127.0.0.1:0"),
+        ("--admin-listen", "127.0.0.1:0"),
+        ("--workers", "2"),
+        ("--database-cache-bytes", "16MiB"),
+        ("--storage-cache-bytes", "16MiB"),
+        ("--functions-instances-max", "50"),
+    ];
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloudlet"));
+    command.arg("serve");
+    for (flag, value) in defaults {
+        if !args.iter().any(|arg| arg == flag) {
+            command.args([flag, value]);
+        }
+    }
     command
-        .arg("serve")
         .args(["--data-dir", dir.to_str().unwrap()])
-        .args([
-            "--listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-            "--workers",
-            "2",
-        ])
-        // Small enough that many nodes fit beside each other on a small machine.
-        .args([
-            "--database-cache-bytes",
-            "16MiB",
-            "--storage-cache-bytes",
-            "16MiB",
-        ])
-        .args(["--functions-instances-max", "50"])
         .args(args)
         .current_dir(dir)
         .stdin(Stdio::null())

@@ -101,7 +101,7 @@ fn hotel(node: SocketAddr) -> Client {
 
 /// The hotel and the recognition service that it calls, on one node.
 fn open_hotel() -> Node {
-    let node = Options::default().set("workers", "2").start();
+    let node = Node::start();
     for app in ["vision", "hotel"] {
         let deployed = node.deploy_example(app);
         assert!(deployed.status / 100 == 2, "{deployed:?}");
