@@ -27,11 +27,17 @@ pub(crate) async fn load(
     connections: usize,
     duration: Duration,
 ) -> Result<Outcome> {
-    let length = if method == "GET" { "" } else { "content-length: 0\r\n" };
+    let length = if method == "GET" {
+        ""
+    } else {
+        "content-length: 0\r\n"
+    };
     let request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{length}\r\n");
     let mut streams = Vec::new();
     for _ in 0..connections {
-        let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
         streams.push(stream);
     }
@@ -45,8 +51,13 @@ pub(crate) async fn load(
             set.spawn_local(async move { one_connection(stream, request.as_bytes(), until).await })
         })
         .collect();
-    let mut outcome =
-        Outcome { requests: 0, errors: 0, bytes: 0, elapsed: Duration::ZERO, latency: Histogram::new(3)? };
+    let mut outcome = Outcome {
+        requests: 0,
+        errors: 0,
+        bytes: 0,
+        elapsed: Duration::ZERO,
+        latency: Histogram::new(3)?,
+    };
     set.run_until(async {
         for task in tasks {
             let part = task.await.context("a connection's task failed")??;
@@ -63,8 +74,13 @@ pub(crate) async fn load(
 }
 
 async fn one_connection(mut stream: TcpStream, request: &[u8], until: Instant) -> Result<Outcome> {
-    let mut outcome =
-        Outcome { requests: 0, errors: 0, bytes: 0, elapsed: Duration::ZERO, latency: Histogram::new(3)? };
+    let mut outcome = Outcome {
+        requests: 0,
+        errors: 0,
+        bytes: 0,
+        elapsed: Duration::ZERO,
+        latency: Histogram::new(3)?,
+    };
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let sent = Instant::now();
@@ -73,7 +89,9 @@ async fn one_connection(mut stream: TcpStream, request: &[u8], until: Instant) -
         }
         stream.write_all(request).await?;
         let (status, bytes) = read_response(&mut stream, &mut buffer).await?;
-        outcome.latency.saturating_record(sent.elapsed().as_nanos() as u64);
+        outcome
+            .latency
+            .saturating_record(sent.elapsed().as_nanos() as u64);
         outcome.requests += 1;
         outcome.bytes += bytes;
         if !(200..300).contains(&status) {
@@ -138,7 +156,9 @@ enum Framing {
 }
 
 fn parse_status(head: &str) -> Result<u16> {
-    head.get(9..12).and_then(|s| s.parse().ok()).with_context(|| format!("no status in {:?}", head.lines().next()))
+    head.get(9..12)
+        .and_then(|s| s.parse().ok())
+        .with_context(|| format!("no status in {:?}", head.lines().next()))
 }
 
 fn parse_framing(head: &str) -> Framing {

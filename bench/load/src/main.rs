@@ -54,17 +54,39 @@ const SCENARIOS: &[Scenario] = &[
         method: "GET",
         servers: &[Kind::Cloudlet, Kind::WasmtimeServe, Kind::Workerd],
     },
-    Scenario { name: "read one document", path: "/read-one", method: "GET", servers: &[Kind::Cloudlet] },
-    Scenario { name: "insert one document", path: "/insert-one", method: "POST", servers: &[Kind::Cloudlet] },
-    Scenario { name: "object, 1 KiB", path: "/1k.bin", method: "GET", servers: &[Kind::Cloudlet, Kind::Nginx] },
-    Scenario { name: "object, 1 MiB", path: "/1m.bin", method: "GET", servers: &[Kind::Cloudlet, Kind::Nginx] },
+    Scenario {
+        name: "read one document",
+        path: "/read-one",
+        method: "GET",
+        servers: &[Kind::Cloudlet],
+    },
+    Scenario {
+        name: "insert one document",
+        path: "/insert-one",
+        method: "POST",
+        servers: &[Kind::Cloudlet],
+    },
+    Scenario {
+        name: "object, 1 KiB",
+        path: "/1k.bin",
+        method: "GET",
+        servers: &[Kind::Cloudlet, Kind::Nginx],
+    },
+    Scenario {
+        name: "object, 1 MiB",
+        path: "/1m.bin",
+        method: "GET",
+        servers: &[Kind::Cloudlet, Kind::Nginx],
+    },
 ];
 
 fn main() -> Result<()> {
     let options = parse(std::env::args().skip(1))?;
     peers::pin_self(options.generator_cpu)?;
     write_site(&options.app.join("site"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let table = runtime.block_on(run(&options))?;
     let text = table.to_markdown();
     println!("{text}");
@@ -78,7 +100,10 @@ fn main() -> Result<()> {
 /// hits all servers alike.
 async fn run(options: &Options) -> Result<Table> {
     let mut table = Table::default();
-    for scenario in SCENARIOS.iter().filter(|s| options.only.as_ref().is_none_or(|o| s.name.contains(o.as_str()))) {
+    for scenario in SCENARIOS
+        .iter()
+        .filter(|s| options.only.as_ref().is_none_or(|o| s.name.contains(o.as_str())))
+    {
         let mut servers = Vec::new();
         for kind in scenario.servers {
             match Server::start(*kind, options).await {
@@ -92,15 +117,27 @@ async fn run(options: &Options) -> Result<Table> {
         }
         for &connections in &options.connections {
             for server in &servers {
-                client::load(server.address(), scenario.method, scenario.path, connections, options.warm_up).await?;
+                client::load(
+                    server.address(),
+                    scenario.method,
+                    scenario.path,
+                    connections,
+                    options.warm_up,
+                )
+                .await?;
             }
             for round in 0..options.rounds {
                 for server in &servers {
                     let before = server.cpu_seconds()?;
-                    let outcome =
-                        client::load(server.address(), scenario.method, scenario.path, connections, options.duration)
-                            .await
-                            .with_context(|| format!("{} on {}", scenario.name, server.kind().name()))?;
+                    let outcome = client::load(
+                        server.address(),
+                        scenario.method,
+                        scenario.path,
+                        connections,
+                        options.duration,
+                    )
+                    .await
+                    .with_context(|| format!("{} on {}", scenario.name, server.kind().name()))?;
                     let cpu = server.cpu_seconds()? - before;
                     let sample = Sample::new(&outcome, cpu, server.resident_bytes()?);
                     eprintln!(
@@ -111,7 +148,14 @@ async fn run(options: &Options) -> Result<Table> {
                         options.rounds,
                         server.kind().name()
                     );
-                    table.add(Cell { scenario: scenario.name, connections, server: server.kind().name() }, sample);
+                    table.add(
+                        Cell {
+                            scenario: scenario.name,
+                            connections,
+                            server: server.kind().name(),
+                        },
+                        sample,
+                    );
                 }
             }
         }
@@ -160,16 +204,22 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
             "--peers" => options.peers = value()?.into(),
             "--rounds" => options.rounds = value()?.parse().context("--rounds takes a number")?,
             "--seconds" => {
-                options.duration = Duration::from_secs_f64(value()?.parse().context("--seconds takes a number")?);
+                options.duration =
+                    Duration::from_secs_f64(value()?.parse().context("--seconds takes a number")?);
             }
             "--connections" => {
                 options.connections = value()?
                     .split(',')
-                    .map(|n| n.parse().context("--connections takes numbers separated by commas"))
+                    .map(|n| {
+                        n.parse()
+                            .context("--connections takes numbers separated by commas")
+                    })
                     .collect::<Result<_>>()?;
             }
             "--server-cpus" => options.server_cpus = value()?,
-            "--generator-cpu" => options.generator_cpu = value()?.parse().context("--generator-cpu takes a number")?,
+            "--generator-cpu" => {
+                options.generator_cpu = value()?.parse().context("--generator-cpu takes a number")?
+            }
             "--only" => options.only = Some(value()?),
             "--out" => options.out = Some(value()?.into()),
             other => bail!("unknown option {other:?}; see bench/README.md"),

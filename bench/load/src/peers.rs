@@ -50,14 +50,22 @@ impl Server {
             Kind::Workerd => workerd(options, dir.path())?,
             Kind::Nginx => nginx(options, dir.path())?,
         };
-        let server = Server { kind, child, address, _dir: dir };
+        let server = Server {
+            kind,
+            child,
+            address,
+            _dir: dir,
+        };
         for _ in 0..200 {
             if TcpStream::connect(address).await.is_ok() {
                 return Ok(server);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        bail!("{} did not accept a connection on {address} within 10 s", kind.name())
+        bail!(
+            "{} did not accept a connection on {address} within 10 s",
+            kind.name()
+        )
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -125,13 +133,23 @@ struct Process {
 fn processes() -> Result<HashMap<u32, Process>> {
     let mut all = HashMap::new();
     for entry in std::fs::read_dir("/proc").context("read /proc")? {
-        let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
-        let Some((_, rest)) = stat.rsplit_once(')') else { continue };
+        let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else {
+            continue;
+        };
+        let Some((_, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let field = |n: usize| fields.get(n - 3).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-        let process =
-            Process { id, parent: field(4) as u32, ticks: field(14) + field(15), resident_pages: field(24) };
+        let process = Process {
+            id,
+            parent: field(4) as u32,
+            ticks: field(14) + field(15),
+            resident_pages: field(24),
+        };
         all.insert(id, process);
     }
     Ok(all)
@@ -146,13 +164,25 @@ pub(crate) fn pin_self(cpu: usize) -> Result<()> {
 
 fn pinned(options: &Options, program: &Path) -> Command {
     let mut command = Command::new("taskset");
-    command.arg("-c").arg(&options.server_cpus).arg(program).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+    command
+        .arg("-c")
+        .arg(&options.server_cpus)
+        .arg(program)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null());
     command
 }
 
 fn cloudlet(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
     let mut child = pinned(options, &options.cloudlet)
-        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--data-dir",
+        ])
         .arg(dir.join("data"))
         .stdout(Stdio::piped())
         .stderr(Stdio::from(std::fs::File::create(dir.join("log"))?))
@@ -162,7 +192,10 @@ fn cloudlet(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
     let (mut public, mut admin, mut key) = (None, None, None);
     while public.is_none() || admin.is_none() || key.is_none() {
         let Some(line) = lines.next().transpose()? else {
-            bail!("the node ended early: {}", std::fs::read_to_string(dir.join("log")).unwrap_or_default());
+            bail!(
+                "the node ended early: {}",
+                std::fs::read_to_string(dir.join("log")).unwrap_or_default()
+            );
         };
         let after = |prefix: &str| line.strip_prefix(prefix).map(str::to_owned);
         public = public.or(after("listening public http://"));
@@ -170,7 +203,11 @@ fn cloudlet(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
         key = key.or(after("admin key: "));
     }
     std::thread::spawn(move || lines.for_each(drop));
-    let (public, admin, key) = (public.unwrap_or_default(), admin.unwrap_or_default(), key.unwrap_or_default());
+    let (public, admin, key) = (
+        public.unwrap_or_default(),
+        admin.unwrap_or_default(),
+        key.unwrap_or_default(),
+    );
     let deploy = Command::new(&options.cloudlet)
         .args(["deploy", "-C"])
         .arg(&options.app)
@@ -179,7 +216,10 @@ fn cloudlet(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
         .context("run `cloudlet deploy`")?;
     if !deploy.status.success() {
         let _ = child.kill();
-        bail!("the benchmark's app was not deployed: {}", String::from_utf8_lossy(&deploy.stderr));
+        bail!(
+            "the benchmark's app was not deployed: {}",
+            String::from_utf8_lossy(&deploy.stderr)
+        );
     }
     Ok((child, public.parse().context("parse the node's address")?))
 }
@@ -187,11 +227,22 @@ fn cloudlet(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
 fn wasmtime_serve(options: &Options) -> Result<(Child, SocketAddr)> {
     let program = options.peers.join("bin/wasmtime");
     if !program.exists() {
-        bail!("{} is not there; `cargo xtask bench --peers` builds it", program.display());
+        bail!(
+            "{} is not there; `cargo xtask bench --peers` builds it",
+            program.display()
+        );
     }
     let address = free_address()?;
     let child = pinned(options, &program)
-        .args(["serve", "-O", "pooling-allocator=y", "-S", "cli,config", "--addr", &address.to_string()])
+        .args([
+            "serve",
+            "-O",
+            "pooling-allocator=y",
+            "-S",
+            "cli,config",
+            "--addr",
+            &address.to_string(),
+        ])
         .arg(hello_component(options))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -201,13 +252,18 @@ fn wasmtime_serve(options: &Options) -> Result<(Child, SocketAddr)> {
 }
 
 fn hello_component(options: &Options) -> PathBuf {
-    options.app.join("../guests/target/wasm32-wasip2/release/bench_hello.wasm")
+    options
+        .app
+        .join("../guests/target/wasm32-wasip2/release/bench_hello.wasm")
 }
 
 fn workerd(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
     let program = options.peers.join("node_modules/workerd/bin/workerd");
     if !program.exists() {
-        bail!("{} is not there; `cargo xtask bench --peers` installs it", program.display());
+        bail!(
+            "{} is not there; `cargo xtask bench --peers` installs it",
+            program.display()
+        );
     }
     let address = free_address()?;
     std::fs::write(
@@ -239,10 +295,19 @@ fn workerd(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
 }
 
 fn nginx(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
-    let program = ["/usr/sbin/nginx", "/usr/bin/nginx"].iter().map(Path::new).find(|p| p.exists());
-    let Some(program) = program else { bail!("nginx is not installed; `apt-get install nginx-light` has it") };
+    let program = ["/usr/sbin/nginx", "/usr/bin/nginx"]
+        .iter()
+        .map(Path::new)
+        .find(|p| p.exists());
+    let Some(program) = program else {
+        bail!("nginx is not installed; `apt-get install nginx-light` has it")
+    };
     let address = free_address()?;
-    let site = options.app.join("site").canonicalize().context("the benchmark app's site")?;
+    let site = options
+        .app
+        .join("site")
+        .canonicalize()
+        .context("the benchmark app's site")?;
     let dir_text = dir.display();
     std::fs::write(
         dir.join("nginx.conf"),

@@ -87,11 +87,17 @@ impl Table {
                 values.sort_by(f64::total_cmp);
                 values[values.len() / 2]
             };
-            let node = self.order.iter().find(|c| c.scenario == cell.scenario && c.connections == cell.connections);
+            let node = self
+                .order
+                .iter()
+                .find(|c| c.scenario == cell.scenario && c.connections == cell.connections);
             let ratio = |f: fn(&Sample) -> f64| {
                 let Some(node) = node else { return f64::NAN };
-                let mut values: Vec<f64> =
-                    self.samples[node].iter().zip(samples).map(|(ours, theirs)| f(ours) / f(theirs)).collect();
+                let mut values: Vec<f64> = self.samples[node]
+                    .iter()
+                    .zip(samples)
+                    .map(|(ours, theirs)| f(ours) / f(theirs))
+                    .collect();
                 values.sort_by(f64::total_cmp);
                 values[values.len() / 2]
             };

@@ -78,7 +78,7 @@ pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
 /// An object opened for reading.
 pub enum Opened {
-    /// Whole in memory: serve slices of it.
+    /// In memory: exactly the bytes of the range.
     Cached(Bytes),
     /// The range asked for, streamed from the backend.
     Streamed(Body),

@@ -517,7 +517,7 @@ impl Suite<'_> {
             .await
             .expect_err("it exists");
         assert_eq!(error.code(), Code::NamespaceExists);
-        assert_eq!(names().await, [self.ns.collection.clone()]);
+        assert_eq!(names().await, std::slice::from_ref(&self.ns.collection));
         self.index(index(&[("a", 1), ("b", -1)])).await.expect("index");
         let indexes = self.documents.list_indexes(&self.ns).await.expect("list");
         let shown: Vec<&str> = indexes.iter().map(|index| &*index.name).collect();

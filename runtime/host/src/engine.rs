@@ -1,6 +1,6 @@
 //! The engine: wasmtime's settings, chosen by measurement, and the epoch ticker. Not here: what runs in it.
 //!
-//! A fresh instance of the hello fixture, `examples/engine.rs` in a release build, two virtual cores of an AMD EPYC,
+//! A fresh instance of the hello fixture, `bench/micro/engine.rs` in a release build, two virtual cores of an AMD EPYC,
 //! Linux 6.18. Five runs, lowest to highest (median): the machine's own speed changes by 1.8 between runs, so only
 //! differences larger than that mean anything, and one run proves nothing.
 //!

@@ -327,7 +327,8 @@ impl<T> Drop for Guest<T> {
 
 /// What a guest's failure means.
 fn classify(error: &wasmtime::Error, growth_denied: bool) -> Stop {
-    let message = |prefix: &str| cut(format!("{prefix}{error:?}"));
+    // The chain of causes, which has the guest's own backtrace; `Debug` would add one of the host.
+    let message = |prefix: &str| cut(format!("{prefix}{error:#}"));
     if let Some(spent) = error.downcast_ref::<Spent>() {
         return match spent {
             Spent::Time => Stop::Deadline,

@@ -1,4 +1,5 @@
 //! Calls: handlers, their errors, HTTP components as a fallback, functions that call functions.
+#![allow(clippy::unwrap_used, reason = "a test, also outside of its functions")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The database and the storage as guests reach them: grants, batches, typed errors, streams.
+#![allow(clippy::unwrap_used, reason = "a test, also outside of its functions")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! HTTP invocations that go well: bodies both ways, isolation, what a guest sees and says.
+#![allow(clippy::unwrap_used, reason = "a test, also outside of its functions")]
 
 mod support;
 

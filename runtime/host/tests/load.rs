@@ -1,4 +1,5 @@
 //! From bytes to a loaded app: what is refused and how it is told, and the artifact cache.
+#![allow(clippy::unwrap_used, reason = "a test, also outside of its functions")]
 
 mod support;
 

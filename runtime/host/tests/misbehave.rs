@@ -1,4 +1,5 @@
 //! Guests that do wrong get an error of their own, by kind, and leave their neighbours alone.
+#![allow(clippy::unwrap_used, reason = "a test, also outside of its functions")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Guests' requests to the world: allowed origins, refused ones, loopback only when named, counts.
+#![allow(clippy::unwrap_used, reason = "a test, also outside of its functions")]
 
 mod support;
 

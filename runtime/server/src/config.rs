@@ -47,6 +47,8 @@ pub(crate) struct NodeConfig {
     pub(crate) cors: Cors,
     /// The node's own log.
     pub(crate) log: Log,
+    /// Time between two rounds of maintenance.
+    pub(crate) maintenance_interval: Duration,
     /// Whether `/metrics` on the admin listener needs no key.
     pub(crate) metrics_public: bool,
 }
@@ -199,6 +201,8 @@ settings! {
     workers, "workers", "CLOUDLET_WORKERS";
     /// Whether /metrics needs no key [default: true on a loopback admin listener, else false]
     metrics_public, "metrics_public", "CLOUDLET_METRICS_PUBLIC";
+    /// Time between two rounds of maintenance [default: 1h]
+    maintenance_interval, "maintenance_interval", "CLOUDLET_MAINTENANCE_INTERVAL";
     /// PEM file of the certificate chain of the public listener
     tls_cert, "tls.cert", "CLOUDLET_TLS_CERT";
     /// PEM file of its private key
@@ -420,6 +424,7 @@ impl<'a> Settings<'a> {
                 level: self.get("log.level", "info".into(), |text| Ok(text.to_owned())),
                 format: self.get("log.format", LogFormat::Text, log_format),
             },
+            maintenance_interval: self.get("maintenance_interval", Duration::from_secs(3600), duration),
             metrics_public: self.get("metrics_public", admin_listen.ip().is_loopback(), boolean),
             data_dir,
         };

@@ -9,6 +9,7 @@ mod client_api;
 mod config;
 mod front;
 mod logs;
+mod maintenance;
 mod metrics;
 mod node;
 mod telemetry;

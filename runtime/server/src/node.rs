@@ -17,6 +17,7 @@ use crate::config::NodeConfig;
 use crate::front;
 use crate::front::signer::Signer;
 use crate::logs::Logs;
+use crate::maintenance;
 use crate::metrics::Metrics;
 use crate::telemetry;
 
@@ -27,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) prometheus: prometheus::Registry,
     pub(crate) metrics: Metrics,
+    pub(crate) maintenance: maintenance::Metrics,
     pub(crate) documents: Arc<dyn Documents>,
     pub(crate) blobs: BlobStore,
     pub(crate) auth: Auth,
@@ -50,6 +52,7 @@ impl Node {
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
         let prometheus = prometheus::Registry::new();
         let metrics = Metrics::new(&prometheus)?;
+        let maintenance = maintenance::Metrics::new(&prometheus)?;
 
         let docs = Docs::open(docdb_config(&config), clock.clone(), entropy.clone(), &prometheus)
             .with_context(|| format!("open the database in the data directory {data_dir:?}"))?;
@@ -94,6 +97,7 @@ impl Node {
             entropy,
             prometheus,
             metrics,
+            maintenance,
             documents,
             blobs,
             auth,
@@ -139,11 +143,13 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
                 .context("make the first admin key")?;
             say(&format!("admin key: {key}"));
         }
-        let front = front::Front::start(node).await?;
+        let front = front::Front::start(Arc::clone(&node)).await?;
+        let maintenance = tokio::spawn(maintenance::run(node));
         say(&format!("listening public {}", front.public_url()));
         say(&format!("listening admin {}", front.admin_url()));
         signals.wait().await;
         tracing::info!("stopping");
+        maintenance.abort();
         front.drain().await;
         tracing::info!("stopped");
         Ok(())
@@ -217,10 +223,7 @@ async fn read_key(
         ..Find::default()
     };
     let page = documents.find(keys, find, Deadline::NEVER).await?;
-    page.documents
-        .first()
-        .map(|document| key_of(document))
-        .transpose()
+    page.documents.first().map(key_of).transpose()
 }
 
 fn key_of(document: &RawDocumentBuf) -> anyhow::Result<[u8; 32]> {

@@ -1,6 +1,8 @@
 //! The house's order, read from the sources: which crates may know which, who may use what, and that every file says
 //! what it is.
 
+#![allow(clippy::unwrap_used, reason = "a test, also outside of its functions")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

@@ -8,7 +8,7 @@
 use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -25,12 +25,14 @@ use crate::guest::{GuestToolchain, guest_toolchain};
 use crate::process;
 
 /// The example apps, below examples/, in the order of their deploys: the hotel calls the recognition service.
-const APPS: [&str; 2] = ["recognition", "hotel"];
-/// What to try, with `{origin}` for the hotel's address.
+const APPS: [&str; 2] = ["vision", "hotel"];
+/// The address that the hotel's manifest names for the recognition service.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// What to try, in one shell and from the project's root, with `{origin}` for the hotel's address.
 const TRY: [&str; 3] = [
-    "curl {origin}/",
-    "curl -X POST {origin}/auth/v1/signin/anonymously -H 'content-type: application/json' -d '{}'",
-    "curl {origin}/api/rooms",
+    r#"TOKEN=$(curl -s -X POST -d '{}' {origin}/auth/v1/signin/anonymously | sed 's/.*"access_token":"\([^"]*\)".*/\1/')"#,
+    r#"curl -s --data-binary @examples/hotel/photos/li.jpg -H "authorization: Bearer $TOKEN" '{origin}/api/checkin?guest=Li%20Lei'"#,
+    r#"curl -s -g -H "authorization: Bearer $TOKEN" '{origin}/v1/database/instances/(default)/databases/(default)/collections/stays/documents?limit=10'"#,
 ];
 /// How long a node may take to listen, the announcement to find it, and a node to stop.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -72,9 +74,15 @@ pub(crate) fn announce(rest: &[String]) -> Result<()> {
         thread::sleep(Duration::from_millis(50));
     }
     let origin = format!("http://hotel.localhost:{}", address.port());
-    let mut text = format!("\nThe hotel is open at {origin} - try:\n\n");
+    let mut text = format!("\nThe hotel is open at {origin} - log in, check in, list your stays:\n\n");
     for line in TRY {
         text.push_str(&format!("  {}\n", line.replace("{origin}", &origin)));
+    }
+    if address != DEFAULT_LISTEN {
+        text.push_str(&format!(
+            "\nThe check-in looks for the recognition service at {DEFAULT_LISTEN}: change `vision_url` and `outbound` \
+             in examples/hotel/cloudlet.toml.\n"
+        ));
     }
     println!("{text}\nCtrl-C stops the node; `cargo xtask up` starts it again with all its data.");
     Ok(())
@@ -89,7 +97,7 @@ struct Options {
 impl Options {
     fn parse(rest: &[String]) -> Result<Options> {
         let mut options = Options {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            listen: DEFAULT_LISTEN,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             fresh: false,
         };

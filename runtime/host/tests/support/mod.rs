@@ -1,5 +1,6 @@
 //! What the host's tests share: a host in a temporary directory, apps made of fixtures, a recording log.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test, also outside of its functions")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -54,7 +54,7 @@ enum Command {
     /// Run the whole stack on this machine, rebuild and redeploy on every change
     Dev(dev::Args),
     /// Run a node
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Remember a node and its admin key
     Login(auth::LoginArgs),
     /// Forget a node and its admin key
@@ -120,7 +120,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
         // These need no client and make their own runtimes.
-        Command::Serve(args) => return serve::run(args),
+        Command::Serve(args) => return serve::run(*args),
         Command::New(args) => return new::run(&global, args),
         _ => {}
     }

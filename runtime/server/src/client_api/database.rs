@@ -263,7 +263,7 @@ impl Op<'_> {
             .insert(name, insert, self.cx.deadline.clone())
             .await?;
         first_error(inserted.errors)?;
-        let ids = ids.iter().map(|id| id_text(id)).collect::<Result<Vec<_>, _>>()?;
+        let ids = ids.iter().map(id_text).collect::<Result<Vec<_>, _>>()?;
         let out = format!(r#"{{"insertedIds":[{}]}}"#, ids.join(","));
         Ok(respond::bytes(StatusCode::OK, respond::APPLICATION_JSON, out))
     }

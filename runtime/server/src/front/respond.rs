@@ -189,6 +189,12 @@ impl From<AccessError> for Failure {
 impl From<cloudlet_data::Error> for Failure {
     fn from(error: cloudlet_data::Error) -> Self {
         let fault = error.kind();
+        if error.code() == cloudlet_data::Code::OutOfDiskSpace {
+            let mut failure = Self::new(fault, "the node's disk is full or failing; nothing was written")
+                .status(StatusCode::INSUFFICIENT_STORAGE);
+            failure.cause = Some(error.to_string());
+            return failure;
+        }
         if fault == Fault::Internal {
             return Self::internal(&error);
         }

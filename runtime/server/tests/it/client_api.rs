@@ -178,6 +178,19 @@ fn forged_foreign_and_expired_tokens_are_refused() {
 }
 
 #[test]
+fn expired_sessions_are_removed() {
+    let options = Options::default()
+        .set("auth-refresh-ttl", "1s")
+        .set("maintenance-interval", "20ms");
+    let node = Node::with_options(&app(), options);
+    anonymous(&node);
+    // Waiting is asking until a round has come after the second is over.
+    while node.metric("cloudlet_maintenance_removed_total{what=\"sessions\"}") < 1.0 {}
+    assert_eq!(node.metric("cloudlet_maintenance_failures_total"), 0.0);
+    node.stop();
+}
+
+#[test]
 fn functions_are_called_under_their_rules() {
     let node = Node::with(&app());
     let nobody = Caller {

@@ -32,6 +32,7 @@ pub(crate) struct Options {
     args: Vec<String>,
     dir: Option<(Arc<TempDir>, String)>,
     expected: Vec<&'static str>,
+    survives_file_limits: bool,
 }
 
 impl Options {
@@ -47,6 +48,12 @@ impl Options {
         self
     }
 
+    /// A write over the limit on the size of files fails like one on a full disk; by default it would end the node.
+    pub(crate) fn surviving_file_limits(mut self) -> Self {
+        self.survives_file_limits = true;
+        self
+    }
+
     /// On the data directory of an earlier node, whose admin key is known.
     pub(crate) fn on(mut self, dir: Arc<TempDir>, key: &str) -> Self {
         self.dir = Some((dir, key.to_owned()));
@@ -59,7 +66,11 @@ impl Options {
             Some((dir, key)) => (dir, key),
             None => (Arc::new(TempDir::new().unwrap()), String::new()),
         };
-        let mut child = command(dir.path(), &self.args).spawn().unwrap();
+        let mut command = command(dir.path(), &self.args);
+        if self.survives_file_limits {
+            command = ignoring_xfsz(&command);
+        }
+        let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut readers = vec![follow(BufReader::new(child.stderr.take().unwrap()), log.clone())];
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -143,6 +154,24 @@ fn command(dir: &Path, args: &[String]) -> Command {
     command
 }
 
+/// The same command, started by a shell that ignores the signal; what it becomes does then, too.
+fn ignoring_xfsz(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(command.get_current_dir().unwrap())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, value) in command.get_envs() {
+        assert!(value.is_none());
+        shell.env_remove(name);
+    }
+    shell
+}
+
 /// Runs `cloudlet serve` where it should fail; gives its exit status and standard error.
 pub(crate) fn serve_fails(dir: &Path, args: &[&str]) -> (ExitStatus, String) {
     let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -161,6 +190,11 @@ impl Node {
     /// The node's data directory.
     pub(crate) fn dir(&self) -> Arc<TempDir> {
         self.dir.clone()
+    }
+
+    /// The node's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// A connection to the public listener.

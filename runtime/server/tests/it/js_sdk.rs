@@ -4,15 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{App, Node, workspace};
+use crate::harness::{App, Node, test_cache};
 
 const PACKAGES: [&str; 2] = ["@cloudbase/js-sdk@3.7.0", "jsdom@29.1.1"];
 
 /// Installs the packages once into the cache; gives the directory that has `node_modules`.
 fn packages() -> PathBuf {
-    let cache = std::env::var_os("CLOUDLET_TEST_CACHE")
-        .map_or_else(|| workspace().join("target/test-cache"), PathBuf::from)
-        .join("js-sdk");
+    let cache = test_cache().join("js-sdk");
     let stamp = cache.join("installed");
     let wanted = PACKAGES.join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|seen| seen == wanted) {

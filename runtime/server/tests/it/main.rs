@@ -1,6 +1,12 @@
 //! Integration tests: the real binary on port 0 with a data directory of its own, over HTTP, stopped by SIGTERM, and
 //! failing on any unexpected WARN or ERROR of its log. One module an area; `harness` starts nodes, `http` is a small
 //! blocking client that can also misbehave.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test, also outside of its functions"
+)]
 
 mod harness;
 mod http;
@@ -11,6 +17,7 @@ mod client_api;
 mod deploy;
 mod foreign;
 mod front;
+mod full_disk;
 mod hotel;
 mod js_sdk;
 mod limits;

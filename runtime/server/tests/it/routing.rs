@@ -143,7 +143,7 @@ fn guests_that_misbehave_fail_their_own_request_alone() {
         .function(
             "bad",
             "misbehave",
-            "limits = { timeout = \"2s\", cpu = \"200ms\" }",
+            "limits = { memory = \"8MiB\", timeout = \"10s\", cpu = \"1s\" }",
         )
         .function("hello", "hello", "")
         .route("/hello", &[], "hello")

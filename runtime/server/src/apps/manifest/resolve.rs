@@ -47,15 +47,12 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
         env: _,
     } = raw;
     let mut resolver = Resolver { report };
-    if let Some(version) = manifest_version {
-        if *version.value() != VERSION {
-            let message = format!("manifest_version is {}", version.value());
-            resolver.report.add(
-                version.span(),
-                message,
-                format!("write {VERSION}, the only one there is"),
-            );
-        }
+    if let Some(version) = manifest_version
+        && *version.value() != VERSION
+    {
+        let message = format!("manifest_version is {}", version.value());
+        let remedy = format!("write {VERSION}, the only one there is");
+        resolver.report.add(version.span(), message, remedy);
     }
     let id = app.as_ref().and_then(|app| resolver.app_name(app));
     let domains = app.as_ref().map(|app| resolver.domains(app)).unwrap_or_default();
