@@ -1,0 +1,4 @@
+//! A filter of any bytes is refused or decides about a document; what it checks is said at the function.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cloudlet_docdb::testing::fuzz_filter(data));
