@@ -434,7 +434,7 @@ impl Docs {
         Ok(())
     }
 
-    fn prepare_insert(&self, insert: Insert) -> Result<(Vec<Prepared>, bool)> {
+    pub(crate) fn prepare_insert(&self, insert: Insert) -> Result<(Vec<Prepared>, bool)> {
         self.check_batch(insert.documents.len())?;
         let engine = self.lanes.engine();
         guarded(|| {
@@ -450,7 +450,7 @@ impl Docs {
         })
     }
 
-    fn prepare_update(&self, update: &Update) -> Result<Vec<Result<UpdateStatement>>> {
+    pub(crate) fn prepare_update(&self, update: &Update) -> Result<Vec<Result<UpdateStatement>>> {
         self.check_batch(update.statements.len())?;
         let limits = &self.lanes.engine().limits;
         let parse = |statement: &UpdateOne| {
@@ -472,7 +472,7 @@ impl Docs {
         guarded(|| Ok(update.statements.iter().map(parse).collect()))
     }
 
-    fn prepare_delete(&self, delete: &Delete) -> Result<Vec<Result<DeleteStatement>>> {
+    pub(crate) fn prepare_delete(&self, delete: &Delete) -> Result<Vec<Result<DeleteStatement>>> {
         self.check_batch(delete.statements.len())?;
         let limits = &self.lanes.engine().limits;
         let parse = |statement: &DeleteOne| {

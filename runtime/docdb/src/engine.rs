@@ -6,10 +6,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use cloudlet_base::{Clock, Entropy};
 
 use crate::catalog::Catalog;
-use crate::kv::{Kv, KvRead, KvWrite};
+use crate::kv::{Kv, KvRead, KvSnapshot, KvWrite};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::object_ids::ObjectIds;
+use crate::transaction::Transactions;
 use crate::{Code, Error, Result};
 
 /// The parts that every operation needs.
@@ -20,6 +21,7 @@ pub(crate) struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: ObjectIds,
     pub(crate) metrics: Metrics,
+    pub(crate) transactions: Arc<Transactions>,
 }
 
 /// What a commit does: gets the catalog and returns it as it shall be.
@@ -56,6 +58,7 @@ impl Engine {
             clock,
             ids: ObjectIds::new(entropy),
             metrics,
+            transactions: Arc::default(),
         })
     }
 
@@ -76,6 +79,14 @@ impl Engine {
             Ok(())
         })?;
         answer.ok_or_else(|| Error::new(Code::InternalError, "the store did not run a read"))
+    }
+
+    /// The newest committed state, to be held, with the catalog that belongs to it.
+    pub(crate) fn snapshot(&self) -> Result<(Box<KvSnapshot>, Arc<Catalog>)> {
+        // Held until the view is open, as in `read`.
+        let published = self.published()?;
+        let snapshot = self.kv.snapshot()?;
+        Ok((snapshot, published.catalog.clone()))
     }
 
     /// The catalog in force.

@@ -98,6 +98,12 @@ codes! {
     QueryExceededMemoryLimitNoDiskUseAllowed = 292, Limit;
     /// The node is busy: a queue is full.
     TooManyRequests = 462, Busy;
+    /// Another operation changed the same document: the transaction may be run again.
+    WriteConflict = 112, Conflict;
+    /// The transaction has ended, or never began.
+    NoSuchTransaction = 251, NotFound;
+    /// A transaction changed more than it may.
+    TransactionTooLarge = 257, Limit;
     /// The disk is full or failing; nothing was written.
     OutOfDiskSpace = 14031, Internal;
     /// Another node or process has the store open.

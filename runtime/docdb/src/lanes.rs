@@ -70,12 +70,18 @@ impl Lanes {
             let (queue, engine) = (lanes.reads.clone(), engine.clone());
             lanes.spawn("docdb-reader", move || read_loop(&queue, &engine))?;
         }
+        let sweeper = engine.clone();
+        lanes.spawn("docdb-sweeper", move || sweeper.transactions.sweep(&sweeper))?;
         let queue = lanes.writes.clone();
         lanes.spawn("docdb-writer", move || write_loop(&queue, &engine))?;
         Ok(lanes)
     }
 
     pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn engine_shared(&self) -> &Arc<Engine> {
         &self.engine
     }
 
@@ -154,6 +160,7 @@ impl Drop for Lanes {
     fn drop(&mut self) {
         self.reads.close();
         self.writes.close();
+        self.engine.transactions.close();
         for thread in self.threads.drain(..) {
             // The last handle may go on a lane, inside a waker that it woke; a thread can't wait for itself.
             if thread.thread().id() != thread::current().id() {
@@ -270,7 +277,15 @@ impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> WriteJob for Job<T, F> 
     }
 
     fn finish(self: Box<Self>, committed: Result<()>) {
-        self.sender.send(match (self.outcome, committed) {
+        let Self {
+            body,
+            outcome,
+            sender,
+            ..
+        } = *self;
+        // What it holds is free when its caller hears of it.
+        drop(body);
+        sender.send(match (outcome, committed) {
             // Its own failure has nothing to do with the commit of the others.
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(outcome), Ok(())) => outcome,

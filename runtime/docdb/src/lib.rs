@@ -10,6 +10,7 @@
 //! - `catalog`, `index`: collections, index definitions, index maintenance.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
+//! - `transaction`: several statements on a snapshot, committed as one.
 //! - `verify`: do indexes and documents agree.  `metrics`, `object_ids`, `show`: as they say.
 //! - [`Docs`]: the façade that callers hold.
 
@@ -33,6 +34,7 @@ mod object_ids;
 mod plan;
 mod reply;
 mod show;
+mod transaction;
 mod verify;
 
 mod check;
@@ -57,4 +59,5 @@ pub use error::{Code, Error, Result};
 pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;
+pub use transaction::Transaction;
 pub use verify::Verified;

@@ -1,5 +1,7 @@
 //! Every bound of the engine, with its default.
 
+use std::time::Duration;
+
 /// What one operation may use at most. Each has a message that names the limit and the value seen.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -19,6 +21,12 @@ pub struct Limits {
     pub write_queue_max: usize,
     /// Operations that may wait for the readers.
     pub read_queue_max: usize,
+    /// Transactions open at once.
+    pub transactions_max: usize,
+    /// Bytes of keys and values that one transaction may change.
+    pub transaction_bytes_max: usize,
+    /// Time from a transaction's first statement to its commit: MongoDB's 60 s.
+    pub transaction_lifetime: Duration,
     /// Indexes per collection: MongoDB's 64.
     pub indexes_max: usize,
     /// Collections in one database.
@@ -36,6 +44,9 @@ impl Default for Limits {
             page_bytes_max: 16 * 1024 * 1024,
             write_queue_max: 4096,
             read_queue_max: 4096,
+            transactions_max: 1000,
+            transaction_bytes_max: 64 * 1024 * 1024,
+            transaction_lifetime: Duration::from_secs(60),
             indexes_max: 64,
             collections_max: 10_000,
         }

@@ -52,6 +52,33 @@ impl Op {
     }
 }
 
+/// How a transaction ended, as the `outcome` label names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TransactionEnd {
+    Committed,
+    Aborted,
+    Conflicted,
+    Expired,
+}
+
+impl TransactionEnd {
+    const ALL: [TransactionEnd; 4] = [
+        TransactionEnd::Committed,
+        TransactionEnd::Aborted,
+        TransactionEnd::Conflicted,
+        TransactionEnd::Expired,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            TransactionEnd::Committed => "committed",
+            TransactionEnd::Aborted => "aborted",
+            TransactionEnd::Conflicted => "conflict",
+            TransactionEnd::Expired => "expired",
+        }
+    }
+}
+
 /// The database's metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -71,6 +98,10 @@ pub(crate) struct Metrics {
     pub(crate) examined: IntCounter,
     /// Reads that ran on the caller's thread.
     pub(crate) inline_reads: IntCounter,
+    /// Transactions open now.
+    pub(crate) transactions: IntGauge,
+    /// By outcome; indexed by `TransactionEnd`.
+    transactions_ended: [IntCounter; TransactionEnd::ALL.len()],
     /// By operation; indexed by `Op`.
     operations: [IntCounter; Op::ALL.len()],
 }
@@ -107,6 +138,14 @@ impl Metrics {
             &["op"],
         )?;
         registry.register(Box::new(operations.clone()))?;
+        let transactions = IntCounterVec::new(
+            Opts::new(
+                "cloudlet_docdb_transactions_total",
+                "Transactions that ended, by how.",
+            ),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(transactions.clone()))?;
         Ok(Self {
             commits: counter(
                 "cloudlet_docdb_commits_total",
@@ -142,8 +181,15 @@ impl Metrics {
                 "cloudlet_docdb_inline_reads_total",
                 "Reads that ran on their caller's thread.",
             )?,
+            transactions: gauge("cloudlet_docdb_transactions", "Transactions open now.")?,
+            transactions_ended: TransactionEnd::ALL.map(|end| transactions.with_label_values(&[end.label()])),
             operations: Op::ALL.map(|op| operations.with_label_values(&[op.label()])),
         })
+    }
+
+    pub(crate) fn transaction_ended(&self, how: TransactionEnd) {
+        self.transactions.dec();
+        self.transactions_ended[how as usize].inc();
     }
 
     pub(crate) fn count(&self, op: Op) {

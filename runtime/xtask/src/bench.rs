@@ -104,7 +104,7 @@ fn get_peers() -> Result<()> {
         ]);
         install.args([
             "--features",
-            "serve,run,cranelift,pooling-allocator,component-model,parallel-compilation",
+            "serve,run,cranelift,pooling-allocator,component-model,component-model-async,parallel-compilation",
         ]);
         process::run(install.arg("--root").arg(&dir)).context("build wasmtime's command line")?;
     }

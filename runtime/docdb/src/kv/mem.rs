@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::overlay::{Changes, Overlay, scan_map};
-use super::{Direction, GetVisitor, Kv, KvRead, Range, ReadBody, ScanVisitor, WriteBody};
+use super::{Direction, GetVisitor, Kv, KvRead, KvSnapshot, Range, ReadBody, ScanVisitor, WriteBody};
 use crate::Result;
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -24,7 +24,7 @@ impl MemKv {
         Self::default()
     }
 
-    fn snapshot(&self) -> Arc<Rows> {
+    fn rows(&self) -> Arc<Rows> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -56,12 +56,16 @@ impl KvRead for Snapshot {
 
 impl Kv for MemKv {
     fn read(&self, body: &mut ReadBody<'_>) -> Result<()> {
-        body(&Snapshot(self.snapshot()))
+        body(&Snapshot(self.rows()))
+    }
+
+    fn snapshot(&self) -> Result<Box<KvSnapshot>> {
+        Ok(Box::new(Snapshot(self.rows())))
     }
 
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
         let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let base = Snapshot(self.snapshot());
+        let base = Snapshot(self.rows());
         let mut overlay = Overlay::new(&base);
         body(&mut overlay)?;
         let changes = overlay.into_changes();

@@ -1,6 +1,7 @@
 //! The seam to the ordered store: byte strings to byte strings in `memcmp` order, with atomic durable writes and
-//! consistent reads. Six methods, object-safe and synchronous; everything derived from them lives above, once.
-//! [`RedbKv`] is the store on disk, [`MemKv`] the one in memory. Only `catalog`, `index`, `exec` and `lanes` call it.
+//! consistent reads. Seven methods, object-safe and synchronous; everything derived from them lives above, once.
+//! [`RedbKv`] is the store on disk, [`MemKv`] the one in memory. Only `catalog`, `index`, `exec`, `lanes` and
+//! `transaction` call it.
 
 mod mem;
 mod overlay;
@@ -13,7 +14,7 @@ use std::ops::{Bound, ControlFlow};
 use crate::Result;
 
 pub use mem::MemKv;
-pub(crate) use overlay::Overlay;
+pub(crate) use overlay::{Changes, Overlay};
 pub use redb::{Opener, RedbKv, RedbOptions};
 
 /// Which way a scan goes.
@@ -95,6 +96,9 @@ pub trait KvWrite: KvRead {
     fn delete(&mut self, key: &[u8]) -> Result<()>;
 }
 
+/// A view that outlives the call that gave it.
+pub type KvSnapshot = dyn KvRead + Send;
+
 /// What a read body does with its view.
 pub type ReadBody<'b> = dyn FnMut(&dyn KvRead) -> Result<()> + 'b;
 
@@ -115,6 +119,13 @@ pub trait Kv: Send + Sync + 'static {
     /// # Errors
     /// The body's own, or the store's.
     fn read(&self, body: &mut ReadBody<'_>) -> Result<()>;
+
+    /// The newest committed state, unchanged while it is held. The store can't reuse the space of what was deleted
+    /// since: hold it for a bounded time.
+    ///
+    /// # Errors
+    /// The store's.
+    fn snapshot(&self) -> Result<Box<KvSnapshot>>;
 
     /// Runs `body` in a write transaction and commits it durably.
     ///

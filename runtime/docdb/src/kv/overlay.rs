@@ -14,6 +14,9 @@ pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 pub(crate) struct Overlay<'a> {
     base: &'a dyn KvRead,
     changes: Changes,
+    /// The keys changed for the first time since it was resumed, when that is asked for.
+    fresh: Option<Vec<Vec<u8>>>,
+    written_bytes: usize,
 }
 
 impl<'a> Overlay<'a> {
@@ -21,6 +24,36 @@ impl<'a> Overlay<'a> {
         Self {
             base,
             changes: Changes::new(),
+            fresh: None,
+            written_bytes: 0,
+        }
+    }
+
+    /// One that goes on from earlier changes, and keeps account of what is added to them.
+    pub(crate) fn resume(base: &'a dyn KvRead, changes: Changes) -> Self {
+        Self {
+            base,
+            changes,
+            fresh: Some(Vec::new()),
+            written_bytes: 0,
+        }
+    }
+
+    /// The keys that were not among the changes when it was resumed.
+    pub(crate) fn take_fresh(&mut self) -> Vec<Vec<u8>> {
+        self.fresh.take().unwrap_or_default()
+    }
+
+    /// Bytes of keys and values changed.
+    pub(crate) fn written_bytes(&self) -> usize {
+        self.written_bytes
+    }
+
+    fn change(&mut self, key: &[u8], change: Option<Vec<u8>>) {
+        self.written_bytes += key.len() + change.as_ref().map_or(0, Vec::len);
+        let before = self.changes.insert(key.to_vec(), change);
+        if let (None, Some(fresh)) = (before, &mut self.fresh) {
+            fresh.push(key.to_vec());
         }
     }
 
@@ -90,12 +123,12 @@ impl KvRead for Overlay<'_> {
 
 impl KvWrite for Overlay<'_> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.changes.insert(key.to_vec(), Some(value.to_vec()));
+        self.change(key, Some(value.to_vec()));
         Ok(())
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<()> {
-        self.changes.insert(key.to_vec(), None);
+        self.change(key, None);
         Ok(())
     }
 }

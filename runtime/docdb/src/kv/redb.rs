@@ -17,7 +17,9 @@ use ::redb::{
 };
 use prometheus::IntCounter;
 
-use super::{Direction, GetVisitor, Kv, KvRead, KvWrite, Range, ReadBody, ScanVisitor, WriteBody};
+use super::{
+    Direction, GetVisitor, Kv, KvRead, KvSnapshot, KvWrite, Range, ReadBody, ScanVisitor, WriteBody,
+};
 use crate::{Code, Error, Result};
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("cloudlet");
@@ -144,6 +146,20 @@ impl Kv for RedbKv {
             let result = body(&view);
             view.judge(result)
         })
+    }
+
+    fn snapshot(&self) -> Result<Box<KvSnapshot>> {
+        let mut snapshot: Option<Box<KvSnapshot>> = None;
+        self.with_database(|database| {
+            let transaction = database.begin_read().map_err(transaction_failed)?;
+            let table = transaction.open_table(TABLE).map_err(table_failed)?;
+            snapshot = Some(Box::new(View {
+                table,
+                failed: false.into(),
+            }));
+            Ok(())
+        })?;
+        snapshot.ok_or_else(|| Error::new(Code::InternalError, "the store gave no snapshot"))
     }
 
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ::redb::StorageBackend;
 use cloudlet_base::SeededEntropy;
 
-use super::{Direction, GetVisitor, Kv, KvRead, KvWrite, Opener, Range, ReadBody, ScanVisitor, WriteBody};
+use super::{
+    Direction, GetVisitor, Kv, KvRead, KvSnapshot, KvWrite, Opener, Range, ReadBody, ScanVisitor, WriteBody,
+};
 use crate::{Code, Error, Result};
 
 /// What a disk writes or loses as a whole.
@@ -259,6 +261,10 @@ impl Kv for Mirror {
             .read(&mut |first| self.second.read(&mut |second| body(&Both { first, second })))
     }
 
+    fn snapshot(&self) -> Result<Box<KvSnapshot>> {
+        self.first.snapshot()
+    }
+
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
         self.first.write(&mut |first| {
             self.second
@@ -364,6 +370,10 @@ impl Shaky {
 impl Kv for Shaky {
     fn read(&self, body: &mut ReadBody<'_>) -> Result<()> {
         self.inner.read(body)
+    }
+
+    fn snapshot(&self) -> Result<Box<KvSnapshot>> {
+        self.inner.snapshot()
     }
 
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
