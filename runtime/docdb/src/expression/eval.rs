@@ -8,12 +8,17 @@ use crate::check::check_well_formed;
 use crate::query::ARGUMENT_DEPTH_MAX;
 use crate::{Code, Error, Result};
 
+/// Bytes of values that one evaluation may hold while it makes others.
+const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// One evaluation: the document, the variables, and the work done so far.
 pub(crate) struct Env<'d> {
     root: &'d RawDocument,
     variables: Vec<Value<'d>>,
     runtime: &'d Runtime,
     steps: u32,
+    /// Bytes of values that wait for others to be evaluated.
+    held: usize,
 }
 
 impl<'d> Env<'d> {
@@ -23,6 +28,7 @@ impl<'d> Env<'d> {
             variables: Vec::new(),
             runtime,
             steps: 0,
+            held: 0,
         }
     }
 
@@ -48,6 +54,28 @@ impl<'d> Env<'d> {
             return Err(Error::new(Code::BSONObjectTooLarge, message));
         }
         Ok(())
+    }
+
+    /// Counts a value that waits for others: each is small enough, but an expression can nest and list many.
+    fn hold(&mut self, value: &Value<'_>) -> Result<usize> {
+        let Value::Owned(_) = value else { return Ok(0) };
+        let bytes = value.size();
+        self.held += bytes;
+        if self.held > HELD_BYTES_MAX {
+            let message = format!(
+                "an expression held values of over {} bytes at once, at most {HELD_BYTES_MAX} are allowed",
+                self.held
+            );
+            return Err(Error::new(
+                Code::QueryExceededMemoryLimitNoDiskUseAllowed,
+                message,
+            ));
+        }
+        Ok(bytes)
+    }
+
+    fn release(&mut self, bytes: usize) {
+        self.held -= bytes;
     }
 
     /// Appends to an array that must not become too large.
@@ -178,14 +206,21 @@ fn call<'d>(
             run(env, name, &one)
         }
         [a, b] => {
-            let both = [a.eval(env)?, b.eval(env)?];
+            let a = a.eval(env)?;
+            let bytes = env.hold(&a)?;
+            let both = [a, b.eval(env)?];
+            env.release(bytes);
             run(env, name, &both)
         }
         arguments => {
             let mut values = Vec::with_capacity(arguments.len());
+            let mut bytes = 0;
             for argument in arguments {
-                values.push(argument.eval(env)?);
+                let value = argument.eval(env)?;
+                bytes += env.hold(&value)?;
+                values.push(value);
             }
+            env.release(bytes);
             run(env, name, &values)
         }
     }
@@ -212,19 +247,20 @@ fn array<'d>(parts: &'d [Expr], env: &mut Env<'d>) -> Result<Value<'d>> {
     Ok(Value::array(out))
 }
 
-/// The elements of an argument that has to be an array; none for null.
+/// The elements of an argument that has to be an array, with the bytes to release later; none for null.
 fn array_input<'d>(
     input: &'d Expr,
     env: &mut Env<'d>,
     number: i32,
     operator: &str,
-) -> Result<Option<Vec<Value<'d>>>> {
+) -> Result<Option<(Vec<Value<'d>>, usize)>> {
     let input = input.eval(env)?;
     if input.is_nullish() {
         return Ok(None);
     }
+    let held = env.hold(&input)?;
     let found = input.elements();
-    found.map(Some).ok_or_else(|| {
+    found.map(|found| Some((found, held))).ok_or_else(|| {
         location(
             number,
             format!("input to {operator} must be an array not {}", input.type_name()),
@@ -233,7 +269,7 @@ fn array_input<'d>(
 }
 
 fn map<'d>(input: &'d Expr, slot: usize, body: &'d Expr, env: &mut Env<'d>) -> Result<Value<'d>> {
-    let Some(input) = array_input(input, env, 16_883, "$map")? else {
+    let Some((input, held)) = array_input(input, env, 16_883, "$map")? else {
         return Ok(Value::NULL);
     };
     let mut out = RawArrayBuf::new();
@@ -242,6 +278,7 @@ fn map<'d>(input: &'d Expr, slot: usize, body: &'d Expr, env: &mut Env<'d>) -> R
         let v = body.eval(env)?;
         env.push(&mut out, v.or_null())?;
     }
+    env.release(held);
     Ok(Value::array(out))
 }
 
@@ -252,7 +289,7 @@ fn filter<'d>(
     limit: Option<&'d Expr>,
     env: &mut Env<'d>,
 ) -> Result<Value<'d>> {
-    let Some(input) = array_input(input, env, 28_651, "$filter")? else {
+    let Some((input, held)) = array_input(input, env, 28_651, "$filter")? else {
         return Ok(Value::NULL);
     };
     let mut most = i64::MAX;
@@ -288,6 +325,7 @@ fn filter<'d>(
             }
         }
     }
+    env.release(held);
     Ok(Value::array(out))
 }
 
@@ -298,7 +336,7 @@ fn reduce<'d>(
     body: &'d Expr,
     env: &mut Env<'d>,
 ) -> Result<Value<'d>> {
-    let Some(input) = array_input(input, env, 40_080, "$reduce")? else {
+    let Some((input, held)) = array_input(input, env, 40_080, "$reduce")? else {
         return Ok(Value::NULL);
     };
     let mut result = initial.eval(env)?;
@@ -312,6 +350,7 @@ fn reduce<'d>(
             check_well_formed(object, ARGUMENT_DEPTH_MAX)?;
         }
     }
+    env.release(held);
     Ok(result)
 }
 

@@ -157,6 +157,9 @@ pub(crate) struct Runtime {
     /// A cursor's later pages each have their own.
     deadline: Mutex<Deadline>,
     value_bytes_max: usize,
+    /// For fuzzing: checks that are left until one fails.
+    #[cfg(any(test, feature = "testing"))]
+    checks_left: std::sync::atomic::AtomicU32,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -174,6 +177,8 @@ impl Runtime {
             entropy: engine.entropy.clone(),
             deadline: Mutex::new(deadline.clone()),
             value_bytes_max: engine.limits.document_bytes_max,
+            #[cfg(any(test, feature = "testing"))]
+            checks_left: u32::MAX.into(),
         })
     }
 
@@ -186,7 +191,15 @@ impl Runtime {
             entropy: Arc::new(cloudlet_base::SeededEntropy::new(1)),
             deadline: Mutex::new(Deadline::NEVER),
             value_bytes_max: 16 * 1024 * 1024,
+            checks_left: u32::MAX.into(),
         })
+    }
+
+    /// Acts as if the deadline passed after it was looked at so often.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn cancel_after_checks(&self, count: u32) {
+        self.checks_left
+            .store(count, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Another page begins, which has a deadline of its own.
@@ -197,6 +210,17 @@ impl Runtime {
     /// # Errors
     /// The deadline passed.
     pub(crate) fn check(&self) -> Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        if self
+            .checks_left
+            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed)
+            == 0
+        {
+            return Err(Error::new(
+                Code::MaxTimeMSExpired,
+                "the fuzzer's patience is over",
+            ));
+        }
         let deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         deadline
             .check(self.clock.as_ref())

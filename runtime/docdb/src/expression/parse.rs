@@ -14,6 +14,9 @@ use super::{
 use crate::value::{elements, fields, raw_fields};
 use crate::{Code, Error, Result};
 
+/// Largest constant that folding an operator makes; a list of constants is no larger than its text.
+const FOLDED_BYTES_MAX: usize = 1024;
+
 /// Operators that MongoDB has and this engine has not.
 const NOT_SUPPORTED: [&str; 13] = [
     "$function",
@@ -119,7 +122,10 @@ fn folded(expr: Expr, constant: bool, scope: &Scope) -> Expr {
         return expr;
     }
     let empty = RawDocumentBuf::new();
+    let is_list = matches!(expr, Expr::Array(_) | Expr::Object(_));
     let value = match expr.eval(&mut Env::new(&empty, scope.runtime())) {
+        // A short text can make a large value; it is made when it is needed and not kept.
+        Ok(value) if value.size() > FOLDED_BYTES_MAX && !is_list => return expr,
         Ok(value) => value.into_raw(),
         Err(_) => return expr,
     };

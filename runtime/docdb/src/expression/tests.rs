@@ -1,6 +1,7 @@
 //! Expressions by what they evaluate to: one line a case, the traps among them.
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, bson, doc, oid::ObjectId};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -672,6 +673,8 @@ fn work_and_size_are_bounded() {
     fails(doubling, 10_334);
     let nesting = doc! { "$reduce": { "input": { "$range": [0, 5000] }, "initialValue": {}, "in": { "a": "$$value" } } };
     fails(nesting, 15);
+    let large = doc! { "$range": [0, 1_000_000] };
+    fails(doc! { "$size": { "$concatArrays": vec![large; 20] } }, 292);
     let clock = Arc::new(cloudlet_base::ManualClock::at_millis(0));
     let runtime = Runtime::fixed();
     runtime.set_deadline(&Deadline::after(clock.as_ref(), std::time::Duration::ZERO));
@@ -682,4 +685,82 @@ fn work_and_size_are_bounded() {
     let expr = Expr::parse(endless.get("e").unwrap().unwrap(), &scope).unwrap();
     let error = expr.eval(&mut Env::new(&endless, scope.runtime())).unwrap_err();
     assert_eq!(error.code(), Code::MaxTimeMSExpired);
+}
+
+/// An integer as BSON has it, with the type the widest argument asks for; past 64 bits what doubles make of it.
+fn integer(v: i128, narrow: bool, double: f64) -> Bson {
+    match (i32::try_from(v), i64::try_from(v)) {
+        (Ok(v), _) if narrow => Bson::Int32(v),
+        (_, Ok(v)) => Bson::Int64(v),
+        _ => Bson::Double(double),
+    }
+}
+
+fn whole() -> impl Strategy<Value = (i128, Bson)> {
+    prop_oneof![
+        any::<i32>().prop_map(|v| (v.into(), Bson::Int32(v))),
+        any::<i64>().prop_map(|v| (v.into(), Bson::Int64(v))),
+        (-9_i64..9).prop_map(|v| (v.into(), Bson::Int64(v))),
+    ]
+}
+
+proptest! {
+    /// Whole numbers against exact arithmetic of 128 bits, by way of constants and of fields.
+    #[test]
+    fn integers_are_exact_until_they_do_not_fit((a, x) in whole(), (b, y) in whole()) {
+        let narrow = matches!((&x, &y), (Bson::Int32(_), Bson::Int32(_)));
+        let doc = doc! { "x": x.clone(), "y": y.clone() };
+        let (da, db) = (a as f64, b as f64);
+        for (operator, expected, double) in
+            [("$add", a + b, (a + b) as f64), ("$subtract", a - b, da - db), ("$multiply", a * b, da * db)]
+        {
+            let expected = Some(integer(expected, narrow, double));
+            prop_assert_eq!(eval(doc! { operator: ["$x", "$y"] }, doc.clone()).unwrap(), expected.clone());
+            prop_assert_eq!(eval(doc! { operator: [x.clone(), y.clone()] }, doc! {}).unwrap(), expected);
+        }
+        prop_assert_eq!(eval(doc! { "$cmp": ["$x", "$y"] }, doc.clone()).unwrap(), Some(Bson::Int32(a.cmp(&b) as i32)));
+        if b != 0 {
+            prop_assert_eq!(eval(doc! { "$mod": ["$x", "$y"] }, doc).unwrap(), Some(integer(a % b, narrow, 0.0)));
+        }
+    }
+
+    /// Decimals of few digits against whole numbers scaled alike.
+    #[test]
+    fn decimals_are_exact_within_their_digits(a in -1_000_000_i64..1_000_000, b in -1_000_000_i64..1_000_000, scale in 0..6_u32) {
+        let text = |v: i128, places: u32| {
+            let digits = format!("{:0width$}", v.unsigned_abs(), width = places as usize + 1);
+            let (whole, part) = digits.split_at(digits.len() - places as usize);
+            let sign = if v < 0 { "-" } else { "" };
+            if places == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part}") }
+        };
+        let (x, y) = (decimal(&text(a.into(), scale)), decimal(&text(b.into(), scale)));
+        for (operator, v, places) in [
+            ("$add", i128::from(a) + i128::from(b), scale),
+            ("$subtract", i128::from(a) - i128::from(b), scale),
+            ("$multiply", i128::from(a) * i128::from(b), scale * 2),
+        ] {
+            let found = eval(doc! { operator: [x.clone(), y.clone()] }, doc! {}).unwrap().unwrap();
+            let equal = doc! { "$eq": [found, decimal(&text(v, places))] };
+            prop_assert_eq!(eval(equal, doc! {}).unwrap(), Some(Bson::Boolean(true)));
+        }
+        if b != 0 {
+            let quotient = doc! { "$divide": [{ "$multiply": [x.clone(), y.clone()] }, y] };
+            prop_assert_eq!(eval(doc! { "$eq": [quotient, x] }, doc! {}).unwrap(), Some(Bson::Boolean(true)));
+        }
+    }
+
+    /// Moving a date forth and back, and its parts put together again.
+    #[test]
+    fn dates_come_back(millis in -60_000_000_000_000_i64..250_000_000_000_000, days in -5000..5000_i32) {
+        let date = Bson::DateTime(DateTime::from_millis(millis));
+        for zone in ["UTC", "+05:30", "-11"] {
+            let moved = doc! { "$dateAdd": { "startDate": date.clone(), "unit": "day", "amount": days, "timezone": zone } };
+            let back = doc! { "$dateSubtract": { "startDate": moved.clone(), "unit": "day", "amount": days, "timezone": zone } };
+            prop_assert_eq!(eval(back, doc! {}).unwrap(), Some(date.clone()));
+            let apart = doc! { "$dateDiff": { "startDate": date.clone(), "endDate": moved, "unit": "day", "timezone": zone } };
+            prop_assert_eq!(eval(apart, doc! {}).unwrap(), Some(Bson::Int64(days.into())));
+        }
+        let text = doc! { "$dateToString": { "date": date.clone(), "format": "%Y-%m-%dT%H:%M:%S.%L%z", "timezone": "+0130" } };
+        prop_assert_eq!(eval(doc! { "$toDate": text }, doc! {}).unwrap(), Some(date));
+    }
 }

@@ -11,7 +11,7 @@ use super::write::Target;
 use super::{Pipeline, Source, Stage, Unwind, optimize};
 use crate::check::check_well_formed;
 use crate::exec::Query;
-use crate::expression::{Expr, Scope, Value, field_path, location};
+use crate::expression::{Env, Expr, Scope, Value, field_path, location};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
@@ -150,17 +150,12 @@ fn first(name: &str, v: RawBsonRef<'_>, scope: &Scope) -> Result<Source> {
     match name {
         "$documents" => {
             let expr = Expr::parse(v, scope)?;
-            let list = expr.constant().and_then(|list| match list {
-                RawBson::Array(list) => Some(
-                    elements(list)
-                        .map(|v| v.as_document().map(ToOwned::to_owned))
-                        .collect(),
-                ),
-                _ => None,
+            let empty = RawDocumentBuf::new();
+            let list = expr.eval(&mut Env::new(&empty, scope.runtime()))?;
+            let documents = list.elements().and_then(|list| {
+                let document = |v: &Value<'_>| v.as_document().map(ToOwned::to_owned);
+                list.iter().map(document).collect::<Option<Vec<RawDocumentBuf>>>()
             });
-            let documents: Option<Vec<Option<RawDocumentBuf>>> = list;
-            let documents: Option<Vec<RawDocumentBuf>> =
-                documents.and_then(|list| list.into_iter().collect());
             documents.map(Source::Documents).ok_or_else(|| {
                 location(
                     5_858_203,

@@ -1039,3 +1039,35 @@ proptest! {
         prop_assert_eq!(run(&docs, pipeline).unwrap(), run(&docs, apart).unwrap());
     }
 }
+
+/// Nesting is bounded, and what is within the bound fits the stack of a reader thread and of a test's.
+#[test]
+fn the_deepest_nesting_fits_the_stack() {
+    let docs = memory();
+    insert(&docs, [doc! { "_id": 1, "n": -1 }]);
+    let nested =
+        |levels: usize, operator: &str| (0..levels).fold(bson!("$n"), |inner, _| bson!({ operator: inner }));
+    let switch = (0..30).fold(
+        bson!("$n"),
+        |inner, _| bson!({ "$let": { "vars": { "x": inner }, "in": { "$ifNull": ["$$x", 0] } } }),
+    );
+    for expr in [
+        nested(90, "$abs"),
+        nested(90, "$not"),
+        nested(90, "$literal"),
+        switch,
+    ] {
+        let computed = run(&docs, vec![doc! { "$set": { "m": expr.clone() } }]).unwrap();
+        assert_eq!(computed.len(), 1);
+        assert!(all(&docs, query(doc! { "$expr": expr })).is_ok());
+    }
+    fails(&docs, vec![doc! { "$set": { "m": nested(100, "$abs") } }], 15);
+    let lookup =
+        |inner: Vec<Document>| vec![doc! { "$lookup": { "from": "c", "as": "x", "pipeline": inner } }];
+    let joined = (0..18).fold(Vec::new(), |inner, _| lookup(inner));
+    assert_eq!(run(&docs, joined).unwrap().len(), 1);
+    let unions = (0..18).fold(Vec::new(), |inner, _| {
+        vec![doc! { "$unionWith": { "coll": "c", "pipeline": inner } }]
+    });
+    assert_eq!(run(&docs, unions).unwrap().len(), 19);
+}
