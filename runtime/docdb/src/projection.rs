@@ -64,7 +64,7 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 impl Projection {
-    /// Parses `{a: 1, "b.c": 1, _id: 0}` and the operators `$slice`, `$elemMatch` and positional `$`.
+    /// Parses a projection without expressions; for tests.
     ///
     /// # Errors
     /// `BadValue` for mixed inclusion and exclusion, colliding or bad paths, bad operator arguments;
@@ -74,10 +74,12 @@ impl Projection {
         Self::parse_as(doc, None, Mode::Find)
     }
 
-    /// Parses the projection of a query, which may have expressions too.
+    /// Parses the projection of a query: `{a: 1, "b.c": 1, _id: 0}`, the operators `$slice`, `$elemMatch` and
+    /// positional `$`, and expressions.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse), and those of expressions.
+    /// `BadValue` for mixed inclusion and exclusion, colliding or bad paths, bad operator arguments; those of
+    /// expressions.
     pub(crate) fn parse_in(doc: &RawDocument, scope: &Scope) -> Result<Projection> {
         Self::parse_as(doc, Some(scope), Mode::Find)
     }

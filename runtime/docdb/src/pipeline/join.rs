@@ -1,14 +1,17 @@
 //! Stages that bring in another collection: `$lookup`, `$graphLookup`, `$unionWith`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
 
 use bson::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::parse::{Surroundings, bound, pipeline_documents, variables};
 use super::run::Run;
 use super::{Pipeline, check_held, with_path};
+use crate::exec::Query;
 use crate::expression::{Env, Expr, Value, field_path, location};
-use crate::path::Path;
+use crate::path::{Path, index_values};
+use crate::plan;
 use crate::query::{Filter, Predicate};
 use crate::value::{as_whole, compare, elements, field, fields, is_number, type_name};
 use crate::{Code, Error, Namespace, Result, keycode};
@@ -112,29 +115,52 @@ impl Lookup {
         self.on.is_none() && self.variables.is_empty()
     }
 
-    /// The document with what was found. `found` keeps what is the same for every document.
-    pub(super) fn join(
-        &self,
-        doc: &RawDocument,
-        run: &Run<'_>,
-        found: &mut Option<RawArrayBuf>,
-    ) -> Result<RawDocumentBuf> {
+    /// The document with what was found. `kept` is what the stage keeps from one document to the next.
+    pub(super) fn join(&self, doc: &RawDocument, run: &Run<'_>, kept: &mut Kept) -> Result<RawDocumentBuf> {
+        if let Kept::Nothing = kept {
+            *kept = self.prepare(doc, run)?;
+        }
         let here;
-        let array = match found {
-            Some(array) => &*array,
-            None => {
-                let array = self.find(doc, run)?;
-                if self.is_uncorrelated() {
-                    found.insert(array)
-                } else {
-                    here = array;
-                    &here
-                }
+        let array = match kept {
+            Kept::Result(array) => &*array,
+            Kept::Table(table) => {
+                here = match self.on.as_ref().and_then(|on| table.find(doc, on)) {
+                    Some(array) => array,
+                    None => self.find(doc, run)?,
+                };
+                &here
+            }
+            Kept::Nothing | Kept::Useless => {
+                here = self.find(doc, run)?;
+                &here
             }
         };
         let joined = with_path(doc, &self.into, Some(RawBsonRef::Array(array)))?;
         super::check_made(&joined)?;
         Ok(joined)
+    }
+
+    /// What is worth keeping: a result that is the same for all, or a table when no index serves the join.
+    fn prepare(&self, doc: &RawDocument, run: &Run<'_>) -> Result<Kept> {
+        if self.is_uncorrelated() {
+            return self.find(doc, run).map(Kept::Result);
+        }
+        let (Some((_, foreign)), Some(from), true) = (&self.on, &self.from, self.stages.is_empty()) else {
+            return Ok(Kept::Useless);
+        };
+        let ns = Namespace::new(run.ns.database.clone(), &**from);
+        let any = Filter::Field {
+            path: foreign.clone(),
+            predicate: Predicate::Eq(RawBson::Int32(0)),
+        };
+        let indexed = match run.catalog.collection(&ns) {
+            None => true,
+            Some(collection) => plan::choose(collection, &any, None, None)?.bounded,
+        };
+        if indexed {
+            return Ok(Kept::Useless);
+        }
+        Ok(Table::build(&run.inside(&ns), foreign)?.map_or(Kept::Useless, Kept::Table))
     }
 
     fn find(&self, doc: &RawDocument, run: &Run<'_>) -> Result<RawArrayBuf> {
@@ -154,6 +180,85 @@ impl Lookup {
             });
         }
         collect(run, self.from.as_deref(), &pipeline, "$lookup")
+    }
+}
+
+/// What `$lookup` keeps from one document to the next.
+pub(super) enum Kept {
+    /// Nothing yet.
+    Nothing,
+    /// Nothing ever: an index serves the join, or each document asks for something else.
+    Useless,
+    /// What is found for every document.
+    Result(RawArrayBuf),
+    Table(Table),
+}
+
+/// The other collection by the values of the foreign field, so that it is read once and not for every document.
+pub(super) struct Table {
+    documents: Vec<RawDocumentBuf>,
+    places: HashMap<Vec<u8>, Vec<usize>>,
+}
+
+impl Table {
+    /// None when the collection is too large to be held.
+    fn build(run: &Run<'_>, foreign: &Path) -> Result<Option<Table>> {
+        let max = run.engine.limits.aggregate_bytes_max;
+        let pipeline = Query::all(None, run.engine.scope(run.deadline).runtime().clone());
+        let (mut documents, mut places) = (Vec::new(), HashMap::<Vec<u8>, Vec<usize>>::new());
+        let mut bytes = 0;
+        run.find(&pipeline, &mut |doc| {
+            bytes += doc.as_bytes().len();
+            for value in index_values(&doc, foreign).values {
+                let key = key(value);
+                bytes += key.len() + 64;
+                places.entry(key).or_default().push(documents.len());
+            }
+            documents.push(doc.into_owned());
+            Ok(if bytes > max {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })?;
+        Ok((bytes <= max).then_some(Table { documents, places }))
+    }
+
+    /// What a document joins with; none if the table can't tell, as of arrays, of which it has the elements only.
+    fn find(&self, doc: &RawDocument, (local, foreign): &(Box<[Box<str>]>, Path)) -> Option<RawArrayBuf> {
+        let predicate = equal_to(&Value::Borrowed(RawBsonRef::Document(doc)).at_path(local));
+        let wanted = match &predicate {
+            Predicate::Eq(value) => std::slice::from_ref(value),
+            Predicate::In { values, .. } => values,
+            _ => return None,
+        };
+        let mut found = Vec::new();
+        for value in wanted {
+            if let RawBson::Array(_) = value {
+                return None;
+            }
+            found.extend(
+                self.places
+                    .get(&key(value.as_raw_bson_ref()))
+                    .into_iter()
+                    .flatten()
+                    .copied(),
+            );
+        }
+        found.sort_unstable();
+        found.dedup();
+        let filter = Filter::Field {
+            path: foreign.clone(),
+            predicate,
+        };
+        let mut out = RawArrayBuf::new();
+        for place in found {
+            let doc = &self.documents[place];
+            if filter.matches(doc) {
+                out.push(doc.as_ref());
+            }
+        }
+        Some(out)
     }
 }
 

@@ -3,7 +3,7 @@
 //! [`parse`] makes the stages, [`optimize`] moves what it can into the query that feeds them (filter, sort, limit: so
 //! that indexes serve them). [`run`] pushes documents through the stages one by one, so that only those stages hold
 //! documents that have to (`$group`, `$sort` and their kin), each within `aggregate_bytes_max`. Nothing is spilled to
-//! disk. [`group`] and [`join`] are stages of their kinds; [`cursor`] makes pages; [`write`] is `$out`
+//! disk. [`group`] and [`join`] are stages of their kinds; [`cursor`] makes pages; [`mod@write`] is `$out`
 //! and `$merge`.
 //!
 //! A cursor holds no read transaction. If all stages look at one document at a time, it holds the key after which

@@ -10,6 +10,7 @@ use bson::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 use cloudlet_base::Deadline;
 
 use super::group::Groups;
+use super::join::Kept;
 use super::{Pipeline, Source, Stage, Unwind, check_held, with_path};
 use crate::catalog::{Catalog, key_pattern};
 use crate::engine::Engine;
@@ -94,7 +95,7 @@ impl<'a> Run<'a> {
     }
 
     /// The documents of the collection that the pipeline's query asks for.
-    fn find(&self, query: &Query, push: &mut Out<'_>) -> Result<()> {
+    pub(super) fn find(&self, query: &Query, push: &mut Out<'_>) -> Result<()> {
         let Some(collection) = self.catalog.collection(self.ns) else {
             return Ok(());
         };
@@ -258,7 +259,7 @@ pub(super) enum Step<'p> {
     /// One document in, at most one out.
     Each(&'p Stage),
     Unwind(&'p Unwind),
-    Lookup(&'p super::Lookup, Option<RawArrayBuf>),
+    Lookup(&'p super::Lookup, Kept),
     GraphLookup(&'p super::GraphLookup),
     Skip(u64),
     Limit(u64),
@@ -302,7 +303,7 @@ impl<'p> Step<'p> {
                 Step::Each(stage)
             }
             Stage::Unwind(unwind) => Step::Unwind(unwind),
-            Stage::Lookup(lookup) => Step::Lookup(lookup, None),
+            Stage::Lookup(lookup) => Step::Lookup(lookup, Kept::Nothing),
             Stage::GraphLookup(lookup) => Step::GraphLookup(lookup),
             Stage::Skip(skip) => Step::Skip(*skip),
             Stage::Limit(limit) => Step::Limit(*limit),
@@ -369,8 +370,8 @@ pub(super) fn feed(
             None => more,
         },
         Step::Unwind(unwind) => unwound(unwind, doc, &mut |doc| feed(rest, doc, run, out)),
-        Step::Lookup(lookup, found) => {
-            let joined = lookup.join(&doc, run, found)?;
+        Step::Lookup(lookup, kept) => {
+            let joined = lookup.join(&doc, run, kept)?;
             feed(rest, Cow::Owned(joined), run, out)
         }
         Step::GraphLookup(lookup) => {

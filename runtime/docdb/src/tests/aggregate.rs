@@ -500,7 +500,15 @@ fn a_join_uses_the_index_of_the_other_collection() {
         ..Config::default()
     })
     .unwrap();
-    insert(&docs, (0..500).map(|i| doc! { "_id": i, "k": i }));
+    insert(
+        &docs,
+        [
+            doc! { "_id": 0, "k": 0, "twin": [0] },
+            doc! { "_id": 1, "k": 1, "twin": 1.0 },
+            doc! { "_id": 2, "k": 2, "twin": [2, 1] },
+        ],
+    );
+    insert(&docs, (3..500).map(|i| doc! { "_id": i, "k": i }));
     make_index(&docs, index(&[("k", 1)]));
     let plain = doc! { "from": "c", "localField": "_id", "foreignField": "k", "as": "x" };
     let by_expr = doc! { "from": "c", "let": { "i": "$_id" }, "pipeline": [{ "$match": { "$expr": { "$eq": ["$k", "$$i"] } } }], "as": "x" };
@@ -516,8 +524,21 @@ fn a_join_uses_the_index_of_the_other_collection() {
         .unwrap();
         assert_eq!(found, [doc! { "n": 500 }]);
     }
-    let scanning = doc! { "from": "c", "localField": "_id", "foreignField": "other", "as": "x" };
-    fails(&docs, vec![doc! { "$lookup": scanning }], 292);
+    // Without an index the other collection is read once and held.
+    let scanning = |field: &str| doc! { "from": "c", "localField": "_id", "foreignField": field, "as": "x" };
+    check(
+        &docs,
+        vec![
+            doc! { "$lookup": scanning("twin") },
+            doc! { "$match": { "x": { "$ne": [] } } },
+            doc! { "$project": { "x": "$x._id" } },
+        ],
+        (0..3)
+            .map(|i| doc! { "_id": i, "x": if i == 1 { vec![1, 2] } else { vec![i] } })
+            .collect(),
+    );
+    let one_by_one = doc! { "from": "c", "let": { "i": "$_id" }, "pipeline": [{ "$match": { "$expr": { "$eq": ["$twin", "$$i"] } } }], "as": "x" };
+    fails(&docs, vec![doc! { "$lookup": one_by_one }], 292);
 }
 
 #[test]
