@@ -10,6 +10,9 @@ use crate::rules::{OWNER_FIELD, OWNER_PLACEHOLDER};
 use crate::session::AccessError;
 use crate::{Code, Error, UpdateOne};
 
+/// What [`pipeline_update`](crate::pipeline_update) calls an update's stages.
+const PIPELINE_OPERATOR: &str = "$pipeline";
+
 /// Deepest filter that is searched for the placeholder: MongoDB's nesting limit.
 const DEPTH_MAX: usize = 100;
 
@@ -84,10 +87,100 @@ pub(crate) fn stamp_insert(document: &RawDocument, owner: &str) -> Result<RawDoc
     Ok(out)
 }
 
+/// Stages that look at the documents they are given and at nothing else.
+const OWN_STAGES: [&str; 19] = [
+    "$addFields",
+    "$bucket",
+    "$bucketAuto",
+    "$count",
+    "$facet",
+    "$group",
+    "$limit",
+    "$match",
+    "$project",
+    "$redact",
+    "$replaceRoot",
+    "$replaceWith",
+    "$sample",
+    "$set",
+    "$skip",
+    "$sort",
+    "$sortByCount",
+    "$unset",
+    "$unwind",
+];
+
+/// Checks that a client's pipeline stays with the documents of its collection.
+pub(crate) fn check_stages(pipeline: &[RawDocumentBuf]) -> Result<(), AccessError> {
+    pipeline.iter().try_for_each(|stage| check_stage(stage, 0))
+}
+
+fn check_stage(stage: &RawDocument, depth: usize) -> Result<(), AccessError> {
+    if depth >= DEPTH_MAX {
+        let message = format!("a pipeline may be nested {DEPTH_MAX} levels deep at most");
+        return Err(Error::new(Code::Overflow, message).into());
+    }
+    for element in stage {
+        let (name, argument) = element.map_err(malformed)?;
+        if !OWN_STAGES.contains(&name.as_str()) {
+            return Err(AccessError::Denied(format!(
+                "the stage {:?} is not open to clients",
+                name.as_str()
+            )));
+        }
+        let (true, RawBsonRef::Document(facets)) = (name == "$facet", argument) else {
+            continue;
+        };
+        for element in facets {
+            let (_, RawBsonRef::Array(stages)) = element.map_err(malformed)? else {
+                continue;
+            };
+            for inner in stages {
+                if let RawBsonRef::Document(inner) = inner.map_err(malformed)? {
+                    check_stage(inner, depth + 1)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a pipeline's result stays in the app's database: `$out` and `$merge` can name any.
+pub(crate) fn check_targets(pipeline: &[RawDocumentBuf], database: &str) -> Result<(), AccessError> {
+    for stage in pipeline {
+        for element in stage {
+            let (name, argument) = element.map_err(malformed)?;
+            let target = match (name.as_str(), argument) {
+                ("$out", RawBsonRef::Document(target)) => Some(target),
+                ("$merge", RawBsonRef::Document(merge)) => match merge.get("into").map_err(malformed)? {
+                    Some(RawBsonRef::Document(target)) => Some(target),
+                    _ => None,
+                },
+                _ => None,
+            };
+            for element in target.into_iter().flatten() {
+                let (option, value) = element.map_err(malformed)?;
+                if option == "db" && value != RawBsonRef::String(database) {
+                    return Err(AccessError::Denied(format!(
+                        "{} may write to the app's own database {database:?} only",
+                        name.as_str()
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Checks that a client's update leaves `_openid` alone.
 pub(crate) fn check_update(update: &RawDocument) -> Result<(), AccessError> {
     for element in update {
         let (operator, argument) = element.map_err(malformed)?;
+        if operator == PIPELINE_OPERATOR {
+            return Err(AccessError::Denied(
+                "an update with a pipeline is not open to clients".to_owned(),
+            ));
+        }
         if !operator.as_str().starts_with('$') {
             refuse_owner_path(operator.as_str())?;
             continue;

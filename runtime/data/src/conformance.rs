@@ -7,8 +7,8 @@ use bson::{Bson, Document, RawBson, RawDocumentBuf, doc};
 use cloudlet_base::Deadline;
 
 use crate::{
-    Code, Delete, DeleteOne, Documents, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Namespace,
-    Update, UpdateOne, Updated, Write, default_index_name,
+    Aggregate, Code, Delete, DeleteOne, Documents, Error, Find, FindAndModify, IndexSpec, Insert, Inserted,
+    Namespace, Update, UpdateOne, Updated, Write, default_index_name, pipeline_update,
 };
 
 /// Runs the suite in databases whose names begin with `prefix`; they should not be there yet, and are left behind.
@@ -30,6 +30,7 @@ pub async fn run(documents: &dyn Documents, prefix: &str) {
     suite("modify").find_and_modify().await;
     suite("unique").unique_indexes().await;
     suite("plans").indexes_answer_alike().await;
+    suite("aggregations").aggregations().await;
     suite("transactions").transactions().await;
     suite("refusals").refusals().await;
     Suite {
@@ -428,6 +429,74 @@ impl Suite<'_> {
         );
     }
 
+    async fn aggregations(&self) {
+        self.seed().await;
+        let check = async |pipeline: Vec<Document>, expected: Vec<Document>| {
+            assert_eq!(
+                self.aggregate(pipeline.clone()).await,
+                Ok(expected),
+                "{pipeline:?}"
+            );
+        };
+        check(
+            vec![
+                doc! { "$match": { "n": { "$gte": 2 } } },
+                doc! { "$sort": { "n": -1 } },
+                doc! { "$project": { "double": { "$multiply": ["$n", 2] } } },
+            ],
+            vec![
+                doc! { "_id": 4, "double": 8 },
+                doc! { "_id": 3, "double": 6 },
+                doc! { "_id": 2, "double": 4 },
+            ],
+        )
+        .await;
+        check(
+            vec![
+                doc! { "$unwind": "$tags" },
+                doc! { "$group": { "_id": "$tags", "n": { "$sum": 1 }, "last": { "$max": "$_id" } } },
+                doc! { "$sort": { "_id": 1 } },
+            ],
+            vec![
+                doc! { "_id": "a", "n": 1, "last": 1 },
+                doc! { "_id": "b", "n": 2, "last": 2 },
+            ],
+        )
+        .await;
+        check(
+            vec![
+                doc! { "$match": { "$expr": { "$lt": [{ "$add": ["$n", "$_id"] }, 5] }, "n": { "$exists": true } } },
+                doc! { "$lookup": { "from": &*self.ns.collection, "localField": "n", "foreignField": "_id", "as": "same" } },
+                doc! { "$sort": { "_id": 1 } },
+                doc! { "$project": { "same": "$same._id" } },
+            ],
+            vec![doc! { "_id": 1, "same": [1] }, doc! { "_id": 2, "same": [2] }],
+        )
+        .await;
+        check(vec![doc! { "$count": "all" }], vec![doc! { "all": 5 }]).await;
+        let refused = |pipeline| async { self.aggregate(pipeline).await.expect_err("refused") };
+        assert_eq!(refused(vec![doc! { "$nope": 1 }]).await, Code::Location(40_324));
+        assert_eq!(
+            refused(vec![doc! { "$set": { "a": { "$nope": 1 } } }]).await,
+            Code::InvalidPipelineOperator
+        );
+        let find = Find {
+            projection: Some(raw(doc! { "m": { "$add": ["$n", 1] } })),
+            filter: raw(doc! { "_id": 1 }),
+            ..Find::default()
+        };
+        assert_eq!(self.all(find).await, [doc! { "_id": 1, "m": 2 }]);
+        let mut update = statement(doc! { "_id": 1 }, doc! {}, false);
+        update.update = pipeline_update(&[raw(doc! { "$set": { "m": { "$add": ["$n", 10] } } })]);
+        let update = Update {
+            statements: vec![update],
+            ordered: true,
+        };
+        let done = self.documents.update(&self.ns, update, Deadline::NEVER).await;
+        assert_eq!(done.expect("update").modified, 1);
+        assert_eq!(self.ids(doc! { "m": 11 }).await, [1]);
+    }
+
     async fn transactions(&self) {
         self.seed().await;
         let writes = |id: i32| {
@@ -643,6 +712,30 @@ impl Suite<'_> {
             .iter()
             .map(|document| Document::try_from(document.as_ref()).expect("bson"))
             .collect()
+    }
+
+    async fn aggregate(&self, pipeline: Vec<Document>) -> Result<Vec<Document>, Code> {
+        let aggregate = Aggregate {
+            pipeline: pipeline.into_iter().map(raw).collect(),
+            batch: Some(2),
+            ..Aggregate::default()
+        };
+        let page = self
+            .documents
+            .aggregate(&self.ns, aggregate, Deadline::NEVER)
+            .await;
+        let mut page = page.map_err(|error| error.code())?;
+        let mut found = std::mem::take(&mut page.documents);
+        while let Some(cursor) = page.cursor {
+            page = self
+                .documents
+                .next_page(cursor, Some(2), Deadline::NEVER)
+                .await
+                .expect("next page");
+            found.append(&mut page.documents);
+        }
+        let decoded = found.iter().map(|document| Document::try_from(document.as_ref()));
+        Ok(decoded.collect::<Result<_, _>>().expect("bson"))
     }
 
     async fn find(&self, filter: Document) -> Vec<Document> {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Deadline;
 use cloudlet_docdb::{
-    Cursor, Delete, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace,
-    Page, Update, Updated, Write, Written,
+    Aggregate, Cursor, Delete, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified,
+    Namespace, Page, Update, Updated, Write, Written,
 };
 
 /// A future that a trait object returns.
@@ -54,6 +54,16 @@ pub trait Documents: Send + Sync + 'static {
         filter: RawDocumentBuf,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<RawBson>, Error>>;
+
+    /// Runs an aggregation and returns its first page; [`next_page`](Self::next_page) gives the others. One that
+    /// ends in `$out` or `$merge` returns an empty page when its result is durable where it went, all of it or
+    /// nothing. A missing collection is an empty one.
+    fn aggregate<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        aggregate: Aggregate,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Page, Error>>;
 
     /// Inserts documents, making the collection when it is not there.
     fn insert<'a>(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Deadline;
 use cloudlet_docdb::{
-    Cursor, Delete, Deleted, Docs, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified,
-    Namespace, Page, Update, Updated, Write, Written,
+    Aggregate, Cursor, Delete, Deleted, Docs, Error, Find, FindAndModify, IndexSpec, Insert, Inserted,
+    Modified, Namespace, Page, Update, Updated, Write, Written,
 };
 
 use crate::{BoxFuture, Documents};
@@ -59,6 +59,15 @@ impl Documents for Embedded {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<RawBson>, Error>> {
         Box::pin(self.0.distinct(ns, path, filter, deadline))
+    }
+
+    fn aggregate<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        aggregate: Aggregate,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Page, Error>> {
+        Box::pin(self.0.aggregate(ns, aggregate, deadline))
     }
 
     fn insert<'a>(

@@ -9,8 +9,8 @@ use cloudlet_base::{AppId, Deadline, Fault, Principal};
 use crate::client;
 use crate::rules::{Action, Rule, Verdict};
 use crate::{
-    Cursor, Delete, DeleteOne, Deleted, Documents, Error, Find, FindAndModify, Insert, Inserted, Modified,
-    Namespace, Page, Update, UpdateOne, Updated, WriteError,
+    Aggregate, Cursor, Delete, DeleteOne, Deleted, Documents, Error, Find, FindAndModify, Insert, Inserted,
+    Modified, Namespace, Page, Update, UpdateOne, Updated, WriteError,
 };
 
 /// Why an operation under rules failed.
@@ -124,6 +124,39 @@ impl Session {
         deadline: Deadline,
     ) -> Result<Page, AccessError> {
         Ok(self.data.documents.next_page(cursor, batch, deadline).await?)
+    }
+
+    /// Runs an aggregation over the documents that the principal may read. A client's stages may not read or write
+    /// any other collection.
+    ///
+    /// # Errors
+    /// [`AccessError::Denied`] when the rule lets this caller read nothing, when a client uses a stage that reaches
+    /// beyond the collection, and when anybody's `$out` or `$merge` names another database; otherwise the database's.
+    pub async fn aggregate(
+        &self,
+        collection: &str,
+        mut aggregate: Aggregate,
+        deadline: Deadline,
+    ) -> Result<Page, AccessError> {
+        client::check_targets(&aggregate.pipeline, self.data.app.as_str())?;
+        if self.is_bound() {
+            client::check_stages(&aggregate.pipeline)?;
+            if let Some(owner) = self.owner() {
+                let swapped = aggregate
+                    .pipeline
+                    .into_iter()
+                    .map(|stage| client::swap_owner(stage, owner));
+                aggregate.pipeline = swapped.collect::<Result<_, _>>()?;
+            }
+            let rule = self.narrowed(collection, Action::Read, RawDocumentBuf::new())?;
+            // First, so that no expression of the client's is evaluated on a document it may not see.
+            aggregate.pipeline.insert(0, bson::rawdoc! { "$match": rule });
+        }
+        Ok(self
+            .data
+            .documents
+            .aggregate(&self.namespace(collection), aggregate, deadline)
+            .await?)
     }
 
     /// Counts the documents that the principal may read.

@@ -11,8 +11,8 @@ use bson::{Bson, Document, RawBson, RawDocumentBuf, oid::ObjectId};
 use cloudlet_base::Deadline;
 
 use crate::{
-    BoxFuture, Code, Cursor, Delete, Deleted, Documents, Error, Find, FindAndModify, IndexSpec, Insert,
-    Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written,
+    Aggregate, BoxFuture, Code, Cursor, Delete, Deleted, Documents, Error, Find, FindAndModify, IndexSpec,
+    Insert, Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written,
 };
 
 /// The real engine, in memory.
@@ -534,6 +534,10 @@ impl Documents for MemoryDocuments {
         _: Deadline,
     ) -> BoxFuture<'a, Result<Vec<RawBson>>> {
         unsupported("distinct")
+    }
+
+    fn aggregate<'a>(&'a self, _: &'a Namespace, _: Aggregate, _: Deadline) -> BoxFuture<'a, Result<Page>> {
+        unsupported("aggregate")
     }
 
     fn insert<'a>(

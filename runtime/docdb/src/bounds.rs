@@ -189,6 +189,7 @@ pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool) -> Option<
                 .map(|filter| of_filter(filter, path, multikey))
                 .collect::<Option<_>>()?,
         ),
+        Filter::Expr { implied, .. } => of_filter(implied, path, multikey),
         Filter::AlwaysFalse => Some(Bounds::NOTHING),
         _ => None,
     }

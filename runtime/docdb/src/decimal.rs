@@ -139,6 +139,252 @@ impl Decimal {
         }
     }
 
+    /// The quotient, rounded half to even to 34 digits. By zero: infinite, or NaN for zero by zero.
+    pub(crate) fn divide(self, other: Decimal) -> Decimal {
+        use Decimal::{Finite, Infinite, Nan};
+        match (self, other) {
+            (Nan, _) | (_, Nan) | (Infinite { .. }, Infinite { .. }) => Nan,
+            (Finite { coefficient: 0, .. }, Finite { coefficient: 0, .. }) => Nan,
+            (Infinite { negative: a }, Finite { negative: b, .. }) => Infinite { negative: a != b },
+            (
+                Finite { negative: a, .. },
+                Finite {
+                    coefficient: 0,
+                    negative: b,
+                    ..
+                },
+            ) => Infinite { negative: a != b },
+            (Finite { negative: a, .. }, Infinite { negative: b }) => Finite {
+                negative: a != b,
+                coefficient: 0,
+                exponent: EXPONENT_MIN,
+            },
+            (
+                Finite {
+                    negative: na,
+                    coefficient: ca,
+                    exponent: ea,
+                },
+                Finite {
+                    negative: nb,
+                    coefficient: cb,
+                    exponent: eb,
+                },
+            ) => {
+                let mut digits = Natural::from(ca / cb).digits();
+                let mut rest = ca % cb;
+                let mut exponent = ea - eb;
+                // Two digits more than fit, and one that tells whether anything followed: enough to round by.
+                while rest != 0 && digits.len() < DIGITS as usize + 2 {
+                    // Below 10^35, which 128 bits hold.
+                    rest *= 10;
+                    let digit = (rest / cb) as u8;
+                    if digit != 0 || !digits.is_empty() {
+                        digits.push(digit);
+                    }
+                    rest %= cb;
+                    exponent -= 1;
+                }
+                if rest != 0 {
+                    digits.push(1);
+                    exponent -= 1;
+                }
+                rounded(na != nb, &digits, exponent)
+            }
+        }
+    }
+
+    /// What a division that rounds towards zero leaves, with the sign of `self`. By zero: NaN.
+    pub(crate) fn remainder(self, other: Decimal) -> Decimal {
+        use Decimal::{Finite, Infinite, Nan};
+        match (self, other) {
+            (Nan | Infinite { .. }, _) | (_, Nan) | (_, Finite { coefficient: 0, .. }) => Nan,
+            (_, Infinite { .. }) => self,
+            (
+                Finite {
+                    negative,
+                    coefficient: ca,
+                    exponent: ea,
+                },
+                Finite {
+                    coefficient: cb,
+                    exponent: eb,
+                    ..
+                },
+            ) => {
+                if ea < eb {
+                    let scaled = 10u128
+                        .checked_pow((eb - ea) as u32)
+                        .and_then(|power| cb.checked_mul(power));
+                    // A divisor over 128 bits is larger than any coefficient.
+                    let coefficient = scaled.map_or(ca, |scaled| ca % scaled);
+                    return Finite {
+                        negative,
+                        coefficient,
+                        exponent: ea,
+                    };
+                }
+                let mut rest = ca % cb;
+                for _ in 0..ea - eb {
+                    rest = rest * 10 % cb;
+                    if rest == 0 {
+                        break;
+                    }
+                }
+                Finite {
+                    negative,
+                    coefficient: rest,
+                    exponent: eb,
+                }
+            }
+        }
+    }
+
+    /// The number with at most `places` digits after the point (before it, if negative).
+    pub(crate) fn to_places(self, places: i32, rounding: Rounding) -> Decimal {
+        let Decimal::Finite {
+            negative,
+            coefficient,
+            exponent,
+        } = self
+        else {
+            return self;
+        };
+        let drop = -places - exponent;
+        if drop <= 0 {
+            return self;
+        }
+        let (whole, part, half) = match 10u128.checked_pow(drop as u32) {
+            Some(power) => (coefficient / power, coefficient % power, power / 2),
+            None => (0, coefficient, u128::MAX),
+        };
+        let up = match rounding {
+            Rounding::Down => false,
+            Rounding::Floor => negative && part > 0,
+            Rounding::Ceiling => !negative && part > 0,
+            Rounding::HalfEven => part > half || (part == half && whole % 2 == 1),
+        };
+        Decimal::Finite {
+            negative,
+            coefficient: whole + u128::from(up),
+            exponent: -places,
+        }
+    }
+
+    /// The square root; NaN of a negative number. Right to the 33rd digit at least.
+    pub(crate) fn square_root(self) -> Decimal {
+        let Decimal::Finite {
+            negative,
+            coefficient,
+            exponent,
+        } = self
+        else {
+            return if self == (Decimal::Infinite { negative: true }) {
+                Decimal::Nan
+            } else {
+                self
+            };
+        };
+        if coefficient == 0 {
+            return self;
+        }
+        if negative {
+            return Decimal::Nan;
+        }
+        let shift = exponent.div_euclid(2);
+        let reduced = Decimal::Finite {
+            negative,
+            coefficient,
+            exponent: exponent - 2 * shift,
+        };
+        let half = Decimal::Finite {
+            negative: false,
+            coefficient: 5,
+            exponent: -1,
+        };
+        let mut root = Decimal::from_f64(reduced.to_f64().sqrt());
+        for _ in 0..3 {
+            root = root.add(reduced.divide(root)).multiply(half);
+        }
+        match root {
+            Decimal::Finite {
+                negative,
+                coefficient,
+                exponent,
+            } => {
+                let (coefficient, exponent) = stripped(coefficient, exponent);
+                Decimal::Finite {
+                    negative,
+                    coefficient,
+                    exponent: exponent + shift,
+                }
+            }
+            root => root,
+        }
+    }
+
+    pub(crate) fn negated(self) -> Decimal {
+        match self {
+            Decimal::Nan => Decimal::Nan,
+            Decimal::Infinite { negative } => Decimal::Infinite { negative: !negative },
+            Decimal::Finite {
+                negative,
+                coefficient,
+                exponent,
+            } => Decimal::Finite {
+                negative: !negative,
+                coefficient,
+                exponent,
+            },
+        }
+    }
+
+    pub(crate) fn is_negative(self) -> bool {
+        matches!(
+            self,
+            Decimal::Infinite { negative: true } | Decimal::Finite { negative: true, .. }
+        )
+    }
+
+    pub(crate) fn is_zero(self) -> bool {
+        matches!(self, Decimal::Finite { coefficient: 0, .. })
+    }
+
+    /// The nearest double.
+    pub(crate) fn to_f64(self) -> f64 {
+        match self {
+            Decimal::Nan => f64::NAN,
+            Decimal::Infinite { negative: true } => f64::NEG_INFINITY,
+            Decimal::Infinite { negative: false } => f64::INFINITY,
+            Decimal::Finite {
+                negative,
+                coefficient,
+                exponent,
+            } => {
+                let magnitude: f64 = format!("{coefficient}e{exponent}").parse().unwrap_or(f64::NAN);
+                if negative { -magnitude } else { magnitude }
+            }
+        }
+    }
+
+    /// The whole part, if it is a number of 64 bits.
+    pub(crate) fn to_i64(self) -> Option<i64> {
+        let Decimal::Finite {
+            negative,
+            coefficient,
+            exponent,
+        } = self.to_places(0, Rounding::Down)
+        else {
+            return None;
+        };
+        if coefficient == 0 {
+            return Some(0);
+        }
+        let power = 10i128.checked_pow(u32::try_from(exponent).ok()?)?;
+        let magnitude = i128::try_from(coefficient).ok()?.checked_mul(power)?;
+        i64::try_from(if negative { -magnitude } else { magnitude }).ok()
+    }
+
     /// The product, rounded half to even to 34 digits.
     pub(crate) fn multiply(self, other: Decimal) -> Decimal {
         use Decimal::{Finite, Infinite, Nan};
@@ -166,6 +412,28 @@ impl Decimal {
             ),
         }
     }
+}
+
+/// Which of two neighbours a number becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rounding {
+    /// The one nearer to zero.
+    Down,
+    /// The smaller.
+    Floor,
+    /// The larger.
+    Ceiling,
+    /// The nearer, of two as near the even.
+    HalfEven,
+}
+
+/// Without the zeros at the end.
+fn stripped(mut coefficient: u128, mut exponent: i32) -> (u128, i32) {
+    while exponent < 0 && coefficient != 0 && coefficient.is_multiple_of(10) {
+        coefficient /= 10;
+        exponent += 1;
+    }
+    (coefficient, exponent)
 }
 
 /// The decimal128 nearest to `±digits * 10^exponent`, ties to even; infinite above the range.

@@ -9,6 +9,7 @@ use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::{Clock, Deadline, Entropy};
 
 use crate::catalog::{Catalog, ID_INDEX};
+use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
@@ -19,6 +20,7 @@ use crate::limits::Limits;
 use crate::metrics::{Metrics, Op};
 use crate::ops::*;
 use crate::path::Path;
+use crate::pipeline::{self, Pipeline, Surroundings};
 use crate::verify::{Verified, verify};
 use crate::{Code, Error, Result, index};
 
@@ -112,7 +114,7 @@ impl Docs {
         entropy: Arc<dyn Entropy>,
         metrics: Metrics,
     ) -> Result<Docs> {
-        let engine = Engine::open(kv, config.limits, clock, entropy.as_ref(), metrics)?;
+        let engine = Engine::open(kv, config.limits, clock, entropy, metrics)?;
         Ok(Docs {
             lanes: Arc::new(Lanes::start(engine, config.readers)?),
         })
@@ -121,7 +123,7 @@ impl Docs {
     /// Runs a query and returns its first page.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
         let engine = self.begin(Op::Find);
-        let query = match guarded(|| Query::parse(&find, &engine.limits)) {
+        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
             Ok(query) => Arc::new(query),
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -176,7 +178,7 @@ impl Docs {
             limit,
             ..Find::default()
         };
-        let query = match guarded(|| Query::parse(&find, &engine.limits)) {
+        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
             Ok(query) => Arc::new(query),
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -195,7 +197,10 @@ impl Docs {
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
         let engine = self.begin(Op::Distinct);
-        let parsed = guarded(|| Ok((Path::parse(path)?, exec::parse_filter(&filter, &engine.limits)?)));
+        let parsed = guarded(|| {
+            let filter = exec::parse_filter(&filter, &engine.limits, &engine.scope(&deadline))?;
+            Ok((Path::parse(path)?, filter))
+        });
         let (path, filter) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => return Reply::ready(Err(error)),
@@ -203,6 +208,49 @@ impl Docs {
         let ns = ns.clone();
         self.read(None, deadline, move |engine, kv, catalog, meter| {
             exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
+        })
+    }
+
+    /// Runs an aggregation and returns its first page. One that ends in `$out` or `$merge` writes all of its result
+    /// or nothing, on the writer's thread, and is durable when the (empty) page arrives.
+    pub fn aggregate(&self, ns: &Namespace, aggregate: Aggregate, deadline: Deadline) -> Reply<Page> {
+        let engine = self.begin(Op::Aggregate);
+        let pipeline = match guarded(|| parse_pipeline(engine, &aggregate, &deadline)) {
+            Ok(pipeline) => Arc::new(pipeline),
+            Err(error) => return Reply::ready(Err(error)),
+        };
+        let (ns, batch, inner) = (ns.clone(), aggregate.batch, deadline.clone());
+        if pipeline.target.is_some() {
+            return self.lanes.write_alone(deadline, move |tx| {
+                pipeline::write_result(tx, &ns, &pipeline, &inner)?;
+                Ok(Page {
+                    documents: Vec::new(),
+                    cursor: None,
+                })
+            });
+        }
+        self.lanes.read(deadline, move |engine| {
+            engine
+                .read(|kv, catalog| pipeline::first_page(engine, kv, catalog, &ns, &pipeline, batch, &inner))
+        })
+    }
+
+    /// How an aggregation runs, in MongoDB's shape: the query that feeds it, explained as by
+    /// [`explain`](Self::explain), and the names of the stages after it.
+    pub fn explain_aggregate(
+        &self,
+        ns: &Namespace,
+        aggregate: Aggregate,
+        deadline: Deadline,
+    ) -> Reply<RawDocumentBuf> {
+        let engine = self.begin(Op::Explain);
+        let pipeline = match guarded(|| parse_pipeline(engine, &aggregate, &deadline)) {
+            Ok(pipeline) => Arc::new(pipeline),
+            Err(error) => return Reply::ready(Err(error)),
+        };
+        let (ns, inner) = (ns.clone(), deadline.clone());
+        self.lanes.read(deadline, move |engine| {
+            engine.read(|kv, catalog| pipeline::explain(engine, kv, catalog, &ns, &pipeline, &inner))
         })
     }
 
@@ -224,7 +272,7 @@ impl Docs {
     /// Updates documents; durable when the reply arrives.
     pub fn update(&self, ns: &Namespace, update: Update, deadline: Deadline) -> Reply<Updated> {
         self.begin(Op::Update);
-        match self.prepare_update(&update) {
+        match self.prepare_update(&update, &deadline) {
             Err(error) => Reply::ready(Err(error)),
             Ok(statements) => {
                 let (ns, inner, ordered) = (ns.clone(), deadline.clone(), update.ordered);
@@ -238,7 +286,7 @@ impl Docs {
     /// Deletes documents; durable when the reply arrives.
     pub fn delete(&self, ns: &Namespace, delete: Delete, deadline: Deadline) -> Reply<Deleted> {
         self.begin(Op::Delete);
-        match self.prepare_delete(&delete) {
+        match self.prepare_delete(&delete, &deadline) {
             Err(error) => Reply::ready(Err(error)),
             Ok(statements) => {
                 let (ns, inner, ordered) = (ns.clone(), deadline.clone(), delete.ordered);
@@ -257,7 +305,7 @@ impl Docs {
         deadline: Deadline,
     ) -> Reply<Modified> {
         let engine = self.begin(Op::FindAndModify);
-        match guarded(|| ModifyStatement::parse(&modify, &engine.limits)) {
+        match guarded(|| ModifyStatement::parse(&modify, &engine.limits, &engine.scope(&deadline))) {
             Err(error) => Reply::ready(Err(error)),
             Ok(statement) => {
                 let (ns, inner) = (ns.clone(), deadline.clone());
@@ -273,7 +321,7 @@ impl Docs {
         self.begin(Op::Transact);
         let prepared: Result<Vec<PreparedWrite>> = writes
             .into_iter()
-            .map(|write| self.prepare_write(write))
+            .map(|write| self.prepare_write(write, &deadline))
             .collect();
         match prepared {
             Err(error) => Reply::ready(Err(error)),
@@ -374,7 +422,7 @@ impl Docs {
     /// How a query would run and did run, in MongoDB's `explain("executionStats")` shape.
     pub fn explain(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<RawDocumentBuf> {
         let engine = self.begin(Op::Explain);
-        let query = match guarded(|| Query::parse(&find, &engine.limits)) {
+        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
             Ok(query) => Arc::new(query),
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -450,12 +498,17 @@ impl Docs {
         })
     }
 
-    pub(crate) fn prepare_update(&self, update: &Update) -> Result<Vec<Result<UpdateStatement>>> {
+    pub(crate) fn prepare_update(
+        &self,
+        update: &Update,
+        deadline: &Deadline,
+    ) -> Result<Vec<Result<UpdateStatement>>> {
         self.check_batch(update.statements.len())?;
         let limits = &self.lanes.engine().limits;
+        let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &UpdateOne| {
-            let filter = exec::parse_filter(&statement.filter, limits)?;
-            let update = write::parse_update(&statement.update, &statement.array_filters, limits)?;
+            let filter = exec::parse_filter(&statement.filter, limits, &scope)?;
+            let update = write::parse_update(&statement.update, &statement.array_filters, limits, &scope)?;
             if statement.multi && update.is_replacement() {
                 return Err(Error::new(
                     Code::FailedToParse,
@@ -472,11 +525,16 @@ impl Docs {
         guarded(|| Ok(update.statements.iter().map(parse).collect()))
     }
 
-    pub(crate) fn prepare_delete(&self, delete: &Delete) -> Result<Vec<Result<DeleteStatement>>> {
+    pub(crate) fn prepare_delete(
+        &self,
+        delete: &Delete,
+        deadline: &Deadline,
+    ) -> Result<Vec<Result<DeleteStatement>>> {
         self.check_batch(delete.statements.len())?;
         let limits = &self.lanes.engine().limits;
+        let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &DeleteOne| {
-            let filter = exec::parse_filter(&statement.filter, limits)?;
+            let filter = exec::parse_filter(&statement.filter, limits, &scope)?;
             Ok(DeleteStatement {
                 filter,
                 multi: statement.multi,
@@ -485,13 +543,27 @@ impl Docs {
         guarded(|| Ok(delete.statements.iter().map(parse).collect()))
     }
 
-    fn prepare_write(&self, write: Write) -> Result<PreparedWrite> {
+    fn prepare_write(&self, write: Write, deadline: &Deadline) -> Result<PreparedWrite> {
         Ok(match write {
             Write::Insert(ns, insert) => PreparedWrite::Insert(ns, self.prepare_insert(insert)?.0),
-            Write::Update(ns, update) => PreparedWrite::Update(ns, self.prepare_update(&update)?),
-            Write::Delete(ns, delete) => PreparedWrite::Delete(ns, self.prepare_delete(&delete)?),
+            Write::Update(ns, update) => PreparedWrite::Update(ns, self.prepare_update(&update, deadline)?),
+            Write::Delete(ns, delete) => PreparedWrite::Delete(ns, self.prepare_delete(&delete, deadline)?),
         })
     }
+}
+
+pub(crate) fn parse_pipeline(
+    engine: &Engine,
+    aggregate: &Aggregate,
+    deadline: &Deadline,
+) -> Result<Pipeline> {
+    let mut scope = engine.scope(deadline);
+    if let Some(variables) = &aggregate.variables {
+        check_well_formed(variables, engine.limits.depth_max)?;
+        scope = scope.with_let(variables)?;
+    }
+    let around = Surroundings::new(&engine.limits, scope);
+    Pipeline::parse(&aggregate.pipeline, &around, aggregate.hint.clone())
 }
 
 /// A write of a transaction, parsed.

@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use cloudlet_base::{Clock, Entropy};
+use cloudlet_base::{Clock, Deadline, Entropy};
 
 use crate::catalog::Catalog;
+use crate::expression::{Runtime, Scope};
 use crate::kv::{Kv, KvRead, KvSnapshot, KvWrite};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -19,6 +20,7 @@ pub(crate) struct Engine {
     catalog: RwLock<Published>,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) ids: ObjectIds,
     pub(crate) metrics: Metrics,
     pub(crate) transactions: Arc<Transactions>,
@@ -43,7 +45,7 @@ impl Engine {
         kv: Box<dyn Kv>,
         limits: Limits,
         clock: Arc<dyn Clock>,
-        entropy: &dyn Entropy,
+        entropy: Arc<dyn Entropy>,
         metrics: Metrics,
     ) -> Result<Self> {
         kv.write(&mut |store| Catalog::prepare(store))?;
@@ -56,7 +58,8 @@ impl Engine {
             }),
             limits,
             clock,
-            ids: ObjectIds::new(entropy),
+            ids: ObjectIds::new(entropy.as_ref()),
+            entropy,
             metrics,
             transactions: Arc::default(),
         })
@@ -87,6 +90,11 @@ impl Engine {
         let published = self.published()?;
         let snapshot = self.kv.snapshot()?;
         Ok((snapshot, published.catalog.clone()))
+    }
+
+    /// Where the expressions of a command are parsed that begins now.
+    pub(crate) fn scope(&self, deadline: &Deadline) -> Scope {
+        Scope::new(Runtime::new(self, deadline))
     }
 
     /// The catalog in force.

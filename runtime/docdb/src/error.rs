@@ -16,25 +16,64 @@ macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $fault:ident;)*) => {
         /// MongoDB's error codes, as far as the engine gives them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Code { $($(#[$doc])* $name),* }
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+            /// One of the numbered errors of expressions and pipeline stages, which have no name but their number.
+            Location(i32),
+        }
 
         impl Code {
             /// The number that drivers see.
             pub const fn number(self) -> i32 {
-                match self { $(Code::$name => $number),* }
+                match self { $(Code::$name => $number,)* Code::Location(number) => number }
             }
 
             /// The name that drivers see as `codeName`.
             pub const fn name(self) -> &'static str {
-                match self { $(Code::$name => stringify!($name)),* }
+                match self { $(Code::$name => stringify!($name),)* Code::Location(number) => location_name(number) }
             }
 
             /// The platform's kind of failure.
             pub const fn fault(self) -> Fault {
-                match self { $(Code::$name => Fault::$fault),* }
+                match self { $(Code::$name => Fault::$fault,)* Code::Location(_) => Fault::Invalid }
             }
         }
     };
+}
+
+/// Names of the numbered codes: drivers see `Location16554`, and a name has to be there before the program runs.
+macro_rules! locations {
+    ($($number:literal)*) => {
+        const fn location_name(number: i32) -> &'static str {
+            match number { $($number => concat!("Location", $number),)* _ => "Location" }
+        }
+    };
+}
+
+locations! {
+    13113 15947 15948 15952 15955 15958 15959 15969 15973 15975 15976 15981 15983 15998
+    16006 16007 16020 16034 16035 16406 16410 16411 16412 16610 16611 16612 16702 16872
+    16874 16875 16876 16877 16878 16879 16880 16882 16883 16990 17040 17041 17042 17043
+    17044 17046 17047 17048 17049 17053 17080 17081 17082 17083 17124 17276 18533 18534
+    18535 18536 18537 18628 19782 28646 28647 28648 28650 28651 28656 28657 28664 28666
+    28667 28680 28689 28690 28691 28714 28724 28725 28726 28727 28728 28729 28745 28746
+    28747 28748 28749 28756 28757 28758 28759 28761 28762 28763 28764 28765 28766 28803
+    28808 28809 28810 28811 28812 28818 28822 31002 31022 31023 31024 31034 31119 31254
+    31393 32767 32768 34435 34443 34445 34447 34449 34450 34451 34452 34453 34454 34455
+    34461 34462 34463 34464 34465 34466 34467 34468 34471 34473 36524 40060 40061 40062
+    40063 40064 40065 40066 40067 40068 40075 40076 40077 40078 40079 40080 40081 40085
+    40086 40087 40090 40091 40092 40093 40094 40096 40097 40101 40104 40105 40147 40149
+    40156 40157 40158 40160 40168 40169 40170 40185 40191 40192 40193 40194 40195 40196
+    40197 40198 40200 40201 40202 40228 40229 40230 40231 40234 40235 40236 40237 40238
+    40240 40243 40244 40245 40246 40272 40323 40324 40352 40353 40386 40390 40392 40393
+    40394 40395 40397 40398 40400 40414 40415 40485 40489 40515 40516 40517 40518 40520
+    40521 40522 40523 40525 40535 40536 40539 40541 40542 40600 40601 40602 40684 50694
+    50695 50699 50700 50752 50989 51047 51080 51081 51082 51083 51104 51105 51106 51107
+    51111 51132 51178 51186 51272 51276 51744 51745 51746 51747 51748 51749 51750 327391
+    327392 800000 1257300 2942500 2942501 2942502 2942503 2942504 3041701 3041702 3041703 4161101 4161102 4161103
+    4161105 4161109 4940400 5107200 5107201 5166302 5166303 5166304 5166305 5166401 5166402 5166405 5439008 5439009
+    5439010 5439013 5439016 5439017 5654602 5687301 5787900 5787901 5787902 5787906 5787907 5787908 5788005 5788200
+    5858203
 }
 
 codes! {
@@ -88,8 +127,16 @@ codes! {
     InvalidNamespace = 73, Invalid;
     /// The operation exists in MongoDB, not here.
     CommandNotSupported = 115, Invalid;
+    /// A name that is no expression or accumulator.
+    InvalidPipelineOperator = 168, Invalid;
     /// Two arrays in one compound key.
     CannotIndexParallelArrays = 171, Invalid;
+    /// An operator where it may not be, such as `$expr` inside of `$elemMatch`.
+    QueryFeatureNotAllowed = 224, Invalid;
+    /// Pipelines in pipelines in pipelines, too deep.
+    MaxSubPipelineDepthExceeded = 232, Limit;
+    /// A value that can't be converted to the type asked for.
+    ConversionFailure = 241, Invalid;
     /// A document over 16 MiB or nested deeper than 100.
     BSONObjectTooLarge = 10334, Limit;
     /// A unique index has the key already.
@@ -102,6 +149,8 @@ codes! {
     WriteConflict = 112, Conflict;
     /// The transaction has ended, or never began.
     NoSuchTransaction = 251, NotFound;
+    /// A statement that may not be part of a transaction.
+    OperationNotSupportedInTransaction = 263, Invalid;
     /// A transaction changed more than it may.
     TransactionTooLarge = 257, Limit;
     /// The disk is full or failing; nothing was written.

@@ -4,11 +4,12 @@
 //! Code map, in reading order:
 //! - [`ops`]: the commands and replies as plain values.
 //! - `value`, `path`: the total order of BSON values; dotted paths and how they fan out through arrays.
-//! - `query`, `update`, `projection`, `sort`: texts to types, and the types' meaning on one document.
+//! - `query`, `update`, `projection`, `sort`, `expression`: texts to types, and the types' meaning on one document.
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `index`: collections, index definitions, index maintenance.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
+//! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
 //! - `transaction`: several statements on a snapshot, committed as one.
 //! - `verify`: do indexes and documents agree.  `metrics`, `object_ids`, `show`: as they say.
@@ -39,8 +40,10 @@ mod verify;
 
 mod check;
 mod decimal;
+mod expression;
 mod keycode;
 mod path;
+mod pipeline;
 mod projection;
 #[cfg(test)]
 mod properties;

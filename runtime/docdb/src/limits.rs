@@ -15,6 +15,10 @@ pub struct Limits {
     pub scan_max: u64,
     /// Bytes that one in-memory sort may hold: MongoDB's 100 MiB.
     pub sort_bytes_max: usize,
+    /// Bytes that one stage of an aggregation may hold, and so may the rest of its result: MongoDB's 100 MiB.
+    pub aggregate_bytes_max: usize,
+    /// Stages in one pipeline: MongoDB's 1000.
+    pub stages_max: usize,
     /// Bytes in one page of a result: 16 MiB.
     pub page_bytes_max: usize,
     /// Operations that may wait for the writer.
@@ -41,6 +45,8 @@ impl Default for Limits {
             batch_max: 100_000,
             scan_max: 10_000_000,
             sort_bytes_max: 100 * 1024 * 1024,
+            aggregate_bytes_max: 100 * 1024 * 1024,
+            stages_max: 1000,
             page_bytes_max: 16 * 1024 * 1024,
             write_queue_max: 4096,
             read_queue_max: 4096,

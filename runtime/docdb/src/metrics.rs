@@ -11,6 +11,7 @@ pub(crate) enum Op {
     NextPage,
     Count,
     Distinct,
+    Aggregate,
     Explain,
     Insert,
     Update,
@@ -21,11 +22,12 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 11] = [
+    const ALL: [Op; 12] = [
         Op::Find,
         Op::NextPage,
         Op::Count,
         Op::Distinct,
+        Op::Aggregate,
         Op::Explain,
         Op::Insert,
         Op::Update,
@@ -41,6 +43,7 @@ impl Op {
             Op::NextPage => "next_page",
             Op::Count => "count",
             Op::Distinct => "distinct",
+            Op::Aggregate => "aggregate",
             Op::Explain => "explain",
             Op::Insert => "insert",
             Op::Update => "update",

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bson::{RawBson, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBson, RawDocumentBuf};
 
 use crate::Error;
 
@@ -43,6 +43,8 @@ pub struct Find {
     pub sort: Option<RawDocumentBuf>,
     /// MongoDB projection.
     pub projection: Option<RawDocumentBuf>,
+    /// MongoDB's `let`: variables for the expressions of filter and projection, made of constants.
+    pub variables: Option<RawDocumentBuf>,
     /// Documents to pass over first.
     pub skip: u64,
     /// Most documents to return in all; `None` is no limit.
@@ -51,6 +53,22 @@ pub struct Find {
     pub hint: Option<Arc<str>>,
     /// Most documents in the first page; `None` is the engine's default (101).
     pub batch: Option<u32>,
+}
+
+/// An aggregation.
+#[derive(Debug, Clone, Default)]
+pub struct Aggregate {
+    /// MongoDB's stages, `{$match: ..}` and so on.
+    pub pipeline: Vec<RawDocumentBuf>,
+    /// MongoDB's `let`: variables for the stages, made of constants.
+    pub variables: Option<RawDocumentBuf>,
+    /// Name of the index to use for the collection, or `$natural`; the planner chooses when absent.
+    pub hint: Option<Arc<str>>,
+    /// Most documents in the first page; `None` is the engine's default (101).
+    pub batch: Option<u32>,
+    /// Accepted for drivers that send it: nothing is spilled to disk, and stages that hold documents have their bound
+    /// either way.
+    pub allow_disk_use: bool,
 }
 
 /// Some documents of a result, in order, and the way to the rest.
@@ -92,7 +110,7 @@ pub struct Inserted {
 pub struct UpdateOne {
     /// Which documents.
     pub filter: RawDocumentBuf,
-    /// Operators (`{$set: ..}`) or a whole replacement document.
+    /// Operators (`{$set: ..}`), a whole replacement document, or a [`pipeline_update`].
     pub update: RawDocumentBuf,
     /// All matching documents rather than the first; only with operators.
     pub multi: bool,
@@ -100,6 +118,21 @@ pub struct UpdateOne {
     pub upsert: bool,
     /// Filters for `$[name]` in update paths.
     pub array_filters: Vec<RawDocumentBuf>,
+}
+
+/// The field of an update document that makes it a pipeline; no operator and no stored field has that name.
+pub(crate) const PIPELINE_FIELD: &str = "$pipeline";
+
+/// The update document for an update with an aggregation pipeline: `{$pipeline: [stage, ..]}`. Its stages may be
+/// `$addFields`/`$set`, `$project`/`$unset` and `$replaceRoot`/`$replaceWith`.
+pub fn pipeline_update(stages: &[RawDocumentBuf]) -> RawDocumentBuf {
+    let mut list = RawArrayBuf::new();
+    for stage in stages {
+        list.push(stage.as_ref());
+    }
+    let mut update = RawDocumentBuf::new();
+    update.append(bson::raw::cstr!("$pipeline"), list);
+    update
 }
 
 /// Update statements.

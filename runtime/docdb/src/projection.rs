@@ -1,8 +1,11 @@
 //! Projections: which parts of a matching document are returned.
 
-use bson::{RawArray, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
+use std::sync::Arc;
+
+use bson::{RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::check::check_well_formed;
+use crate::expression::{Env, Expr, Runtime, Scope, location};
 use crate::path::Path;
 use crate::query::{ARGUMENT_DEPTH_MAX, Filter, Predicate};
 use crate::value::{as_whole, elements, fields, is_number, is_true, raw_fields, shown};
@@ -18,6 +21,8 @@ pub(crate) struct Projection {
     keep_id: bool,
     /// The path that ends in the positional `$`, if any.
     positional: bool,
+    /// For the expressions, if there are any.
+    runtime: Option<Arc<Runtime>>,
 }
 
 /// What is done with a field.
@@ -34,12 +39,16 @@ enum Step {
     ElemMatch(Predicate),
     /// The fields inside of it.
     Inside(Node),
+    /// The value of an expression.
+    Compute(Expr),
 }
 
 /// Named fields of a document.
 #[derive(Debug, Clone, Default)]
 struct Node {
     children: Vec<Child>,
+    /// Whether there are expressions in it, which make fields that were not there.
+    computes: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -55,20 +64,77 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 impl Projection {
-    /// Parses `{a: 1, "b.c": 1, _id: 0}` and the operators `$slice`, `$elemMatch` and positional `$`.
+    /// Parses a projection without expressions; for tests.
     ///
     /// # Errors
     /// `BadValue` for mixed inclusion and exclusion, colliding or bad paths, bad operator arguments;
     /// `CommandNotSupported` for expressions.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn parse(doc: &RawDocument) -> Result<Projection> {
+        Self::parse_as(doc, None, Mode::Find)
+    }
+
+    /// Parses the projection of a query: `{a: 1, "b.c": 1, _id: 0}`, the operators `$slice`, `$elemMatch` and
+    /// positional `$`, and expressions.
+    ///
+    /// # Errors
+    /// `BadValue` for mixed inclusion and exclusion, colliding or bad paths, bad operator arguments; those of
+    /// expressions.
+    pub(crate) fn parse_in(doc: &RawDocument, scope: &Scope) -> Result<Projection> {
+        Self::parse_as(doc, Some(scope), Mode::Find)
+    }
+
+    /// Parses what `$project` takes.
+    ///
+    /// # Errors
+    /// MongoDB's numbered codes of what is wrong.
+    pub(crate) fn parse_project(doc: &RawDocument, scope: &Scope) -> Result<Projection> {
+        if doc.is_empty() {
+            return Err(location(
+                51_272,
+                "projection specification must have at least one field",
+            ));
+        }
+        Self::parse_as(doc, Some(scope), Mode::Project)
+    }
+
+    /// Parses what `$addFields` takes.
+    ///
+    /// # Errors
+    /// As [`parse_project`](Self::parse_project).
+    pub(crate) fn parse_add_fields(doc: &RawDocument, scope: &Scope) -> Result<Projection> {
+        Self::parse_as(doc, Some(scope), Mode::AddFields)
+    }
+
+    fn parse_as(doc: &RawDocument, scope: Option<&Scope>, mode: Mode) -> Result<Projection> {
         check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
-        let mut parser = Parser::default();
+        let mut parser = Parser {
+            root: Node::default(),
+            includes: None,
+            excludes: None,
+            id: None,
+            positional: false,
+            scope,
+            mode,
+        };
         parser.fields("", doc)?;
+        if mode == Mode::AddFields {
+            return Ok(Projection {
+                root: parser.root,
+                inclusive: false,
+                keep_id: true,
+                positional: false,
+                runtime: scope.map(|scope| scope.runtime().clone()),
+            });
+        }
         let inclusive = match (parser.includes, parser.excludes) {
             (Some(name), Some(other)) => {
                 let message =
                     format!("cannot both include \"{name}\" and exclude \"{other}\" in a projection");
-                return Err(bad(message));
+                return Err(match mode {
+                    Mode::Find => bad(message),
+                    _ => location(31_254, message),
+                });
             }
             (Some(_), None) => true,
             (None, Some(_)) => false,
@@ -80,7 +146,17 @@ impl Projection {
             inclusive,
             keep_id,
             positional: parser.positional,
+            runtime: scope.map(|scope| scope.runtime().clone()),
         })
+    }
+
+    /// Whether a document keeps its field `name`, as it is, and under that name only.
+    pub(crate) fn leaves(&self, name: &str) -> bool {
+        match self.root.child(name) {
+            Some(child) => matches!(child.step, Step::Keep) && !child.positional,
+            None if name == "_id" => self.keep_id,
+            None => !self.inclusive,
+        }
     }
 
     /// The projected document; `filter` is the query's, for the positional operator.
@@ -96,39 +172,63 @@ impl Projection {
         } else {
             None
         };
+        self.document(&self.root, doc, position, Some(doc), doc)
+    }
+
+    /// What becomes of the fields of `doc`; `top` is the document itself when `doc` is not inside of it, and `root`
+    /// is what expressions are evaluated on.
+    fn document(
+        &self,
+        node: &Node,
+        doc: &RawDocument,
+        position: Option<usize>,
+        top: Option<&RawDocument>,
+        root: &RawDocument,
+    ) -> Result<RawDocumentBuf> {
         let mut out = RawDocumentBuf::new();
+        // The expressions that found their field, and stand in its place.
+        let mut in_place = vec![false; if node.computes { node.children.len() } else { 0 }];
         for (name, value) in raw_fields(doc) {
-            match self.root.child(name.as_str()) {
-                Some(child) => {
-                    if let Some(value) = self.field(child, value, position)? {
-                        out.append(name, value.as_ref());
-                    }
-                }
-                None if if name == "_id" {
+            let found = node
+                .children
+                .iter()
+                .position(|child| *child.name == *name.as_str());
+            let Some(place) = found else {
+                let keep = if top.is_some() && name == "_id" {
                     self.keep_id
                 } else {
                     !self.inclusive
-                } =>
-                {
-                    out.append(name, value)
+                };
+                if keep {
+                    out.append(name, value);
                 }
-                None => {}
+                continue;
+            };
+            let child = &node.children[place];
+            let computed = matches!(child.step, Step::Compute(_));
+            if computed && (in_place[place] || (self.inclusive && name != "_id")) {
+                continue;
+            }
+            if let Some(value) = self.field(child, value, position, root)? {
+                out.append(name, value.as_ref());
+            }
+            if let Some(done) = in_place.get_mut(place) {
+                *done = true;
             }
         }
-        Ok(out)
-    }
-
-    fn document(&self, node: &Node, doc: &RawDocument, position: Option<usize>) -> Result<RawDocumentBuf> {
-        let mut out = RawDocumentBuf::new();
-        for (name, value) in raw_fields(doc) {
-            match node.child(name.as_str()) {
-                Some(child) => {
-                    if let Some(value) = self.field(child, value, position)? {
-                        out.append(name, value.as_ref());
-                    }
+        for (child, _) in node.children.iter().zip(&in_place).filter(|(_, done)| !**done) {
+            let value = match &child.step {
+                Step::Compute(_) => self.field(child, RawBsonRef::Null, None, root)?,
+                Step::Inside(inner) if inner.computes => {
+                    let empty = RawDocumentBuf::new();
+                    Some(Projected::Document(
+                        self.document(inner, &empty, None, None, root)?,
+                    ))
                 }
-                None if !self.inclusive => out.append(name, value),
-                None => {}
+                _ => None,
+            };
+            if let Some(value) = value {
+                crate::catalog::append(&mut out, &child.name, value.as_ref());
             }
         }
         Ok(out)
@@ -140,6 +240,7 @@ impl Projection {
         child: &Child,
         v: RawBsonRef<'d>,
         position: Option<usize>,
+        root: &RawDocument,
     ) -> Result<Option<Projected<'d>>> {
         let position = position.filter(|_| child.positional);
         if let (Some(position), RawBsonRef::Array(array)) = (position, v) {
@@ -149,7 +250,7 @@ impl Projection {
             let mut one = RawArrayBuf::new();
             one.push(element);
             return match &child.step {
-                Step::Inside(node) => Ok(Some(Projected::Array(self.array(node, &one)?))),
+                Step::Inside(node) => Ok(Some(Projected::Array(self.array(node, &one, root)?))),
                 _ => Ok(Some(Projected::Array(one))),
             };
         }
@@ -171,22 +272,40 @@ impl Projection {
                 })
             }
             Step::Inside(node) => match v {
-                RawBsonRef::Document(inner) => {
-                    Some(Projected::Document(self.document(node, inner, position)?))
+                RawBsonRef::Document(inner) => Some(Projected::Document(
+                    self.document(node, inner, position, None, root)?,
+                )),
+                RawBsonRef::Array(inner) => Some(Projected::Array(self.array(node, inner, root)?)),
+                // An expression inside of what has no inside makes a document of it.
+                _ if node.computes => {
+                    let empty = RawDocumentBuf::new();
+                    Some(Projected::Document(
+                        self.document(node, &empty, None, None, root)?,
+                    ))
                 }
-                RawBsonRef::Array(inner) => Some(Projected::Array(self.array(node, inner)?)),
                 v if !self.inclusive => Some(Projected::Whole(v)),
                 _ => None,
+            },
+            Step::Compute(expr) => match &self.runtime {
+                None => None,
+                Some(runtime) => {
+                    let value = expr.eval(&mut Env::new(root, runtime))?;
+                    value.into_raw().map(Projected::Value)
+                }
             },
         })
     }
 
-    fn array(&self, node: &Node, array: &RawArray) -> Result<RawArrayBuf> {
+    fn array(&self, node: &Node, array: &RawArray, root: &RawDocument) -> Result<RawArrayBuf> {
         let mut out = RawArrayBuf::new();
         for element in elements(array) {
             match element {
-                RawBsonRef::Document(inner) => out.push(self.document(node, inner, None)?),
-                RawBsonRef::Array(inner) => out.push(self.array(node, inner)?),
+                RawBsonRef::Document(inner) => out.push(self.document(node, inner, None, None, root)?),
+                RawBsonRef::Array(inner) => out.push(self.array(node, inner, root)?),
+                _ if node.computes => {
+                    let empty = RawDocumentBuf::new();
+                    out.push(self.document(node, &empty, None, None, root)?);
+                }
                 v if !self.inclusive => out.push(v),
                 _ => {}
             }
@@ -200,6 +319,7 @@ enum Projected<'d> {
     Whole(RawBsonRef<'d>),
     Document(RawDocumentBuf),
     Array(RawArrayBuf),
+    Value(RawBson),
 }
 
 impl Projected<'_> {
@@ -208,6 +328,7 @@ impl Projected<'_> {
             Projected::Whole(v) => *v,
             Projected::Document(doc) => RawBsonRef::Document(doc),
             Projected::Array(array) => RawBsonRef::Array(array),
+            Projected::Value(value) => value.as_raw_bson_ref(),
         }
     }
 }
@@ -244,6 +365,7 @@ impl Node {
         let Some((name, rest)) = parts.split_first() else {
             return false;
         };
+        self.computes |= matches!(step, Step::Compute(_));
         let place = self.children.iter().position(|child| *child.name == **name);
         match (place, rest.is_empty()) {
             (Some(_), true) => false,
@@ -278,17 +400,30 @@ impl Node {
 }
 
 /// What has been seen of a projection.
-#[derive(Default)]
-struct Parser {
+struct Parser<'s> {
     root: Node,
     /// A field that is included, a field that is excluded; `_id` apart.
     includes: Option<String>,
     excludes: Option<String>,
     id: Option<bool>,
     positional: bool,
+    /// For expressions; without it they are refused.
+    scope: Option<&'s Scope>,
+    mode: Mode,
 }
 
-impl Parser {
+/// Whose projection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// A query's, with the operators that only those have.
+    Find,
+    /// That of `$project`.
+    Project,
+    /// That of `$addFields`, where nothing is a flag.
+    AddFields,
+}
+
+impl Parser<'_> {
     fn fields(&mut self, prefix: &str, doc: &RawDocument) -> Result<()> {
         for (name, value) in fields(doc) {
             let path = if prefix.is_empty() {
@@ -298,12 +433,28 @@ impl Parser {
             };
             match value {
                 RawBsonRef::Document(inner) => self.document(path, inner)?,
-                v if is_number(v) || v.as_bool().is_some() => self.flag(path, is_true(v))?,
-                v => {
-                    let message = format!("projecting \"{path}\" as the value {} is not supported", shown(v));
-                    return Err(Error::new(Code::CommandNotSupported, message));
+                v if self.mode != Mode::AddFields && (is_number(v) || v.as_bool().is_some()) => {
+                    self.flag(path, is_true(v))?
                 }
+                v => self.compute(path, v)?,
             }
+        }
+        Ok(())
+    }
+
+    /// A field that is the value of an expression.
+    fn compute(&mut self, path: String, v: RawBsonRef<'_>) -> Result<()> {
+        let Some(scope) = self.scope else {
+            let message = format!("projecting \"{path}\" as the value {} is not supported", shown(v));
+            return Err(Error::new(Code::CommandNotSupported, message));
+        };
+        let expr = Expr::parse(v, scope)?;
+        self.insert(&path, Step::Compute(expr), false)?;
+        // `_id` may be computed beside fields that are left out, as it may be named beside them.
+        if path != "_id" {
+            self.includes = Some(path);
+        } else if self.excludes.is_none() && self.includes.is_none() {
+            self.id = Some(true);
         }
         Ok(())
     }
@@ -338,6 +489,7 @@ impl Parser {
     fn document(&mut self, path: String, doc: &RawDocument) -> Result<()> {
         let mut inner = fields(doc);
         match (inner.next(), inner.next()) {
+            (None, _) if self.mode == Mode::AddFields => self.compute(path, RawBsonRef::Document(doc)),
             (None, _) => Err(bad(format!(
                 "an empty object is not a valid value of \"{path}\" in a projection"
             ))),
@@ -345,11 +497,13 @@ impl Parser {
             (Some(_), Some(_)) => Err(bad(format!(
                 "more than one operator on \"{path}\" in a projection"
             ))),
-            (Some(("$slice", v)), None) => {
-                let step = slice_argument(v)?;
-                self.insert(&path, step, false)
-            }
-            (Some(("$elemMatch", v)), None) => {
+            (Some(("$slice", v)), None) if self.mode == Mode::Find => match slice_argument(v) {
+                Ok(step) => self.insert(&path, step, false),
+                // `$slice` is an expression too.
+                Err(error) if self.scope.is_none() || v.as_array().is_none() => Err(error),
+                Err(error) => self.compute(path, RawBsonRef::Document(doc)).map_err(|_| error),
+            },
+            (Some(("$elemMatch", v)), None) if self.mode == Mode::Find => {
                 if path.contains('.') {
                     return Err(bad(format!(
                         "cannot use $elemMatch projection on the nested field \"{path}\""
@@ -362,10 +516,11 @@ impl Parser {
                 self.includes = Some(path);
                 Ok(())
             }
-            (Some((name, _)), None) => {
+            (Some((name, _)), None) if self.scope.is_none() || name == "$meta" => {
                 let message = format!("{name} in a projection is not supported");
                 Err(Error::new(Code::CommandNotSupported, message))
             }
+            (Some(_), None) => self.compute(path, RawBsonRef::Document(doc)),
         }
     }
 

@@ -1,15 +1,26 @@
 //! Entry points for fuzzing, and what must hold for any input: no panic, and each law checked by assertions.
 
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
 use bson::oid::ObjectId;
-use bson::{DateTime, RawBsonRef, RawDocument, Timestamp};
+use bson::raw::cstr;
+use bson::{DateTime, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
+use cloudlet_base::{Deadline, SeededEntropy, SystemClock};
 
 use crate::check::{check_well_formed, validate_document};
+use crate::expression::{Env, Expr, Runtime, Scope};
 use crate::projection::Projection;
 use crate::query::{ARGUMENT_DEPTH_MAX, Filter};
 use crate::sort::SortSpec;
 use crate::update::{Now, Update};
-use crate::value::{compare, fields};
-use crate::{Limits, keycode};
+use crate::value::{as_object, compare, elements, fields};
+use crate::{Aggregate, Config, Docs, Limits, Namespace, keycode};
+
+/// How often an expression may look at the clock before it is stopped.
+const FUZZ_CHECKS_MAX: u32 = 200;
+/// How long a pipeline may run before it is stopped.
+const FUZZ_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// Splits the input into two documents: the first has the length that its first four bytes say.
 fn two_documents(data: &[u8]) -> Option<(&RawDocument, &RawDocument)> {
@@ -81,6 +92,90 @@ pub fn fuzz_projection(data: &[u8]) {
     }
 }
 
+/// An expression, the first field of the first document, and a document to evaluate it on: what comes out is
+/// well-formed, and folding constants changes nothing but when errors are told.
+pub fn fuzz_expression(data: &[u8]) {
+    let Some((expr, doc)) = two_documents(data) else {
+        return;
+    };
+    if check_well_formed(expr, Limits::default().depth_max).is_err() {
+        return;
+    }
+    let Some((_, expr)) = fields(expr).next() else {
+        return;
+    };
+    let scope = Scope::new(fuzz_runtime());
+    let Ok(expr) = Expr::parse(expr, &scope) else {
+        return;
+    };
+    if let Ok(value) = expr.eval(&mut Env::new(doc, scope.runtime()))
+        && let Some(made) = value.get().and_then(as_object)
+    {
+        check_well_formed(made, ARGUMENT_DEPTH_MAX * 2).expect("expressions make well-formed values");
+    }
+}
+
+/// So that what is not endless, only long, does not hold the fuzzer up.
+fn fuzz_runtime() -> Arc<Runtime> {
+    let runtime = Runtime::fixed();
+    runtime.cancel_after_checks(FUZZ_CHECKS_MAX);
+    runtime
+}
+
+/// A pipeline, the array in the first field of the first document, and a document to run it on: it ends, and what
+/// comes out is well-formed.
+pub fn fuzz_pipeline(data: &[u8]) {
+    static DOCS: OnceLock<Docs> = OnceLock::new();
+    let Some((pipeline, doc)) = two_documents(data) else {
+        return;
+    };
+    if check_well_formed(pipeline, Limits::default().depth_max).is_err() {
+        return;
+    }
+    let Some((_, RawBsonRef::Array(stages))) = fields(pipeline).next() else {
+        return;
+    };
+    let mut literal = RawDocumentBuf::new();
+    let mut list = RawArrayBuf::new();
+    list.push(doc);
+    literal.append(cstr!("$literal"), list);
+    let mut first = RawDocumentBuf::new();
+    first.append(cstr!("$documents"), literal);
+    let mut pipeline = vec![first];
+    for stage in elements(stages) {
+        let RawBsonRef::Document(stage) = stage else {
+            return;
+        };
+        // These would fill the database that all inputs share.
+        if fields(stage).any(|(name, _)| matches!(name, "$out" | "$merge")) {
+            return;
+        }
+        pipeline.push(stage.to_owned());
+    }
+    let docs = DOCS.get_or_init(|| {
+        let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(SeededEntropy::new(1)));
+        Docs::open(Config::default(), clock, entropy, &prometheus::Registry::new())
+            .expect("a database in memory opens")
+    });
+    let aggregate = Aggregate {
+        pipeline,
+        batch: Some(u32::MAX),
+        ..Aggregate::default()
+    };
+    let deadline = Deadline::after(docs.lanes.engine().clock.as_ref(), FUZZ_TIME_MAX);
+    match docs
+        .aggregate(&Namespace::new("fuzz", "c"), aggregate, deadline)
+        .wait()
+    {
+        Ok(page) => {
+            for made in page.documents {
+                check_well_formed(&made, ARGUMENT_DEPTH_MAX).expect("pipelines make well-formed documents");
+            }
+        }
+        Err(error) => assert_ne!(error.code(), crate::Code::InternalError, "{error}"),
+    }
+}
+
 /// A sort and a document to compare with its own key.
 pub fn fuzz_sort(data: &[u8]) {
     let Some((sort, doc)) = two_documents(data) else {
@@ -115,7 +210,7 @@ pub fn fuzz_keycode(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use bson::{RawDocumentBuf, doc};
+    use bson::doc;
 
     use super::*;
 
@@ -133,6 +228,16 @@ mod tests {
             (
                 fuzz_update,
                 doc! { "$set": { "a.0.b": 1 }, "$inc": { "e": 1 }, "$push": { "c.d": { "$each": [1], "$slice": -2 } } },
+            ),
+            (
+                fuzz_expression,
+                doc! { "e": { "$map": { "input": { "$filter": { "input": "$c.d", "cond": { "$gt": ["$$this", 1] } } }, "as": "x",
+                "in": { "$cond": [{ "$isArray": "$$x" }, { "$size": "$$x" }, { "$dateToString": { "date": { "$add": [DateTime::from_millis(0), "$e"] } } }] } } } },
+            ),
+            (
+                fuzz_pipeline,
+                doc! { "p": [{ "$match": { "e": -1 } }, { "$unwind": "$a" }, { "$group": { "_id": "$a.b", "n": { "$sum": 1 } } },
+                { "$facet": { "x": [{ "$sort": { "n": 1 } }, { "$limit": 1 }] } }, { "$project": { "k": { "$first": "$x.n" } } }] },
             ),
             (fuzz_projection, doc! { "a.b": 1, "c": { "d": { "$slice": 1 } } }),
             (fuzz_sort, doc! { "a.b": 1, "e": -1 }),

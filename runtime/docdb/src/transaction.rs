@@ -18,7 +18,7 @@ use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Deadline;
 
 use crate::catalog::Catalog;
-use crate::docs::Docs;
+use crate::docs::{self, Docs};
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, ModifyStatement};
@@ -28,7 +28,7 @@ use crate::lanes::{Reply, Tx, guarded};
 use crate::metrics::TransactionEnd;
 use crate::ops::*;
 use crate::path::Path;
-use crate::{Code, Error, Result};
+use crate::{Code, Error, Result, pipeline};
 
 /// An open transaction. Cheap to clone; dropping the last clone ends it without effect.
 ///
@@ -322,7 +322,7 @@ impl Transaction {
     /// transaction only.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
         let engine = self.docs.lanes.engine();
-        let query = match guarded(|| Query::parse(&find, &engine.limits)) {
+        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
             Ok(query) => Arc::new(query),
             Err(error) => return self.refused(error),
         };
@@ -359,7 +359,7 @@ impl Transaction {
             limit,
             ..Find::default()
         };
-        let query = match guarded(|| Query::parse(&find, &engine.limits)) {
+        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
             Ok(query) => query,
             Err(error) => return self.refused(error),
         };
@@ -377,8 +377,11 @@ impl Transaction {
         filter: RawDocumentBuf,
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
-        let limits = &self.docs.lanes.engine().limits;
-        let parsed = guarded(|| Ok((Path::parse(path)?, exec::parse_filter(&filter, limits)?)));
+        let engine = self.docs.lanes.engine();
+        let parsed = guarded(|| {
+            let filter = exec::parse_filter(&filter, &engine.limits, &engine.scope(&deadline))?;
+            Ok((Path::parse(path)?, filter))
+        });
         let (path, filter) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => return self.refused(error),
@@ -386,6 +389,25 @@ impl Transaction {
         let ns = ns.clone();
         self.read(deadline, move |engine, kv, catalog, meter| {
             exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
+        })
+    }
+
+    /// As [`Docs::aggregate`]; one that ends in `$out` or `$merge` is refused.
+    pub fn aggregate(&self, ns: &Namespace, aggregate: Aggregate, deadline: Deadline) -> Reply<Page> {
+        let engine = self.docs.lanes.engine();
+        let pipeline = match guarded(|| docs::parse_pipeline(engine, &aggregate, &deadline)) {
+            Ok(pipeline) if pipeline.target.is_some() => {
+                return self.refused(Error::new(
+                    Code::OperationNotSupportedInTransaction,
+                    "$out and $merge cannot be used in a transaction",
+                ));
+            }
+            Ok(pipeline) => Arc::new(pipeline),
+            Err(error) => return self.refused(error),
+        };
+        let (ns, batch, inner) = (ns.clone(), aggregate.batch, deadline.clone());
+        self.read(deadline, move |engine, kv, catalog, _| {
+            pipeline::first_page(engine, kv, catalog, &ns, &pipeline, batch, &inner)
         })
     }
 
@@ -405,7 +427,7 @@ impl Transaction {
 
     /// As [`Docs::update`], but not durable before the commit. A statement that fails ends the transaction.
     pub fn update(&self, ns: &Namespace, update: Update, deadline: Deadline) -> Reply<Updated> {
-        let statements = match self.docs.prepare_update(&update) {
+        let statements = match self.docs.prepare_update(&update, &deadline) {
             Ok(statements) => statements,
             Err(error) => return self.refused(error),
         };
@@ -419,7 +441,7 @@ impl Transaction {
 
     /// As [`Docs::delete`], but not durable before the commit. A statement that fails ends the transaction.
     pub fn delete(&self, ns: &Namespace, delete: Delete, deadline: Deadline) -> Reply<Deleted> {
-        let statements = match self.docs.prepare_delete(&delete) {
+        let statements = match self.docs.prepare_delete(&delete, &deadline) {
             Ok(statements) => statements,
             Err(error) => return self.refused(error),
         };
@@ -438,8 +460,9 @@ impl Transaction {
         modify: FindAndModify,
         deadline: Deadline,
     ) -> Reply<Modified> {
-        let limits = &self.docs.lanes.engine().limits;
-        let statement = match guarded(|| ModifyStatement::parse(&modify, limits)) {
+        let engine = self.docs.lanes.engine();
+        let parse = || ModifyStatement::parse(&modify, &engine.limits, &engine.scope(&deadline));
+        let statement = match guarded(parse) {
             Ok(statement) => statement,
             Err(error) => return self.refused(error),
         };

@@ -524,3 +524,76 @@ proptest! {
         })?;
     }
 }
+
+fn stages(pipeline: impl IntoIterator<Item = RawDocumentBuf>) -> crate::Aggregate {
+    crate::Aggregate {
+        pipeline: pipeline.into_iter().collect(),
+        ..crate::Aggregate::default()
+    }
+}
+
+#[test]
+fn a_clients_pipeline_sees_its_own_documents_and_no_other_collection() {
+    run(async {
+        let data = over(embedded(), Some(Rule::Private));
+        seed(&data).await;
+        let me = data.session(user("hotel", "me"));
+        let count = async |session: &Session, pipeline: Vec<RawDocumentBuf>| {
+            let page = session.aggregate("c", stages(pipeline), NEVER).await.unwrap();
+            ids(&page)
+        };
+        assert_eq!(count(&me, vec![]).await, [1]);
+        assert_eq!(
+            count(&me, vec![rawdoc! { "$match": { "_openid": "you" } }]).await,
+            Vec::<i32>::new()
+        );
+        assert_eq!(
+            count(&me, vec![rawdoc! { "$match": { "_openid": "{openid}" } }]).await,
+            [1]
+        );
+        assert_eq!(count(&data.session(admin()), vec![]).await, [1, 2, 3]);
+        // An expression that would fail on a foreign document is not evaluated there.
+        let prying = rawdoc! { "$match": { "$expr": { "$cond": [{ "$eq": ["$_openid", "you"] }, { "$toInt": "$_openid" }, true] } } };
+        assert_eq!(count(&me, vec![prying]).await, [1]);
+        for stage in [
+            rawdoc! { "$lookup": { "from": "c", "localField": "x", "foreignField": "x", "as": "all" } },
+            rawdoc! { "$unionWith": "c" },
+            rawdoc! { "$graphLookup": {} },
+            rawdoc! { "$out": "d" },
+            rawdoc! { "$merge": "d" },
+            rawdoc! { "$collStats": {} },
+            rawdoc! { "$documents": [] },
+            rawdoc! { "$facet": { "a": [{ "$limit": 1 }, { "$unionWith": "c" }] } },
+            rawdoc! { "$facet": { "a": [{ "$facet": { "b": [{ "$lookup": {} }] } }] } },
+        ] {
+            let refused = denied(me.aggregate("c", stages([stage]), NEVER).await);
+            assert!(refused.contains("not open to clients"), "{refused}");
+        }
+        denied(
+            data.session(Principal::Public)
+                .aggregate("c", stages([]), NEVER)
+                .await,
+        );
+        denied(me.aggregate("other", stages([]), NEVER).await);
+        for target in [
+            rawdoc! { "$out": { "db": "elsewhere", "coll": "x" } },
+            rawdoc! { "$merge": { "into": { "db": "hotel/system", "coll": "x" } } },
+        ] {
+            denied(
+                data.session(admin())
+                    .aggregate("c", stages([target]), NEVER)
+                    .await,
+            );
+        }
+        let kept = rawdoc! { "$out": { "db": "hotel", "coll": "x" } };
+        data.session(admin())
+            .aggregate("c", stages([kept]), NEVER)
+            .await
+            .unwrap();
+        let pipeline = crate::pipeline_update(&[rawdoc! { "$set": { "_openid": "you" } }]);
+        denied(
+            me.update("c", update(rawdoc! { "_id": 1 }, pipeline, false), NEVER)
+                .await,
+        );
+    });
+}

@@ -16,8 +16,10 @@ use self::scan::{Meter, scan};
 use crate::catalog::Catalog;
 use crate::check::check_well_formed;
 use crate::engine::Engine;
+use crate::expression::{Runtime, Scope};
 use crate::kv::KvRead;
 use crate::path::{self, Path};
+use crate::pipeline::{self, PipelineState};
 use crate::plan::{self, Plan, Source};
 use crate::projection::Projection;
 use crate::query::Filter;
@@ -27,10 +29,10 @@ use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, keycode}
 pub(crate) use self::sorted::sorted_documents;
 
 /// Documents in a first page when the caller does not say: MongoDB's 101.
-const FIRST_BATCH: u32 = 101;
+pub(crate) const FIRST_BATCH: u32 = 101;
 
 /// A parsed query.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Query {
     pub(crate) filter: Filter,
     pub(crate) sort: Option<SortSpec>,
@@ -38,15 +40,38 @@ pub(crate) struct Query {
     pub(crate) skip: u64,
     pub(crate) limit: Option<u64>,
     pub(crate) hint: Option<Arc<str>>,
+    pub(crate) runtime: Arc<Runtime>,
 }
 
 impl Query {
+    /// All documents, in any order.
+    pub(crate) fn all(hint: Option<Arc<str>>, runtime: Arc<Runtime>) -> Self {
+        Self {
+            filter: Filter::AlwaysTrue,
+            sort: None,
+            projection: None,
+            skip: 0,
+            limit: None,
+            hint,
+            runtime,
+        }
+    }
+
     /// # Errors
     /// When a part is malformed.
-    pub(crate) fn parse(find: &Find, limits: &Limits) -> Result<Self> {
-        let filter = parse_filter(&find.filter, limits)?;
+    pub(crate) fn parse(find: &Find, limits: &Limits, scope: &Scope) -> Result<Self> {
+        let with_let;
+        let scope = match find.variables.as_deref() {
+            None => scope,
+            Some(variables) => {
+                check_well_formed(variables, limits.depth_max)?;
+                with_let = scope.with_let(variables)?;
+                &with_let
+            }
+        };
+        let filter = parse_filter(&find.filter, limits, scope)?;
         let sort = parse_sort(find.sort.as_deref(), limits)?;
-        let projection = parse_projection(find.projection.as_deref(), limits)?;
+        let projection = parse_projection(find.projection.as_deref(), limits, scope)?;
         // MongoDB: a limit of 0 is none.
         let limit = find.limit.filter(|limit| *limit > 0);
         Ok(Self {
@@ -56,6 +81,7 @@ impl Query {
             skip: find.skip,
             limit,
             hint: find.hint.clone(),
+            runtime: scope.runtime().clone(),
         })
     }
 
@@ -67,12 +93,12 @@ impl Query {
     }
 }
 
-pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits) -> Result<Filter> {
+pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits, scope: &Scope) -> Result<Filter> {
     if document.is_empty() {
         return Ok(Filter::AlwaysTrue);
     }
     check_well_formed(document, limits.depth_max)?;
-    Filter::parse(document)
+    Filter::parse_in(document, scope)
 }
 
 pub(crate) fn parse_sort(document: Option<&RawDocument>, limits: &Limits) -> Result<Option<SortSpec>> {
@@ -86,17 +112,25 @@ pub(crate) fn parse_sort(document: Option<&RawDocument>, limits: &Limits) -> Res
 pub(crate) fn parse_projection(
     document: Option<&RawDocument>,
     limits: &Limits,
+    scope: &Scope,
 ) -> Result<Option<Projection>> {
     let Some(document) = document.filter(|document| !document.is_empty()) else {
         return Ok(None);
     };
     check_well_formed(document, limits.depth_max)?;
-    Projection::parse(document).map(Some)
+    Projection::parse_in(document, scope).map(Some)
 }
 
 /// Where a result goes on.
 #[derive(Debug)]
-pub(crate) struct CursorState {
+pub(crate) enum CursorState {
+    Query(QueryState),
+    Pipeline(PipelineState),
+}
+
+/// Where a query's result goes on.
+#[derive(Debug)]
+pub(crate) struct QueryState {
     ns: Namespace,
     query: Arc<Query>,
     position: Position,
@@ -189,7 +223,7 @@ pub(crate) fn find(
         },
     };
     let batch = Some(batch.unwrap_or(FIRST_BATCH));
-    let state = CursorState {
+    let state = QueryState {
         ns: ns.clone(),
         query: query.clone(),
         position,
@@ -202,10 +236,17 @@ pub(crate) fn next_page(
     engine: &Engine,
     kv: &dyn KvRead,
     catalog: &Catalog,
-    mut state: CursorState,
+    state: CursorState,
     batch: Option<u32>,
     meter: &mut Meter<'_>,
 ) -> Result<Page> {
+    let mut state = match state {
+        CursorState::Query(state) => state,
+        CursorState::Pipeline(state) => {
+            return pipeline::next_page(engine, kv, catalog, state, batch, meter.deadline());
+        }
+    };
+    state.query.runtime.set_deadline(meter.deadline());
     if let Position::Scan { plan, .. } = &mut state.position {
         rebind(catalog, &state.ns, plan)?;
     }
@@ -214,11 +255,14 @@ pub(crate) fn next_page(
 
 /// Whether the cursor needs no store: its result is in memory already.
 pub(crate) fn is_list(cursor: &Cursor) -> bool {
-    matches!(cursor.state.position, Position::List(_))
+    match &*cursor.state {
+        CursorState::Query(state) => matches!(state.position, Position::List(_)),
+        CursorState::Pipeline(state) => pipeline::is_pending(state),
+    }
 }
 
 /// Checks that the plan's collection and index are still there, and takes the index as it is now.
-fn rebind(catalog: &Catalog, ns: &Namespace, plan: &mut Plan) -> Result<()> {
+pub(crate) fn rebind(catalog: &Catalog, ns: &Namespace, plan: &mut Plan) -> Result<()> {
     let gone = |what: String| {
         Error::new(
             Code::QueryPlanKilled,
@@ -241,7 +285,7 @@ fn rebind(catalog: &Catalog, ns: &Namespace, plan: &mut Plan) -> Result<()> {
 fn page(
     engine: &Engine,
     kv: &dyn KvRead,
-    mut state: CursorState,
+    mut state: QueryState,
     batch: Option<u32>,
     meter: &mut Meter<'_>,
 ) -> Result<Page> {
@@ -269,7 +313,7 @@ fn page(
     };
     let documents = page.documents;
     let cursor = (!done).then(|| Cursor {
-        state: Box::new(state),
+        state: Box::new(CursorState::Query(state)),
     });
     Ok(Page { documents, cursor })
 }

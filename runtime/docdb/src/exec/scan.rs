@@ -52,6 +52,11 @@ impl<'e> Meter<'e> {
         }
     }
 
+    /// By when the query has to be done.
+    pub(crate) fn deadline(&self) -> &'e Deadline {
+        self.deadline
+    }
+
     /// Refuses a long read on its caller's thread, by an error that sets `over_budget`.
     pub(crate) fn admit(&mut self, short: bool) -> Result<()> {
         if self.budget.is_some() && !short {
@@ -62,6 +67,11 @@ impl<'e> Meter<'e> {
             ));
         }
         Ok(())
+    }
+
+    /// Index entries and documents that the scan went by.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
     }
 
     /// # Errors
@@ -128,7 +138,7 @@ pub(crate) fn scan(
         let Source::Index(index) = &plan.source else {
             meter.documents += 1;
             let document = stored(value)?;
-            return if filter.matches(document) {
+            return if filter.accepts(document)? {
                 visit(key, document)
             } else {
                 Ok(ControlFlow::Continue(()))
@@ -142,7 +152,7 @@ pub(crate) fn scan(
         let found = kv.get(&document_key, &mut |value| {
             meter.documents += 1;
             flow = stored(value).and_then(|document| {
-                if filter.matches(document) && is_first(index, plan, entry, document)? {
+                if filter.accepts(document)? && is_first(index, plan, entry, document)? {
                     visit(key, document)
                 } else {
                     Ok(ControlFlow::Continue(()))

@@ -14,6 +14,7 @@ use super::sorted_documents;
 use crate::catalog::{Collection, append, document_prefix};
 use crate::check::{check_well_formed, validate_document};
 use crate::engine::Engine;
+use crate::expression::{Runtime, Scope};
 use crate::index::{Maintenance, duplicate_key, stored};
 use crate::kv::get_vec;
 use crate::lanes::Tx;
@@ -58,7 +59,7 @@ pub(crate) struct ModifyStatement {
 impl ModifyStatement {
     /// # Errors
     /// When a part is malformed, or the parts do not go together.
-    pub(crate) fn parse(modify: &FindAndModify, limits: &Limits) -> Result<Self> {
+    pub(crate) fn parse(modify: &FindAndModify, limits: &Limits, scope: &Scope) -> Result<Self> {
         if modify.update.is_none() && (modify.upsert || modify.return_new) {
             return Err(Error::new(
                 Code::FailedToParse,
@@ -68,12 +69,12 @@ impl ModifyStatement {
         let update = modify
             .update
             .as_deref()
-            .map(|update| parse_update(update, &modify.array_filters, limits));
+            .map(|update| parse_update(update, &modify.array_filters, limits, scope));
         Ok(Self {
-            filter: super::parse_filter(&modify.filter, limits)?,
+            filter: super::parse_filter(&modify.filter, limits, scope)?,
             sort: super::parse_sort(modify.sort.as_deref(), limits)?,
             update: update.transpose()?,
-            projection: super::parse_projection(modify.projection.as_deref(), limits)?,
+            projection: super::parse_projection(modify.projection.as_deref(), limits, scope)?,
             upsert: modify.upsert,
             return_new: modify.return_new,
         })
@@ -86,12 +87,13 @@ pub(crate) fn parse_update(
     update: &RawDocument,
     array_filters: &[RawDocumentBuf],
     limits: &Limits,
+    scope: &Scope,
 ) -> Result<Update> {
     check_well_formed(update, limits.depth_max)?;
     array_filters
         .iter()
         .try_for_each(|filter| check_well_formed(filter, limits.depth_max))?;
-    Update::parse(update, array_filters)
+    Update::parse_in(update, array_filters, scope)
 }
 
 /// Gives a document its `_id` and checks that it may be stored. Done before the writer's turn.
@@ -476,6 +478,7 @@ fn first_matching(
                 skip: 0,
                 limit: Some(1),
                 hint: None,
+                runtime: Runtime::new(tx.engine, deadline),
             };
             let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.into_iter().next();

@@ -7,20 +7,38 @@ use bson::spec::ElementType;
 use bson::{RawArray, RawBson, RawBsonRef, RawDocument};
 
 use super::{BitTest, Filter, Predicate};
+use crate::Result;
 use crate::decimal::Decimal;
+use crate::expression::Env;
 use crate::path::{Path, visit};
 use crate::value::{as_object, as_whole, canonical_class, compare, elements, is_nan};
 
 impl Filter {
     /// Whether the document matches; `position` becomes where in an array, if through one.
-    pub(super) fn matches_at(&self, doc: &RawDocument, position: &mut Option<usize>) -> bool {
+    pub(super) fn matches_at(&self, doc: &RawDocument, position: &mut Option<usize>) -> Result<bool> {
+        let any = |parts: &[Filter]| {
+            for part in parts {
+                if part.matches_at(doc, &mut None)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
         match self {
-            Filter::And(parts) => parts.iter().all(|part| part.matches_at(doc, position)),
-            Filter::Or(parts) => parts.iter().any(|part| part.matches_at(doc, &mut None)),
-            Filter::Nor(parts) => !parts.iter().any(|part| part.matches_at(doc, &mut None)),
-            Filter::Field { path, predicate } => predicate.matches_path(doc, path, position),
-            Filter::AlwaysTrue => true,
-            Filter::AlwaysFalse => false,
+            Filter::And(parts) => {
+                for part in parts {
+                    if !part.matches_at(doc, position)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Filter::Or(parts) => any(parts),
+            Filter::Nor(parts) => any(parts).map(|any| !any),
+            Filter::Field { path, predicate } => Ok(predicate.matches_path(doc, path, position)),
+            Filter::Expr { expr, runtime, .. } => Ok(expr.eval(&mut Env::new(doc, runtime))?.is_true()),
+            Filter::AlwaysTrue => Ok(true),
+            Filter::AlwaysFalse => Ok(false),
         }
     }
 }

@@ -7,11 +7,14 @@ mod matches;
 mod parse;
 mod regex;
 
+use std::sync::Arc;
+
 use bson::spec::ElementType;
 use bson::{RawBson, RawDocument};
 
 use crate::Result;
 use crate::check::check_well_formed;
+use crate::expression::{Expr, Runtime, Scope};
 use crate::path::Path;
 
 pub(crate) use self::parse::{ARGUMENT_DEPTH_MAX, is_value_operators};
@@ -28,6 +31,13 @@ pub(crate) enum Filter {
     Nor(Vec<Filter>),
     /// A predicate on the values that a path reaches.
     Field { path: Path, predicate: Predicate },
+    /// `$expr`: the expression is true of the document. What it implies is a filter that all such documents match,
+    /// for the planner.
+    Expr {
+        expr: Arc<Expr>,
+        runtime: Arc<Runtime>,
+        implied: Box<Filter>,
+    },
     /// Everything.
     AlwaysTrue,
     /// Nothing.
@@ -93,19 +103,45 @@ impl Filter {
     /// deeply nested documents, `CommandNotSupported` for operators that MongoDB has and this engine has not.
     pub(crate) fn parse(doc: &RawDocument) -> Result<Filter> {
         check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
-        parse::filter(doc)
+        parse::filter(doc, None)
+    }
+
+    /// Parses a filter that may have `$expr`, whose variables and surroundings `scope` tells.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and those of expressions.
+    pub(crate) fn parse_in(doc: &RawDocument, scope: &Scope) -> Result<Filter> {
+        check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
+        parse::filter(doc, Some(scope))
+    }
+
+    /// Whether the document matches a filter that was parsed without `$expr`, and so can't fail.
+    pub(crate) fn matches(&self, doc: &RawDocument) -> bool {
+        self.accepts(doc).unwrap_or(false)
     }
 
     /// Whether the document matches.
-    pub(crate) fn matches(&self, doc: &RawDocument) -> bool {
+    ///
+    /// # Errors
+    /// Those of an expression in `$expr`.
+    pub(crate) fn accepts(&self, doc: &RawDocument) -> Result<bool> {
         self.matches_at(doc, &mut None)
+    }
+
+    /// Whether there is an `$expr` anywhere in it.
+    pub(crate) fn has_expr(&self) -> bool {
+        match self {
+            Filter::And(parts) | Filter::Or(parts) | Filter::Nor(parts) => parts.iter().any(Filter::has_expr),
+            Filter::Expr { .. } => true,
+            Filter::Field { .. } | Filter::AlwaysTrue | Filter::AlwaysFalse => false,
+        }
     }
 
     /// For the positional `$`: where in the outermost array the filter matched, if it matched through an array.
     /// Conditions under `$or`, `$nor` and `$not` give no position.
     pub(crate) fn array_position(&self, doc: &RawDocument) -> Option<usize> {
         let mut position = None;
-        if self.matches_at(doc, &mut position) {
+        if self.matches_at(doc, &mut position).unwrap_or(false) {
             position
         } else {
             None

@@ -1,10 +1,13 @@
 //! Filter documents to filters.
 
+use std::sync::Arc;
+
 use bson::spec::{BinarySubtype, ElementType};
 use bson::{RawArray, RawBson, RawBsonRef, RawDocument};
 
 use super::regex::from_value;
 use super::{BitTest, Filter, Predicate, Regex};
+use crate::expression::{Expr, Scope};
 use crate::path::Path;
 use crate::value::{as_whole, compare, elements, fields, is_number, is_true, shown, type_name};
 use crate::{Code, Error, Result};
@@ -15,8 +18,7 @@ pub(crate) const ARGUMENT_DEPTH_MAX: usize = 180;
 const BIT_MAX: i64 = 16 * 1024 * 1024 * 8;
 
 /// Operators that MongoDB has and this engine has not.
-const NOT_SUPPORTED: [&str; 15] = [
-    "$expr",
+const NOT_SUPPORTED: [&str; 14] = [
     "$where",
     "$text",
     "$jsonSchema",
@@ -38,6 +40,12 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 fn unknown(kind: &str, name: &str) -> Error {
+    if name == "$expr" {
+        return Error::new(
+            Code::QueryFeatureNotAllowed,
+            "$expr can only be applied to the top-level document of a query",
+        );
+    }
     if NOT_SUPPORTED.contains(&name) {
         return Error::new(
             Code::CommandNotSupported,
@@ -48,16 +56,17 @@ fn unknown(kind: &str, name: &str) -> Error {
 }
 
 /// Parses a whole filter, or one inside of another. The document is well-formed and not too deep.
-pub(super) fn filter(doc: &RawDocument) -> Result<Filter> {
+pub(super) fn filter(doc: &RawDocument, scope: Option<&Scope>) -> Result<Filter> {
     let mut parts = Vec::new();
     for (name, value) in fields(doc) {
         match name {
-            "$and" => match filters(name, value)?.as_mut_slice() {
+            "$and" => match filters(name, value, scope)?.as_mut_slice() {
                 [one] => parts.push(std::mem::replace(one, Filter::AlwaysTrue)),
                 all => parts.push(Filter::And(all.iter_mut().map(take).collect())),
             },
-            "$or" => parts.push(Filter::Or(filters(name, value)?)),
-            "$nor" => parts.push(Filter::Nor(filters(name, value)?)),
+            "$or" => parts.push(Filter::Or(filters(name, value, scope)?)),
+            "$nor" => parts.push(Filter::Nor(filters(name, value, scope)?)),
+            "$expr" if let Some(scope) = scope => parts.push(expr(value, scope)?),
             "$comment" => {}
             "$alwaysTrue" => parts.push(Filter::AlwaysTrue),
             "$alwaysFalse" => parts.push(Filter::AlwaysFalse),
@@ -79,11 +88,78 @@ fn take(filter: &mut Filter) -> Filter {
     std::mem::replace(filter, Filter::AlwaysTrue)
 }
 
-fn filters(operator: &str, v: RawBsonRef<'_>) -> Result<Vec<Filter>> {
+/// `$expr`, with the conditions that it implies and an index can serve: equality of a field with a constant.
+fn expr(v: RawBsonRef<'_>, scope: &Scope) -> Result<Filter> {
+    let expr = Expr::parse(v, scope)?;
+    let implied = Box::new(implied(&expr));
+    Ok(Filter::Expr {
+        expr: Arc::new(expr),
+        runtime: scope.runtime().clone(),
+        implied,
+    })
+}
+
+fn implied(expr: &Expr) -> Filter {
+    if let Expr::And(parts) = expr {
+        let parts: Vec<Filter> = parts
+            .iter()
+            .map(implied)
+            .filter(|part| !matches!(part, Filter::AlwaysTrue))
+            .collect();
+        return if parts.is_empty() {
+            Filter::AlwaysTrue
+        } else {
+            Filter::And(parts)
+        };
+    }
+    let (field, predicate) = match expr.as_call() {
+        Some(("$eq", [a, b])) => {
+            let (field, constant) = if a.constant().is_some() { (b, a) } else { (a, b) };
+            let value = constant.constant().filter(|v| is_plain(v));
+            (field, value.map(|v| Predicate::Eq(v.clone())))
+        }
+        Some(("$in", [field, list])) => {
+            let values = list.constant().and_then(|list| match list {
+                RawBson::Array(list) => Some(elements(list).map(RawBson::from).collect::<Vec<_>>()),
+                _ => None,
+            });
+            let values = values
+                .filter(|values| values.iter().all(is_plain))
+                .map(|mut values| {
+                    values.sort_by(|a, b| compare(a.as_raw_bson_ref(), b.as_raw_bson_ref()));
+                    values.dedup_by(|a, b| compare(a.as_raw_bson_ref(), b.as_raw_bson_ref()).is_eq());
+                    Predicate::In {
+                        values,
+                        regexes: Vec::new(),
+                    }
+                });
+            (field, values)
+        }
+        _ => return Filter::AlwaysTrue,
+    };
+    let path = field
+        .field_path()
+        .and_then(|path| Path::parse(&path.join(".")).ok());
+    match (path, predicate) {
+        (Some(path), Some(predicate)) => Filter::Field { path, predicate },
+        _ => Filter::AlwaysTrue,
+    }
+}
+
+/// Whether equality with the value means the same to an expression and to a filter: arrays, regular expressions and
+/// what stands for no value are compared in other ways.
+fn is_plain(v: &RawBson) -> bool {
+    !matches!(
+        v,
+        RawBson::Array(_) | RawBson::RegularExpression(_) | RawBson::Undefined | RawBson::Null
+    )
+}
+
+fn filters(operator: &str, v: RawBsonRef<'_>, scope: Option<&Scope>) -> Result<Vec<Filter>> {
     let array = v.as_array().filter(|array| !array.is_empty());
     let array = array.ok_or_else(|| bad(format!("{operator} argument must be a non-empty array")))?;
     let one = |v: RawBsonRef<'_>| match v {
-        RawBsonRef::Document(doc) => filter(doc),
+        RawBsonRef::Document(doc) => filter(doc, scope),
         _ => Err(bad(format!("{operator} argument's entries must be objects"))),
     };
     elements(array).map(one).collect()
@@ -326,7 +402,7 @@ fn elem_match(name: &str, v: RawBsonRef<'_>) -> Result<Predicate> {
     if is_value_operators(doc) {
         return Ok(Predicate::ElemMatchValue(predicates(name, doc)?));
     }
-    Ok(Predicate::ElemMatchDocument(Box::new(filter(doc)?)))
+    Ok(Predicate::ElemMatchDocument(Box::new(filter(doc, None)?)))
 }
 
 fn size(v: RawBsonRef<'_>) -> Result<u64> {

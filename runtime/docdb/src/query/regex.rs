@@ -72,6 +72,11 @@ impl Regex {
         self.prefix.as_deref()
     }
 
+    /// The compiled expression, for its matches and groups.
+    pub(crate) fn compiled(&self) -> &regex::Regex {
+        &self.compiled
+    }
+
     pub(crate) fn matches_text(&self, text: &str) -> bool {
         self.compiled.is_match(text)
     }

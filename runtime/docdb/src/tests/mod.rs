@@ -1,5 +1,6 @@
 //! The engine as its callers see it: commands through `Docs` over memory, over redb, and over stores that fail.
 
+mod aggregate;
 mod commands;
 mod crash;
 mod files;

@@ -10,6 +10,8 @@ mod parse;
 mod path;
 mod tree;
 
+use std::sync::Arc;
+
 use bson::oid::ObjectId;
 use bson::raw::cstr;
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
@@ -17,9 +19,11 @@ use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 use self::operators::Operator;
 use self::path::UpdatePath;
 use crate::check::{check_id, check_size, check_well_formed, validate_document};
+use crate::expression::{Runtime, Scope};
 use crate::path::Path;
+use crate::pipeline::Stage;
 use crate::query::{ARGUMENT_DEPTH_MAX, Filter};
-use crate::value::{compare, ensure_id_first, field, fields, raw_fields};
+use crate::value::{compare, elements, ensure_id_first, field, fields, raw_fields};
 use crate::{Code, Error, Limits, Result};
 
 /// The moment of an update, for `$currentDate`.
@@ -38,6 +42,70 @@ pub(crate) enum Update {
     Replace(RawDocumentBuf),
     /// Operators.
     Operators(Operators),
+    /// Stages of a pipeline, applied in order.
+    Pipeline(Arc<PipelineUpdate>),
+}
+
+/// The stages of an update, each of which makes one document of one.
+#[derive(Debug)]
+pub(crate) struct PipelineUpdate {
+    stages: Vec<Stage>,
+    runtime: Arc<Runtime>,
+}
+
+impl PipelineUpdate {
+    /// # Errors
+    /// For stages that are malformed or don't make one document of one.
+    fn parse(stages: RawBsonRef<'_>, scope: &Scope) -> Result<Self> {
+        const ALLOWED: [&str; 6] = [
+            "$addFields",
+            "$set",
+            "$project",
+            "$unset",
+            "$replaceRoot",
+            "$replaceWith",
+        ];
+        let RawBsonRef::Array(stages) = stages else {
+            return Err(Error::new(
+                Code::FailedToParse,
+                "a pipeline must be an array of stages",
+            ));
+        };
+        let mut parsed = Vec::new();
+        for stage in elements(stages) {
+            let (name, argument) = Stage::split(stage)?;
+            if !ALLOWED.contains(&name) {
+                let message = format!("{name} is not allowed to be used within an update");
+                return Err(Error::new(Code::InvalidOptions, message));
+            }
+            parsed.push(Stage::per_document(name, argument, scope)?);
+        }
+        Ok(Self {
+            stages: parsed.into_iter().flatten().collect(),
+            runtime: scope.runtime().clone(),
+        })
+    }
+
+    /// The updated document, `_id` first.
+    fn apply(&self, doc: &RawDocument) -> Result<RawDocumentBuf> {
+        let mut updated = doc.to_owned();
+        for stage in &self.stages {
+            if let Some(next) = stage.apply_to(&updated, &self.runtime)? {
+                updated = next;
+            }
+        }
+        let Some(id) = field(doc, "_id") else {
+            return Ok(updated);
+        };
+        // A stage that leaves `_id` out keeps it; one that changes it is refused by the caller.
+        let id = field(&updated, "_id").unwrap_or(id);
+        let mut out = RawDocumentBuf::new();
+        out.append(cstr!("_id"), id);
+        for (name, value) in raw_fields(&updated).filter(|(name, _)| name.as_str() != "_id") {
+            out.append(name, value);
+        }
+        Ok(out)
+    }
 }
 
 /// The operators of an update.
@@ -71,6 +139,32 @@ impl Update {
     /// `EmptyFieldName`, `DollarPrefixedFieldName` for bad paths.
     pub(crate) fn parse(doc: &RawDocument, array_filters: &[RawDocumentBuf]) -> Result<Update> {
         check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
+        Self::parse_plain(doc, array_filters)
+    }
+
+    /// Parses an update that may be a pipeline, as [`pipeline_update`](crate::pipeline_update) writes it.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and those of stages.
+    pub(crate) fn parse_in(
+        doc: &RawDocument,
+        array_filters: &[RawDocumentBuf],
+        scope: &Scope,
+    ) -> Result<Update> {
+        check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
+        match fields(doc).next() {
+            Some((crate::ops::PIPELINE_FIELD, stages)) if array_filters.is_empty() => {
+                Ok(Update::Pipeline(Arc::new(PipelineUpdate::parse(stages, scope)?)))
+            }
+            Some((crate::ops::PIPELINE_FIELD, _)) => Err(Error::new(
+                Code::FailedToParse,
+                "arrayFilters may not be specified for pipeline-style updates",
+            )),
+            _ => Self::parse_plain(doc, array_filters),
+        }
+    }
+
+    fn parse_plain(doc: &RawDocument, array_filters: &[RawDocumentBuf]) -> Result<Update> {
         if fields(doc).next().is_some_and(|(name, _)| name.starts_with('$')) {
             return Ok(Update::Operators(parse::operators(doc, array_filters)?));
         }
@@ -105,6 +199,7 @@ impl Update {
         let updated = match self {
             Update::Replace(replacement) => replace(doc, replacement)?,
             Update::Operators(operators) => apply::apply(operators, doc, filter, now, is_upsert_insert)?,
+            Update::Pipeline(pipeline) => pipeline.apply(doc)?,
         };
         if updated.as_bytes() == doc.as_bytes() {
             return Ok(None);
@@ -128,6 +223,10 @@ impl Update {
         now: Now,
         fresh_id: ObjectId,
     ) -> Result<RawDocumentBuf> {
+        if filter.has_expr() {
+            let message = "$expr is not allowed in the query predicate for an upsert";
+            return Err(Error::new(Code::QueryFeatureNotAllowed, message));
+        }
         let seeds = filter.equality_fields();
         let updated = match self {
             Update::Replace(replacement) => {
@@ -136,6 +235,14 @@ impl Update {
                     seed.append(cstr!("_id"), id.as_raw_bson_ref());
                 }
                 replace(&seed, replacement)?
+            }
+            Update::Pipeline(pipeline) => {
+                let seed = seed_document(&seeds)?;
+                let updated = pipeline.apply(&seed)?;
+                if let Some(id) = field(&seed, "_id") {
+                    check_same_id(id, field(&updated, "_id"))?;
+                }
+                updated
             }
             Update::Operators(operators) => {
                 let seed = seed_document(&seeds)?;

@@ -250,6 +250,7 @@ fn to_find(filter: Document, options: FindOptions) -> Result<Find, Failure> {
             .batch_size
             .filter(|batch| *batch > 0)
             .map(|batch| batch.min(BATCH_MAX)),
+        ..Find::default()
     })
 }
 

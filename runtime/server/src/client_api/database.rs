@@ -170,6 +170,7 @@ impl Op<'_> {
             limit: Some(limit),
             hint: None,
             batch: u32::try_from(limit).ok(),
+            ..Find::default()
         };
         let mut out = String::from(r#"{"list":["#);
         let mut first = true;

@@ -1,0 +1,259 @@
+//! An aggregation's pages, and how it is explained.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bson::raw::cstr;
+use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf};
+use cloudlet_base::Deadline;
+
+use super::run::{Run, Step, Work, feed};
+use super::{Pipeline, Source, Stage, check_held};
+use crate::catalog::Catalog;
+use crate::engine::Engine;
+use crate::exec::scan::Meter;
+use crate::exec::{CursorState, FIRST_BATCH, rebind};
+use crate::kv::KvRead;
+use crate::plan::{self, Plan};
+use crate::{Cursor, Namespace, Page, Result};
+
+/// Where an aggregation goes on.
+#[derive(Debug)]
+pub(crate) struct PipelineState {
+    ns: Namespace,
+    pipeline: Arc<Pipeline>,
+    progress: Progress,
+    /// Made already, not yet given out.
+    pending: VecDeque<RawDocumentBuf>,
+}
+
+#[derive(Debug)]
+enum Progress {
+    /// Not run yet.
+    All,
+    /// The scan goes on after the row with this key.
+    Rows {
+        plan: Box<Plan>,
+        after: Option<Vec<u8>>,
+        skip: u64,
+        limit: Option<u64>,
+    },
+    /// All is pending that there is.
+    Done,
+}
+
+/// Whether the rest of the result is in memory already.
+pub(crate) fn is_pending(state: &PipelineState) -> bool {
+    matches!(state.progress, Progress::Done)
+}
+
+/// The first page of an aggregation.
+pub(crate) fn first_page(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    ns: &Namespace,
+    pipeline: &Arc<Pipeline>,
+    batch: Option<u32>,
+    deadline: &Deadline,
+) -> Result<Page> {
+    let state = PipelineState {
+        ns: ns.clone(),
+        pipeline: pipeline.clone(),
+        progress: start(catalog, ns, pipeline)?,
+        pending: VecDeque::new(),
+    };
+    page(
+        engine,
+        kv,
+        catalog,
+        state,
+        Some(batch.unwrap_or(FIRST_BATCH)),
+        deadline,
+    )
+}
+
+/// The next page.
+pub(crate) fn next_page(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    mut state: PipelineState,
+    batch: Option<u32>,
+    deadline: &Deadline,
+) -> Result<Page> {
+    if let Progress::Rows { plan, .. } = &mut state.progress {
+        rebind(catalog, &state.ns, plan)?;
+    }
+    state.pipeline.query.runtime.set_deadline(deadline);
+    page(engine, kv, catalog, state, batch, deadline)
+}
+
+/// Row by row, if every stage looks at one document at a time and the scan has the order that is wanted.
+fn start(catalog: &Catalog, ns: &Namespace, pipeline: &Pipeline) -> Result<Progress> {
+    let query = &pipeline.query;
+    let rows =
+        matches!(pipeline.source, Source::Collection) && pipeline.stages.iter().all(Stage::is_stateless);
+    let Some(collection) = catalog.collection(ns).filter(|_| rows) else {
+        return Ok(Progress::All);
+    };
+    let plan = plan::choose(
+        collection,
+        &query.filter,
+        query.sort.as_ref(),
+        query.hint.as_deref(),
+    )?;
+    if query.sort.is_some() && !plan.sorted {
+        return Ok(Progress::All);
+    }
+    Ok(Progress::Rows {
+        plan: Box::new(plan),
+        after: None,
+        skip: query.skip,
+        limit: query.limit,
+    })
+}
+
+fn page(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    mut state: PipelineState,
+    batch: Option<u32>,
+    deadline: &Deadline,
+) -> Result<Page> {
+    let batch = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap_or(usize::MAX));
+    let pipeline = state.pipeline.clone();
+    let run = Run {
+        engine,
+        kv,
+        catalog,
+        ns: &state.ns,
+        runtime: &pipeline.query.runtime,
+        deadline,
+        work: &Work::default(),
+    };
+    let bytes_max = engine.limits.page_bytes_max;
+    // A first page of no documents is a cursor and costs nothing.
+    if state.pending.len() < batch {
+        fill(&run, &pipeline, &mut state.progress, &mut state.pending, batch)?;
+    }
+    let mut documents = Vec::new();
+    let mut bytes = 0;
+    while documents.len() < batch
+        && let Some(next) = state.pending.front()
+    {
+        bytes += next.as_bytes().len();
+        if !documents.is_empty() && bytes > bytes_max {
+            break;
+        }
+        documents.extend(state.pending.pop_front());
+    }
+    let done = state.pending.is_empty() && matches!(state.progress, Progress::Done);
+    let cursor = (!done).then(|| Cursor {
+        state: Box::new(CursorState::Pipeline(state)),
+    });
+    Ok(Page { documents, cursor })
+}
+
+/// Makes more of the result: enough for a page, or all of it.
+fn fill(
+    run: &Run<'_>,
+    pipeline: &Pipeline,
+    progress: &mut Progress,
+    pending: &mut VecDeque<RawDocumentBuf>,
+    batch: usize,
+) -> Result<()> {
+    let max = run.engine.limits.aggregate_bytes_max;
+    let page_bytes_max = run.engine.limits.page_bytes_max;
+    let mut bytes: usize = pending.iter().map(|doc| doc.as_bytes().len()).sum();
+    let mut keep = |doc: Cow<'_, bson::RawDocument>| {
+        bytes += doc.as_bytes().len();
+        check_held(bytes, "the rest of the result", max)?;
+        pending.push_back(doc.into_owned());
+        Ok(if pending.len() >= batch || bytes >= page_bytes_max {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
+    };
+    match progress {
+        Progress::Done => {}
+        Progress::All => {
+            run.execute(pipeline, &mut |doc| keep(doc).map(|_| ControlFlow::Continue(())))?;
+            *progress = Progress::Done;
+        }
+        Progress::Rows {
+            plan,
+            after,
+            skip,
+            limit,
+        } => {
+            let mut steps: Vec<Step<'_>> = pipeline.stages.iter().map(Step::start).collect();
+            let start = after.take();
+            let mut done = true;
+            let filter = &pipeline.query.filter;
+            if *limit != Some(0) {
+                run.scan(plan, filter, start.as_deref(), skip, limit, &mut |key, doc| {
+                    // All that a row makes is kept, so that the scan can go on at the next.
+                    let mut full = false;
+                    let _ = feed(&mut steps, Cow::Borrowed(doc), run, &mut |doc| {
+                        full = keep(doc)?.is_break();
+                        Ok(ControlFlow::Continue(()))
+                    })?;
+                    if full {
+                        done = false;
+                        *after = Some(key.to_vec());
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
+            }
+            if done || *limit == Some(0) || plan.is_id_lookup() {
+                *progress = Progress::Done;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How the pipeline runs, in the shape of MongoDB's `explain`: the query that feeds it, and the stages after.
+pub(crate) fn explain(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    ns: &Namespace,
+    pipeline: &Arc<Pipeline>,
+    deadline: &Deadline,
+) -> Result<RawDocumentBuf> {
+    let mut meter = Meter::new(engine, deadline);
+    let mut stages = RawArrayBuf::new();
+    if matches!(pipeline.source, Source::Collection) {
+        let query = Arc::new(pipeline.query.clone());
+        let query = crate::exec::explain::explain(engine, kv, catalog, ns, &query, &mut meter)?;
+        let mut cursor = RawDocumentBuf::new();
+        for name in [cstr!("queryPlanner"), cstr!("executionStats")] {
+            if let Some(part) = crate::value::field(&query, name.as_str()) {
+                cursor.append(name, part);
+            }
+        }
+        let mut first = RawDocumentBuf::new();
+        first.append(cstr!("$cursor"), cursor);
+        stages.push(first);
+    }
+    for stage in &pipeline.stages {
+        let mut shown = RawDocumentBuf::new();
+        crate::catalog::append(
+            &mut shown,
+            stage.name(),
+            RawBsonRef::Document(&RawDocumentBuf::new()),
+        );
+        stages.push(shown);
+    }
+    let mut out = RawDocumentBuf::new();
+    out.append(cstr!("stages"), stages);
+    out.append(cstr!("ok"), 1.0);
+    Ok(out)
+}

@@ -1,0 +1,565 @@
+//! Running stages: documents are pushed in at the front, one by one, and what comes out at the end is handed on at
+//! once. A stage that needs all documents first keeps them, and hands its result on when told that there are no more.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
+use bson::raw::{CString, cstr};
+use bson::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+use cloudlet_base::Deadline;
+
+use super::group::Groups;
+use super::join::Kept;
+use super::{Pipeline, Source, Stage, Unwind, check_held, with_path};
+use crate::catalog::{Catalog, key_pattern};
+use crate::engine::Engine;
+use crate::exec::scan::{MatchVisitor, Meter, scan};
+use crate::exec::{Query, sorted_documents};
+use crate::expression::{Runtime, Value};
+use crate::kv::KvRead;
+use crate::plan::{self, Plan};
+use crate::query::Filter;
+use crate::sort::SortSpec;
+use crate::{Code, Error, Namespace, Result};
+
+/// How many more documents than are wanted pile up before the rest is thrown away.
+const SLACK: usize = 1024;
+
+/// Documents handed on between two looks at the clock.
+const DOCUMENTS_PER_CHECK: u64 = 256;
+
+/// What a pipeline runs in.
+pub(super) struct Run<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) kv: &'a dyn KvRead,
+    pub(super) catalog: &'a Catalog,
+    pub(super) ns: &'a Namespace,
+    pub(super) runtime: &'a Runtime,
+    pub(super) deadline: &'a Deadline,
+    /// Rows looked at by all pipelines of the command, and documents handed on.
+    pub(super) work: &'a Work,
+}
+
+/// What all pipelines of a command have done.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    rows: Cell<u64>,
+    handed: Cell<u64>,
+}
+
+/// Gets a document of the result; breaks when it wants no more.
+pub(super) type Out<'o> = dyn FnMut(Cow<'_, RawDocument>) -> Result<ControlFlow<()>> + 'o;
+
+impl<'a> Run<'a> {
+    /// The same command at work on another collection.
+    pub(super) fn inside<'b>(&'b self, ns: &'b Namespace) -> Run<'b> {
+        Run { ns, ..*self }
+    }
+
+    /// # Errors
+    /// The deadline passed.
+    pub(super) fn check(&self) -> Result<()> {
+        self.deadline
+            .check(self.engine.clock.as_ref())
+            .map_err(|expired| Error::new(Code::MaxTimeMSExpired, expired.to_string()))
+    }
+
+    /// Runs a pipeline to its end.
+    pub(super) fn execute(&self, pipeline: &Pipeline, out: &mut Out<'_>) -> Result<()> {
+        let mut steps: Vec<Step<'_>> = pipeline.stages.iter().map(Step::start).collect();
+        let mut push = |doc: Cow<'_, RawDocument>| feed(&mut steps, doc, self, out);
+        match &pipeline.source {
+            Source::Collection => {
+                self.find(&pipeline.query, &mut push)?;
+            }
+            Source::Documents(documents) => {
+                for doc in documents {
+                    if push(Cow::Borrowed(doc))?.is_break() {
+                        break;
+                    }
+                }
+            }
+            Source::CollectionStats { count, storage } => {
+                let _ = push(Cow::Owned(self.collection_stats(*count, *storage)?))?;
+            }
+            Source::IndexStats => {
+                for doc in self.index_stats()? {
+                    if push(Cow::Owned(doc))?.is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        finish(&mut steps, self, out).map(drop)
+    }
+
+    /// The documents of the collection that the pipeline's query asks for.
+    pub(super) fn find(&self, query: &Query, push: &mut Out<'_>) -> Result<()> {
+        let Some(collection) = self.catalog.collection(self.ns) else {
+            return Ok(());
+        };
+        let plan = plan::choose(
+            collection,
+            &query.filter,
+            query.sort.as_ref(),
+            query.hint.as_deref(),
+        )?;
+        let mut meter = Meter::new(self.engine, self.deadline);
+        if let Some(sort) = query.sort.as_ref().filter(|_| !plan.sorted) {
+            let documents = sorted_documents(self.engine, self.kv, &plan, query, sort, &mut meter)?;
+            self.spend(&meter)?;
+            for doc in documents {
+                if push(Cow::Owned(doc))?.is_break() {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let (mut skip, mut limit) = (query.skip, query.limit);
+        self.scan(
+            &plan,
+            &query.filter,
+            None,
+            &mut skip,
+            &mut limit,
+            &mut |_, doc| push(Cow::Borrowed(doc)),
+        )
+    }
+
+    /// Walks a plan's documents after the row `after`, passing over `skip` and stopping after `limit` of them. The
+    /// visitor gets the row's key too.
+    pub(super) fn scan(
+        &self,
+        plan: &Plan,
+        filter: &Filter,
+        after: Option<&[u8]>,
+        skip: &mut u64,
+        limit: &mut Option<u64>,
+        visit: &mut MatchVisitor<'_>,
+    ) -> Result<()> {
+        let mut meter = Meter::new(self.engine, self.deadline);
+        let scanned = scan(self.kv, plan, filter, after, &mut meter, &mut |key, doc| {
+            if *skip > 0 {
+                *skip -= 1;
+                return Ok(ControlFlow::Continue(()));
+            }
+            let flow = visit(key, doc)?;
+            if let Some(limit) = limit {
+                *limit = limit.saturating_sub(1);
+                if *limit == 0 {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(flow)
+        });
+        self.spend(&meter)?;
+        scanned
+    }
+
+    /// Adds a scan's rows to those of the command, which has one limit for all its scans.
+    fn spend(&self, meter: &Meter<'_>) -> Result<()> {
+        let rows = self.work.rows.get() + meter.rows();
+        self.work.rows.set(rows);
+        let max = self.engine.limits.scan_max;
+        if rows > max {
+            let message = format!(
+                "the pipeline examined {rows} index entries or documents, and scan_max is {max}; an index on the joined fields would help"
+            );
+            return Err(Error::new(
+                Code::QueryExceededMemoryLimitNoDiskUseAllowed,
+                message,
+            ));
+        }
+        Ok(())
+    }
+
+    fn collection_stats(&self, with_count: bool, with_storage: bool) -> Result<RawDocumentBuf> {
+        let Some(collection) = self.catalog.collection(self.ns) else {
+            return Err(Error::new(
+                Code::NamespaceNotFound,
+                format!(
+                    "unable to retrieve storageStats in $collStats stage: collection [{}] not found",
+                    self.ns
+                ),
+            ));
+        };
+        let (mut count, mut bytes) = (0_i64, 0_i64);
+        let plan = plan::choose(collection, &Filter::AlwaysTrue, None, Some("$natural"))?;
+        self.scan(
+            &plan,
+            &Filter::AlwaysTrue,
+            None,
+            &mut 0,
+            &mut None,
+            &mut |_, doc| {
+                count += 1;
+                bytes += doc.as_bytes().len() as i64;
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
+        let indexes = collection.indexes.len() + 1;
+        let mut out = RawDocumentBuf::new();
+        out.append(cstr!("ns"), self.ns.to_string());
+        out.append(cstr!("localTime"), self.runtime.now);
+        if with_storage {
+            let mut storage = RawDocumentBuf::new();
+            storage.append(cstr!("size"), Value::count(bytes as usize).or_null());
+            storage.append(cstr!("count"), Value::count(count as usize).or_null());
+            if count > 0 {
+                storage.append(
+                    cstr!("avgObjSize"),
+                    Value::count((bytes / count) as usize).or_null(),
+                );
+            }
+            storage.append(cstr!("storageSize"), Value::count(bytes as usize).or_null());
+            storage.append(cstr!("nindexes"), Value::count(indexes).or_null());
+            storage.append(cstr!("capped"), false);
+            out.append(cstr!("storageStats"), storage);
+        }
+        if with_count {
+            out.append(cstr!("count"), Value::count(count as usize).or_null());
+        }
+        Ok(out)
+    }
+
+    fn index_stats(&self) -> Result<Vec<RawDocumentBuf>> {
+        let Some(collection) = self.catalog.collection(self.ns) else {
+            return Ok(Vec::new());
+        };
+        let id = (crate::catalog::ID_INDEX.into(), vec![("_id".into(), 1)]);
+        let specs = collection
+            .indexes
+            .iter()
+            .map(|index| (index.spec.name.clone(), index.spec.keys.clone()));
+        let all = std::iter::once(id)
+            .chain(specs)
+            .map(|(name, keys): (std::sync::Arc<str>, Vec<_>)| {
+                let mut spec = RawDocumentBuf::new();
+                spec.append(cstr!("v"), 2);
+                spec.append(cstr!("key"), key_pattern(&keys));
+                spec.append(cstr!("name"), &*name);
+                let mut accesses = RawDocumentBuf::new();
+                // Uses of single indexes are not counted.
+                accesses.append(cstr!("ops"), 0_i64);
+                accesses.append(cstr!("since"), self.runtime.now);
+                let mut out = RawDocumentBuf::new();
+                out.append(cstr!("name"), &*name);
+                out.append(cstr!("key"), key_pattern(&keys));
+                out.append(cstr!("accesses"), accesses);
+                out.append(cstr!("spec"), spec);
+                out
+            });
+        Ok(all.collect())
+    }
+}
+
+/// A stage at work.
+pub(super) enum Step<'p> {
+    /// One document in, at most one out.
+    Each(&'p Stage),
+    Unwind(&'p Unwind),
+    Lookup(&'p super::Lookup, Kept),
+    GraphLookup(&'p super::GraphLookup),
+    Skip(u64),
+    Limit(u64),
+    Sort {
+        by: &'p SortSpec,
+        limit: Option<usize>,
+        rows: Vec<(Vec<u8>, RawDocumentBuf)>,
+        bytes: usize,
+    },
+    Sample {
+        size: usize,
+        rows: Vec<(f64, RawDocumentBuf)>,
+        bytes: usize,
+    },
+    Group(Option<Groups<'p>>),
+    BucketAuto {
+        buckets: &'p super::BucketAuto,
+        rows: Vec<(RawBson, RawDocumentBuf)>,
+        bytes: usize,
+    },
+    UnionWith(&'p super::UnionWith),
+    Facet {
+        facets: Vec<FacetAtWork<'p>>,
+        bytes: usize,
+    },
+}
+
+/// One pipeline of `$facet`.
+pub(super) struct FacetAtWork<'p> {
+    name: &'p CString,
+    steps: Vec<Step<'p>>,
+    result: RawArrayBuf,
+    done: bool,
+}
+
+impl<'p> Step<'p> {
+    pub(super) fn start(stage: &'p Stage) -> Step<'p> {
+        let wanted = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        match stage {
+            Stage::Match(_) | Stage::Project(_) | Stage::ReplaceRoot(_) | Stage::Redact(_) => {
+                Step::Each(stage)
+            }
+            Stage::Unwind(unwind) => Step::Unwind(unwind),
+            Stage::Lookup(lookup) => Step::Lookup(lookup, Kept::Nothing),
+            Stage::GraphLookup(lookup) => Step::GraphLookup(lookup),
+            Stage::Skip(skip) => Step::Skip(*skip),
+            Stage::Limit(limit) => Step::Limit(*limit),
+            Stage::Sort { by, limit } => Step::Sort {
+                by,
+                limit: limit.map(wanted),
+                rows: Vec::new(),
+                bytes: 0,
+            },
+            Stage::Sample(size) => Step::Sample {
+                size: wanted(*size),
+                rows: Vec::new(),
+                bytes: 0,
+            },
+            Stage::Group(group) => Step::Group(Some(group.start())),
+            Stage::BucketAuto(buckets) => Step::BucketAuto {
+                buckets,
+                rows: Vec::new(),
+                bytes: 0,
+            },
+            Stage::UnionWith(union) => Step::UnionWith(union),
+            Stage::Facet(facets) => Step::Facet {
+                facets: facets
+                    .iter()
+                    .map(|(name, stages)| FacetAtWork {
+                        name,
+                        steps: stages.iter().map(Step::start).collect(),
+                        result: RawArrayBuf::new(),
+                        done: false,
+                    })
+                    .collect(),
+                bytes: 0,
+            },
+        }
+    }
+}
+
+/// Pushes a document into the first of `steps`. Breaks when no more are wanted.
+pub(super) fn feed(
+    steps: &mut [Step<'_>],
+    doc: Cow<'_, RawDocument>,
+    run: &Run<'_>,
+    out: &mut Out<'_>,
+) -> Result<ControlFlow<()>> {
+    let handed = run.work.handed.get() + 1;
+    run.work.handed.set(handed);
+    if handed.is_multiple_of(DOCUMENTS_PER_CHECK) {
+        run.check()?;
+    }
+    let Some((step, rest)) = steps.split_first_mut() else {
+        return out(doc);
+    };
+    let more = Ok(ControlFlow::Continue(()));
+    let max = run.engine.limits.aggregate_bytes_max;
+    match step {
+        Step::Each(Stage::Match(filter)) => {
+            if filter.accepts(&doc)? {
+                return feed(rest, doc, run, out);
+            }
+            more
+        }
+        Step::Each(stage) => match stage.apply_to(&doc, run.runtime)? {
+            Some(made) => feed(rest, Cow::Owned(made), run, out),
+            None => more,
+        },
+        Step::Unwind(unwind) => unwound(unwind, doc, &mut |doc| feed(rest, doc, run, out)),
+        Step::Lookup(lookup, kept) => {
+            let joined = lookup.join(&doc, run, kept)?;
+            feed(rest, Cow::Owned(joined), run, out)
+        }
+        Step::GraphLookup(lookup) => {
+            let joined = lookup.join(&doc, run)?;
+            feed(rest, Cow::Owned(joined), run, out)
+        }
+        Step::Skip(left) if *left > 0 => {
+            *left -= 1;
+            more
+        }
+        Step::Skip(_) | Step::UnionWith(_) => feed(rest, doc, run, out),
+        Step::Limit(0) => Ok(ControlFlow::Break(())),
+        Step::Limit(left) => {
+            *left -= 1;
+            let flow = feed(rest, doc, run, out)?;
+            Ok(if *left == 0 { ControlFlow::Break(()) } else { flow })
+        }
+        Step::Sort {
+            by,
+            limit,
+            rows,
+            bytes,
+        } => {
+            let key = by.sort_key(&doc);
+            *bytes += key.len() + doc.as_bytes().len();
+            rows.push((key, doc.into_owned()));
+            if let Some(wanted) = limit
+                && rows.len() > wanted.saturating_mul(2).saturating_add(SLACK)
+            {
+                rows.sort_by(|a, b| a.0.cmp(&b.0));
+                rows.truncate(*wanted);
+                *bytes = rows
+                    .iter()
+                    .map(|(key, doc)| key.len() + doc.as_bytes().len())
+                    .sum();
+            }
+            check_held(*bytes, "$sort", max).map(|()| ControlFlow::Continue(()))
+        }
+        Step::Sample { size, rows, bytes } => {
+            *bytes += doc.as_bytes().len();
+            rows.push((run.runtime.random(), doc.into_owned()));
+            if rows.len() > size.saturating_mul(2).saturating_add(SLACK) {
+                rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+                rows.truncate(*size);
+                *bytes = rows.iter().map(|(_, doc)| doc.as_bytes().len()).sum();
+            }
+            check_held(*bytes, "$sample", max).map(|()| ControlFlow::Continue(()))
+        }
+        Step::Group(groups) => {
+            if let Some(groups) = groups {
+                groups.add(&doc, run.runtime, max)?;
+            }
+            more
+        }
+        Step::BucketAuto { buckets, rows, bytes } => {
+            *bytes += doc.as_bytes().len() + 64;
+            rows.push((buckets.value_of(&doc, run.runtime)?, doc.into_owned()));
+            check_held(*bytes, "$bucketAuto", max).map(|()| ControlFlow::Continue(()))
+        }
+        Step::Facet { facets, bytes } => {
+            for facet in facets.iter_mut().filter(|facet| !facet.done) {
+                let FacetAtWork {
+                    steps, result, done, ..
+                } = facet;
+                let flow = feed(steps, Cow::Borrowed(&doc), run, &mut |doc| {
+                    *bytes += doc.as_bytes().len();
+                    result.push(doc.as_ref());
+                    check_held(*bytes, "$facet", max).map(|()| ControlFlow::Continue(()))
+                })?;
+                *done = flow.is_break();
+            }
+            Ok(if facets.iter().all(|facet| facet.done) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        }
+    }
+}
+
+/// Tells all of `steps` that there are no more documents, so that they hand on what they kept.
+pub(super) fn finish(steps: &mut [Step<'_>], run: &Run<'_>, out: &mut Out<'_>) -> Result<()> {
+    let Some((step, rest)) = steps.split_first_mut() else {
+        return Ok(());
+    };
+    let mut hand_on = |documents: &mut dyn Iterator<Item = Result<RawDocumentBuf>>| -> Result<()> {
+        for doc in documents {
+            if feed(rest, Cow::Owned(doc?), run, out)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    match step {
+        Step::Sort { limit, rows, .. } => {
+            let mut rows = std::mem::take(rows);
+            rows.sort_by(|a, b| a.0.cmp(&b.0));
+            rows.truncate(limit.unwrap_or(usize::MAX));
+            hand_on(&mut rows.into_iter().map(|(_, doc)| Ok(doc)))?;
+        }
+        Step::Sample { size, rows, .. } => {
+            let mut rows = std::mem::take(rows);
+            rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+            rows.truncate(*size);
+            hand_on(&mut rows.into_iter().map(|(_, doc)| Ok(doc)))?;
+        }
+        Step::Group(groups) => {
+            if let Some(groups) = groups.take() {
+                hand_on(&mut groups.into_documents())?;
+            }
+        }
+        Step::BucketAuto { buckets, rows, .. } => {
+            let buckets = buckets.divide(std::mem::take(rows), run.runtime)?;
+            hand_on(&mut buckets.into_iter().map(Ok))?;
+        }
+        Step::UnionWith(union) => {
+            let ns = union.namespace(run);
+            run.inside(&ns)
+                .execute(&union.pipeline, &mut |doc| feed(rest, doc, run, out))?;
+        }
+        Step::Facet { facets, bytes } => {
+            let max = run.engine.limits.aggregate_bytes_max;
+            let mut made = RawDocumentBuf::new();
+            for facet in facets {
+                let FacetAtWork {
+                    name, steps, result, ..
+                } = facet;
+                finish(steps, run, &mut |doc| {
+                    *bytes += doc.as_bytes().len();
+                    result.push(doc.as_ref());
+                    check_held(*bytes, "$facet", max).map(|()| ControlFlow::Continue(()))
+                })?;
+                made.append(*name, RawBsonRef::Array(result));
+            }
+            super::check_made(&made)?;
+            hand_on(&mut std::iter::once(Ok(made)))?;
+        }
+        Step::Each(_)
+        | Step::Unwind(_)
+        | Step::Lookup(..)
+        | Step::GraphLookup(_)
+        | Step::Skip(_)
+        | Step::Limit(_) => {}
+    }
+    finish(rest, run, out)
+}
+
+/// A document for each element of the array at the path.
+fn unwound(unwind: &Unwind, doc: Cow<'_, RawDocument>, out: &mut Out<'_>) -> Result<ControlFlow<()>> {
+    let value = straight(&doc, &unwind.path);
+    let with_index = |doc: RawDocumentBuf, index: Option<usize>| match &unwind.index {
+        None => Ok(doc),
+        Some(path) => {
+            let index = index.map_or(RawBsonRef::Null, |index| RawBsonRef::Int64(index as i64));
+            with_path(&doc, path, Some(index))
+        }
+    };
+    match value {
+        Some(RawBsonRef::Array(array)) if !array.is_empty() => {
+            for (place, element) in crate::value::elements(array).enumerate() {
+                let one = with_path(&doc, &unwind.path, Some(element))?;
+                if out(Cow::Owned(with_index(one, Some(place))?))?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        }
+        Some(RawBsonRef::Array(_)) if unwind.keep_empty => {
+            let without = with_path(&doc, &unwind.path, None)?;
+            out(Cow::Owned(with_index(without, None)?))
+        }
+        None | Some(RawBsonRef::Null | RawBsonRef::Undefined) if unwind.keep_empty => {
+            out(Cow::Owned(with_index(doc.into_owned(), None)?))
+        }
+        None | Some(RawBsonRef::Null | RawBsonRef::Undefined | RawBsonRef::Array(_)) => {
+            Ok(ControlFlow::Continue(()))
+        }
+        // What is no array is its own only element.
+        Some(_) => out(Cow::Owned(with_index(doc.into_owned(), None)?)),
+    }
+}
+
+/// The value at a path that leads through documents only.
+fn straight<'d>(doc: &'d RawDocument, path: &[Box<str>]) -> Option<RawBsonRef<'d>> {
+    let (last, path) = path.split_last()?;
+    let mut doc = doc;
+    for name in path {
+        doc = crate::value::field(doc, name)?.as_document()?;
+    }
+    crate::value::field(doc, last)
+}
