@@ -9,7 +9,7 @@ use cloudlet_docdb::{
     Modified, Namespace, Page, Update, Updated, Write, Written,
 };
 
-use crate::{BoxFuture, Documents};
+use crate::{BoxFuture, Documents, Statements, Transaction};
 
 /// The embedded engine behind the [`Documents`] seam.
 pub struct Embedded(Docs);
@@ -21,7 +21,13 @@ impl Embedded {
     }
 }
 
-impl Documents for Embedded {
+/// A transaction of the embedded engine.
+struct EmbeddedTransaction(cloudlet_docdb::Transaction);
+
+/// The engine and its transactions take the same statements.
+macro_rules! statements {
+    ($($engine:ty),*) => {$(
+impl Statements for $engine {
     fn find<'a>(
         &'a self,
         ns: &'a Namespace,
@@ -104,6 +110,30 @@ impl Documents for Embedded {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Modified, Error>> {
         Box::pin(self.0.find_and_modify(ns, modify, deadline))
+    }
+}
+    )*};
+}
+
+statements!(Embedded, EmbeddedTransaction);
+
+impl Transaction for EmbeddedTransaction {
+    fn commit(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.0.commit())
+    }
+
+    fn abort(&self) {
+        self.0.abort();
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+}
+
+impl Documents for Embedded {
+    fn start_transaction(&self) -> Result<Arc<dyn Transaction>, Error> {
+        Ok(Arc::new(EmbeddedTransaction(self.0.start_transaction()?)))
     }
 
     fn transact(&self, writes: Vec<Write>, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Written>, Error>> {

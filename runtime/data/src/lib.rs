@@ -24,6 +24,6 @@ pub use cloudlet_docdb::{
     Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written,
     default_index_name, pipeline_update,
 };
-pub use documents::{BoxFuture, Documents};
+pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;
 pub use session::{AccessError, AppData, Session};

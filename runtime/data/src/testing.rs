@@ -12,7 +12,8 @@ use cloudlet_base::Deadline;
 
 use crate::{
     Aggregate, BoxFuture, Code, Cursor, Delete, Deleted, Documents, Error, Find, FindAndModify, IndexSpec,
-    Insert, Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written,
+    Insert, Inserted, Modified, Namespace, Page, Statements, Transaction, Update, UpdateOne, Updated, Write,
+    WriteError, Written,
 };
 
 /// The real engine, in memory.
@@ -490,7 +491,7 @@ fn first_error<T>(errors: Vec<WriteError>, ok: T) -> Result<T> {
         .map_or(Ok(ok), |failed| Err(failed.error))
 }
 
-impl Documents for MemoryDocuments {
+impl Statements for MemoryDocuments {
     fn find<'a>(&'a self, ns: &'a Namespace, find: Find, _: Deadline) -> BoxFuture<'a, Result<Page>> {
         done(self.read(|state| {
             let mut documents = Vec::new();
@@ -574,6 +575,15 @@ impl Documents for MemoryDocuments {
         _: Deadline,
     ) -> BoxFuture<'a, Result<Modified>> {
         done(self.write(|state| state.entry(ns.clone()).or_default().modify(modify)))
+    }
+}
+
+impl Documents for MemoryDocuments {
+    fn start_transaction(&self) -> Result<Arc<dyn Transaction>> {
+        Err(Error::new(
+            Code::IllegalOperation,
+            "the model has no transactions",
+        ))
     }
 
     fn transact(&self, writes: Vec<Write>, _: Deadline) -> BoxFuture<'_, Result<Vec<Written>>> {
