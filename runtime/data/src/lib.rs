@@ -22,6 +22,7 @@ pub mod testing;
 pub use cloudlet_docdb::{
     Code, Cursor, Delete, DeleteOne, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted,
     Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written, default_index_name,
+    retain_matching,
 };
 pub use documents::{BoxFuture, Documents};
 pub use embedded::Embedded;

@@ -52,6 +52,8 @@ codes! {
     Overflow = 15, Limit;
     /// A batch with too many documents or statements.
     InvalidLength = 16, Limit;
+    /// An operation that makes no sense on what it is given.
+    IllegalOperation = 20, Invalid;
     /// Bytes that are not BSON.
     InvalidBSON = 22, Invalid;
     /// The collection does not exist.

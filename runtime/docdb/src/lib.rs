@@ -57,4 +57,5 @@ pub use error::{Code, Error, Result};
 pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;
+pub use query::retain_matching;
 pub use verify::Verified;
