@@ -14,6 +14,7 @@ use crate::conn::{Conn, Login};
 use crate::error::{Code, CommandError, RETRYABLE_WRITE_ERROR, Result, is_retryable_write};
 use crate::failpoint::Strike;
 use crate::frame::{ReplyForm, Request, Sequence};
+use crate::logical_time;
 use crate::metrics::{Limit, Raised};
 use crate::roles::Need;
 use crate::sessions::{SessionId, Turn};
@@ -119,12 +120,18 @@ pub(crate) async fn answer(
     let began = shared.now();
     let name = first_name(&request);
     let verb = Verb::from_name(&name);
+    let stamp = |mut reply: RawDocumentBuf| {
+        let seconds = shared.clock.now().seconds();
+        let time = shared.time.after(seconds, verb.is_some_and(Verb::is_write));
+        reply.append(cstr!("operationTime"), time);
+        reply.append(cstr!("$clusterTime"), logical_time::gossip(time));
+        Outcome::Reply(reply)
+    };
     let (outcome, ok) = match carry_out(shared, conn, request, name, verb, cancel).await {
         Ok(Done::Reply(mut reply)) => {
             reply.append(cstr!("ok"), 1.0);
-            (Outcome::Reply(reply), true)
+            (stamp(reply), true)
         }
-        Ok(Done::Whole(reply)) => (Outcome::Reply(reply), true),
         Ok(Done::Close) => (Outcome::Close, false),
         Err(error) => {
             tracing::debug!(
@@ -133,7 +140,7 @@ pub(crate) async fn answer(
                 command = verb.map_or("unknown", Verb::name),
                 "mongo command failed"
             );
-            (Outcome::Reply(error.reply()), false)
+            (stamp(error.reply()), false)
         }
     };
     let label = verb.map_or("unknown", Verb::name);
@@ -147,8 +154,6 @@ pub(crate) async fn answer(
 enum Done {
     /// A reply that still lacks its `ok`.
     Reply(RawDocumentBuf),
-    /// A reply as it was sent before.
-    Whole(RawDocumentBuf),
     /// No reply: the connection is to be closed.
     Close,
 }
@@ -163,6 +168,8 @@ async fn carry_out(
 ) -> Result<Done> {
     let legacy = request.reply == ReplyForm::Legacy;
     let Some(verb) = verb else {
+        // A first field that can't be read has no name to look up.
+        request.body.iter().next().transpose()?;
         if shared.settings.authentication && conn.login.is_none() {
             return Err(needs_login(&name));
         }
@@ -253,68 +260,36 @@ async fn carry_out(
         (Some(number), Some(writes)) => {
             // One numbered write of a session at a time: a retry waits for the first try to end.
             let mut writes = writes.lock().await;
-            if let Turn::Done(reply) = writes.begin(number)? {
-                return Ok(Done::Whole(reply));
-            }
-            let outcome = finish(
-                verb,
-                &generic,
-                strike.as_ref(),
-                commands::run(verb, &mut call).await,
-            );
-            let mut reply = outcome.inspect_err(|_| {}).map_err(|mut error| {
+            let outcome = match writes.begin(number)? {
+                Turn::Done(reply) => Ok(reply),
+                Turn::New => commands::run(verb, &mut call).await,
+            };
+            let mut reply = outcome.map_err(|mut error| {
                 if error.is_retryable_write() {
                     error.label(RETRYABLE_WRITE_ERROR);
                 }
                 error
             })?;
-            // What an ordered failure adds to the reply must not come again with the retry.
-            let mut kept = reply.0.clone();
-            kept.append(cstr!("ok"), 1.0);
             if let Some(session) = &call.session {
                 shared
                     .sessions
-                    .remember(session, &mut writes, &kept, &shared.limits);
+                    .remember(session, &mut writes, &reply, &shared.limits);
             }
-            reply.0.append_all(reply.1);
-            Ok(Done::Reply(reply.0))
+            add_concern(verb, &generic, strike.as_ref(), &mut reply);
+            Ok(Done::Reply(reply))
         }
         _ => {
-            let (mut reply, more) = finish(
-                verb,
-                &generic,
-                strike.as_ref(),
-                commands::run(verb, &mut call).await,
-            )?;
-            reply.append_all(more);
+            let mut reply = commands::run(verb, &mut call).await?;
+            add_concern(verb, &generic, strike.as_ref(), &mut reply);
             Ok(Done::Reply(reply))
         }
     }
 }
 
-trait AppendAll {
-    fn append_all(&mut self, more: RawDocumentBuf);
-}
-
-impl AppendAll for RawDocumentBuf {
-    fn append_all(&mut self, more: RawDocumentBuf) {
-        for (name, value) in more.iter().flatten() {
-            self.append(name, value);
-        }
-    }
-}
-
-/// A reply with what the write concern adds to it.
-fn finish(
-    verb: Verb,
-    generic: &Generic,
-    strike: Option<&Strike>,
-    outcome: Result<RawDocumentBuf>,
-) -> Result<(RawDocumentBuf, RawDocumentBuf)> {
-    let reply = outcome?;
-    let mut more = RawDocumentBuf::new();
+/// Adds to a reply what there is to say of the write concern.
+fn add_concern(verb: Verb, generic: &Generic, strike: Option<&Strike>, reply: &mut RawDocumentBuf) {
     if let Some((ordered, code)) = strike.and_then(Strike::write_concern_error) {
-        more.append(cstr!("writeConcernError"), ordered);
+        reply.append(cstr!("writeConcernError"), ordered);
         let own = || {
             let retryable = generic.number.is_some() && is_retryable_write(code);
             retryable.then(|| vec![RETRYABLE_WRITE_ERROR.to_owned()])
@@ -329,13 +304,12 @@ fn finish(
         if let Some(labels) = labels {
             let mut shown = RawArrayBuf::new();
             labels.iter().for_each(|label| shown.push(&**label));
-            more.append(cstr!("errorLabels"), shown);
+            reply.append(cstr!("errorLabels"), shown);
         }
     } else if let Some((code, why)) = generic.concern.as_ref().filter(|_| verb.is_write()) {
         let error = rawdoc! { "code": code.number(), "codeName": code.name(), "errmsg": &**why };
-        more.append(cstr!("writeConcernError"), error);
+        reply.append(cstr!("writeConcernError"), error);
     }
-    Ok((reply, more))
 }
 
 fn first_name(request: &Request) -> String {
@@ -402,6 +376,7 @@ impl Generic {
                 "startTransaction" => generic.transaction |= args::flag("startTransaction", value)?,
                 "maxTimeMS" => generic.max_time = max_time(value)?,
                 "writeConcern" => generic.concern = concern(value)?,
+                "readConcern" => check_read_concern(args::document("readConcern", value)?)?,
                 "apiVersion" => {
                     if args::text("apiVersion", value)? != "1" {
                         return Err(CommandError::new(
@@ -425,6 +400,26 @@ fn max_time(value: RawBsonRef<'_>) -> Result<Option<Duration>> {
         _ => Err(CommandError::new(
             Code::BadValue,
             format!("{millis} value for maxTimeMS is out of range [0, {}]", i32::MAX),
+        )),
+    }
+}
+
+/// Every level but one is met by reading what was committed last. A snapshot would have to hold over several
+/// commands and batches, which nothing here does: it is refused rather than pretended.
+fn check_read_concern(concern: &bson::RawDocument) -> Result<()> {
+    let level = match concern.get("level")? {
+        None => return Ok(()),
+        Some(level) => args::text("readConcern.level", level)?,
+    };
+    match level {
+        "local" | "available" | "majority" | "linearizable" => Ok(()),
+        "snapshot" => Err(CommandError::new(
+            Code::InvalidOptions,
+            "read concern level snapshot is not supported",
+        )),
+        other => Err(CommandError::new(
+            Code::FailedToParse,
+            format!("'{other}' is not a read concern level"),
         )),
     }
 }

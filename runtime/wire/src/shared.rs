@@ -13,6 +13,7 @@ use crate::cursors::Cursors;
 use crate::error::CommandError;
 use crate::failpoint::FailPoint;
 use crate::limits::Limits;
+use crate::logical_time::LogicalTime;
 use crate::metrics::Metrics;
 use crate::roles::Grant;
 use crate::sessions::Sessions;
@@ -138,6 +139,7 @@ impl Wire {
                 cursors: Cursors::default(),
                 sessions: Sessions::default(),
                 fail_point: FailPoint::default(),
+                time: LogicalTime::default(),
                 connection_ids: AtomicI32::new(0),
                 started,
                 swept: AtomicU64::new(0),
@@ -197,6 +199,7 @@ pub(crate) struct Shared {
     pub(crate) cursors: Cursors,
     pub(crate) sessions: Sessions,
     pub(crate) fail_point: FailPoint,
+    pub(crate) time: LogicalTime,
     pub(crate) connection_permits: Arc<Semaphore>,
     pub(crate) command_permits: Semaphore,
     pub(crate) buffer_permits: Semaphore,

@@ -85,6 +85,7 @@ verbs! {
     GetLog = "getLog", Monitor;
     Top = "top", Monitor;
     CurrentOp = "currentOp", Login;
+    Fsync = "fsync", Cluster;
     ConfigureFailPoint = "configureFailPoint", Cluster;
 }
 

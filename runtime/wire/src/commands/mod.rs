@@ -81,6 +81,7 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::GetLog => diagnostics::get_log(call),
         Verb::Top => Ok(diagnostics::top()),
         Verb::CurrentOp => diagnostics::current_op(call),
+        Verb::Fsync => stats::fsync(call),
         Verb::ConfigureFailPoint => {
             if !call.shared.settings.test_commands {
                 return Err(CommandError::new(

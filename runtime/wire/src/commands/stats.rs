@@ -128,10 +128,32 @@ pub(crate) async fn coll_stats(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     Ok(reply)
 }
 
+/// `fsync`: every write that was answered is on disk already. Locking is another matter.
+pub(crate) fn fsync(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let lock = body
+        .get("lock")?
+        .map_or(Ok(false), |flag| args::flag("lock", flag))?;
+    if lock {
+        return Err(CommandError::new(
+            Code::CommandNotSupported,
+            "'fsync' with 'lock' is not supported",
+        ));
+    }
+    Ok(rawdoc! { "numFiles": 1 })
+}
+
 /// `validate`: reads the collection whole. That documents and indexes agree is checked by `cloudlet doctor`.
 pub(crate) async fn validate(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
+    let flag = |name: &str| body.get(name)?.map_or(Ok(false), |flag| args::flag(name, flag));
+    if flag("full")? && flag("background")? {
+        return Err(CommandError::new(
+            Code::InvalidOptions,
+            "Running the validate command with both { background: true } and { full: true } is not supported.",
+        ));
+    }
     // Unlike the others it is an error on a collection that is not there.
     let indexes = call.shared.documents.list_indexes(&ns).await.map_err(|error| {
         if error.code() == cloudlet_data::Code::NamespaceNotFound {
