@@ -15,7 +15,7 @@ use cloudlet_wire::{Parts, Settings, Topology, Wire};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Default)]
 struct Options {
@@ -47,7 +47,12 @@ impl Options {
 }
 
 fn main() -> Result<(), Error> {
-    let options = Options::parse(std::env::args().skip(1))?;
+    serve(std::env::args().skip(1))
+}
+
+/// Serves until standard input ends; the tests have this file as a module and call it.
+pub(crate) fn serve(args: impl Iterator<Item = String>) -> Result<(), Error> {
+    let options = Options::parse(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -377,14 +377,7 @@ impl Generic {
                 "maxTimeMS" => generic.max_time = max_time(value)?,
                 "writeConcern" => generic.concern = concern(value)?,
                 "readConcern" => check_read_concern(args::document("readConcern", value)?)?,
-                "apiVersion" => {
-                    if args::text("apiVersion", value)? != "1" {
-                        return Err(CommandError::new(
-                            Code::APIVersionError,
-                            "API version must be \"1\"",
-                        ));
-                    }
-                }
+                "apiVersion" => check_api_version(args::text("apiVersion", value)?)?,
                 _ => {}
             }
         }
@@ -402,6 +395,16 @@ fn max_time(value: RawBsonRef<'_>) -> Result<Option<Duration>> {
             format!("{millis} value for maxTimeMS is out of range [0, {}]", i32::MAX),
         )),
     }
+}
+
+fn check_api_version(version: &str) -> Result<()> {
+    if version == "1" {
+        return Ok(());
+    }
+    Err(CommandError::new(
+        Code::APIVersionError,
+        "API version must be \"1\"",
+    ))
 }
 
 /// Every level but one is met by reading what was committed last. A snapshot would have to hold over several

@@ -128,7 +128,7 @@ pub(crate) async fn list_collections(call: &mut Call<'_>) -> Result<RawDocumentB
     let mut args = Args::new("listCollections", &body);
     while let Some((name, value)) = args.next()? {
         match name {
-            "filter" => filter = args::maybe_document("filter", value)?,
+            "filter" => filter = args::maybe_document("filter", value)?.map(without_lookahead),
             "nameOnly" => name_only = args::flag("nameOnly", value)?,
             "cursor" => batch = batch_of(args::document("cursor", value)?)?,
             "authorizedCollections" => {}
@@ -158,6 +158,32 @@ pub(crate) async fn list_collections(call: &mut Call<'_>) -> Result<RawDocumentB
     }
     let ns = Namespace::new(call.db.clone(), "$cmd.listCollections");
     reply::list(call, &ns, rows, batch)
+}
+
+/// The filter by which tools leave out the system's collections, `{name: /^(?!system\.)/}`, without the lookahead that
+/// the engine's regular expressions lack.
+fn without_lookahead(filter: RawDocumentBuf) -> RawDocumentBuf {
+    const PATTERN: &str = "^(?!system\\.)";
+    let mut plain = RawDocumentBuf::new();
+    for (name, value) in filter.iter().flatten() {
+        let pattern = match value {
+            RawBsonRef::RegularExpression(regex) if regex.options.is_empty() => Some(regex.pattern.as_str()),
+            RawBsonRef::Document(operators) if operators.iter().count() == 1 => {
+                operators.get_str("$regex").ok()
+            }
+            _ => None,
+        };
+        if name.as_str() == "name" && pattern == Some(PATTERN) {
+            let system = bson::Regex {
+                pattern: cstr!("^system\\.").to_owned(),
+                options: cstr!("").to_owned(),
+            };
+            plain.append(name, rawdoc! { "$not": system });
+        } else {
+            plain.append(name, value);
+        }
+    }
+    plain
 }
 
 /// `{batchSize}` of a cursor option.

@@ -205,3 +205,27 @@ fn malformed_documents_are_answered() {
         Err(FrameError::Document { .. })
     ));
 }
+
+proptest::proptest! {
+    /// Whatever comes, parsing ends, and what it gives is no larger than what it got.
+    #[test]
+    fn any_bytes_are_parsed_or_refused(
+        opcode in proptest::sample::select(vec![OP_MSG, OP_QUERY, OP_COMPRESSED, 0]),
+        flags in proptest::sample::select(vec![0, 1, 2, 0x1_0000, 4]),
+        mut payload in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+        cut in 0_usize..80,
+        kept in 0_usize..80,
+    ) {
+        // A valid message with a part of it overwritten gets further in than noise does.
+        let valid = msg(flags, &[&body(), &sequence("documents", &[rawdoc! { "a": 1 }.as_bytes()])]);
+        let at = cut.min(valid.len());
+        let mut bytes = valid[..at].to_vec();
+        bytes.append(&mut payload);
+        bytes.extend_from_slice(&valid[at.max(valid.len().saturating_sub(kept))..]);
+        if let Ok(request) = read(&framed(opcode, &bytes)) {
+            let documents = request.sequences.iter().flat_map(|sequence| &sequence.documents);
+            let size: usize = documents.map(|document| document.as_bytes().len()).sum();
+            proptest::prop_assert!(size <= bytes.len());
+        }
+    }
+}

@@ -1,6 +1,12 @@
 //! The protocol as its peers see it: bytes over a stream, and real drivers against the example server.
 
-#[path = "../harness.rs"]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test program: it may fail loudly, and reads where its cache is"
+)]
+
+#[path = "../harness/mod.rs"]
 mod harness;
 
 mod client;
@@ -8,4 +14,5 @@ mod drivers;
 mod durability;
 mod limits;
 mod metrics;
+mod oddities;
 mod protocol;

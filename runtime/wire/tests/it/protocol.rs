@@ -243,6 +243,32 @@ async fn write_concerns_that_one_node_cannot_meet_are_told() {
 }
 
 #[tokio::test]
+async fn tools_leave_out_system_collections() {
+    let mut client = Client::connect(&wire(open_to_all()).await);
+    for name in ["system.views", "systems", "a"] {
+        client.ok(doc! { "create": name, "$db": "db" }).await;
+    }
+    let regex = Bson::RegularExpression(bson::Regex {
+        pattern: bson::raw::cstr!("^(?!system\\.)").to_owned(),
+        options: bson::raw::cstr!("").to_owned(),
+    });
+    for name in [doc! { "$regex": "^(?!system\\.)" }.into(), regex] {
+        let list = doc! { "listCollections": 1, "filter": { "name": name }, "nameOnly": true, "$db": "db" };
+        let reply = client.ok(list).await;
+        let found = reply
+            .get_document("cursor")
+            .unwrap()
+            .get_array("firstBatch")
+            .unwrap();
+        let names: Vec<_> = found
+            .iter()
+            .map(|row| row.as_document().unwrap().get_str("name").unwrap())
+            .collect();
+        assert_eq!(names, ["a", "systems"]);
+    }
+}
+
+#[tokio::test]
 async fn stopping_lets_go_of_idle_connections() {
     let mut client = Client::connect(&wire(open_to_all()).await);
     client.ok(doc! { "ping": 1, "$db": "db" }).await;

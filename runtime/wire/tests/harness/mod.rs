@@ -1,5 +1,9 @@
 //! What the integration tests share: the example server as a process, and other people's packages in a cache.
 
+#[path = "../../examples/mongod.rs"]
+#[allow(dead_code, reason = "an example has a main function, which nobody calls here")]
+mod mongod;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -18,6 +22,17 @@ const PYTHON_PACKAGES: [&str; 6] = [
 /// Installing is done by one test at a time.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
+/// Set in the environment of a server: its arguments, one a line.
+const SERVE: &str = "CLOUDLET_TEST_SERVE";
+
+/// No test but the server of the others: it serves in the process that [`Mongod::start`] makes.
+#[test]
+fn serves_when_told_to() {
+    if let Ok(args) = std::env::var(SERVE) {
+        mongod::serve(args.lines().map(str::to_owned)).unwrap();
+    }
+}
+
 /// A running example server; killed when dropped.
 pub(crate) struct Mongod {
     child: Child,
@@ -29,23 +44,25 @@ pub(crate) struct Mongod {
 impl Mongod {
     /// Starts one with these arguments and waits until it listens.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(example())
-            .args(args)
+        // This very program, so that the server is never older than the test.
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "harness::serves_when_told_to", "--nocapture"])
+            .env(SERVE, args.join("\n"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the example starts: cargo build -p cloudlet-wire --example mongod");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
             .unwrap();
-        let address = line
-            .trim()
-            .strip_prefix("listening mongodb://")
-            .and_then(|rest| rest.strip_suffix('/'));
-        let address = address
-            .unwrap_or_else(|| panic!("unexpected first line {line:?}"))
-            .to_owned();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| {
+                let rest = line.split_once("listening mongodb://")?.1;
+                rest.strip_suffix('/').map(str::to_owned)
+            })
+            .expect("the server says where it listens");
+        // What the test program says at its end must find a reader.
+        std::thread::spawn(move || lines.for_each(drop));
         let stdin = child.stdin.take();
         Self {
             child,
@@ -81,13 +98,6 @@ impl Drop for Mongod {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The example beside this test program.
-fn example() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let target = program.parent().unwrap().parent().unwrap();
-    target.join("examples/mongod")
 }
 
 /// Where downloaded packages stay between runs.
