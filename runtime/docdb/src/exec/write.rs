@@ -476,6 +476,7 @@ fn first_matching(
                 skip: 0,
                 limit: Some(1),
                 hint: None,
+                window: plan::Window::default(),
             };
             let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.into_iter().next();

@@ -41,11 +41,8 @@ impl FindArgs {
                 "noCursorTimeout" => no_timeout = args::flag("find.noCursorTimeout", value)?,
                 "collation" => args::collation(value)?,
                 "let" => no_variables(&args, value)?,
-                "max" | "min" => {
-                    if args::maybe_document(name, value)?.is_some_and(|bound| !bound.is_empty()) {
-                        return Err(args.unsupported(name));
-                    }
-                }
+                "min" => find.min = args::maybe_document("find.min", value)?,
+                "max" => find.max = args::maybe_document("find.max", value)?,
                 "returnKey" | "showRecordId" | "tailable" | "awaitData" => {
                     if args::flag(name, value)? {
                         return Err(args.unsupported(name));
