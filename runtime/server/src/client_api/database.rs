@@ -168,8 +168,8 @@ impl Op<'_> {
             projection: self.projection(parts)?,
             skip,
             limit: Some(limit),
-            hint: None,
             batch: u32::try_from(limit).ok(),
+            ..Find::default()
         };
         let mut out = String::from(r#"{"list":["#);
         let mut first = true;
