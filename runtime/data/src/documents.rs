@@ -134,6 +134,21 @@ pub trait Documents: Statements {
     /// Names of the collections of a database, in order.
     fn list_collections<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<Vec<Arc<str>>, Error>>;
 
+    /// Names of all databases that have a collection, in order, the platform's own (which have a `/`) among them.
+    fn list_databases(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, Error>>;
+
+    /// Removes all collections of a database. No error when there are none.
+    fn drop_database<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Gives a collection another name, maybe in another database. `NamespaceNotFound` when it is not there,
+    /// `NamespaceExists` when the name is taken and `drop_target` is false.
+    fn rename_collection<'a>(
+        &'a self,
+        from: &'a Namespace,
+        to: &'a Namespace,
+        drop_target: bool,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
     /// Makes the indexes that are not there yet, and the collection. Returns how many were made.
     fn create_indexes<'a>(
         &'a self,

@@ -152,6 +152,23 @@ impl Documents for Embedded {
         Box::pin(self.0.list_collections(database))
     }
 
+    fn list_databases(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, Error>> {
+        Box::pin(self.0.list_databases())
+    }
+
+    fn drop_database<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.drop_database(database))
+    }
+
+    fn rename_collection<'a>(
+        &'a self,
+        from: &'a Namespace,
+        to: &'a Namespace,
+        drop_target: bool,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.rename_collection(from, to, drop_target))
+    }
+
     fn create_indexes<'a>(
         &'a self,
         ns: &'a Namespace,

@@ -629,6 +629,42 @@ impl Documents for MemoryDocuments {
         }))
     }
 
+    fn list_databases(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>>> {
+        done(self.read(|state| {
+            let mut names: Vec<Arc<str>> = state.keys().map(|ns| ns.database.clone()).collect();
+            names.dedup();
+            Ok(names)
+        }))
+    }
+
+    fn drop_database<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<()>> {
+        done(self.write(|state| {
+            state.retain(|ns, _| &*ns.database != database);
+            Ok(())
+        }))
+    }
+
+    fn rename_collection<'a>(
+        &'a self,
+        from: &'a Namespace,
+        to: &'a Namespace,
+        drop_target: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        done(self.write(|state| {
+            if state.contains_key(to) && !drop_target {
+                return Err(Error::new(Code::NamespaceExists, "target namespace exists"));
+            }
+            let collection = state.remove(from).ok_or_else(|| {
+                Error::new(
+                    Code::NamespaceNotFound,
+                    format!("source collection {from} does not exist"),
+                )
+            })?;
+            state.insert(to.clone(), collection);
+            Ok(())
+        }))
+    }
+
     fn create_indexes<'a>(
         &'a self,
         ns: &'a Namespace,

@@ -181,6 +181,20 @@ impl Catalog {
                 format!("collection {ns} already exists"),
             ));
         }
+        self.check_room(ns, limits)?;
+        let id = self.allocate_id(kv)?;
+        let collection = Collection {
+            id,
+            indexes: Vec::new(),
+        };
+        self.save(kv, ns, collection)
+    }
+
+    /// Checks that the database may have one collection more.
+    ///
+    /// # Errors
+    /// `CannotCreateCollection` that names the limit.
+    pub(crate) fn check_room(&self, ns: &Namespace, limits: &Limits) -> Result<()> {
         let count = self.collections(&ns.database).count();
         if count >= limits.collections_max {
             let message = format!(
@@ -189,12 +203,7 @@ impl Catalog {
             );
             return Err(Error::new(Code::CannotCreateCollection, message));
         }
-        let id = self.allocate_id(kv)?;
-        let collection = Collection {
-            id,
-            indexes: Vec::new(),
-        };
-        self.save(kv, ns, collection)
+        Ok(())
     }
 
     /// Writes a collection's row and puts it in the place of the one with that name.

@@ -365,6 +365,15 @@ impl Docs {
         })
     }
 
+    /// Gives a collection another name, maybe in another database. Its documents and indexes stay where they are:
+    /// only the catalog changes. With `drop_target` a collection that has the new name goes in the same commit.
+    pub fn rename_collection(&self, from: &Namespace, to: &Namespace, drop_target: bool) -> Reply<()> {
+        self.begin(Op::Catalog);
+        let (from, to) = (from.clone(), to.clone());
+        self.lanes
+            .write_alone(Deadline::NEVER, move |tx| rename_one(tx, &from, &to, drop_target))
+    }
+
     /// Names of the collections of a database, in order.
     pub fn list_collections(&self, database: &str) -> Reply<Vec<Arc<str>>> {
         let engine = self.begin(Op::Catalog);
@@ -603,6 +612,32 @@ fn drop_one(tx: &mut Tx<'_>, ns: &Namespace) -> Result<bool> {
     index::clear_collection(tx.kv, &collection)?;
     tx.catalog.remove(tx.kv, ns)?;
     Ok(true)
+}
+
+fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bool) -> Result<()> {
+    crate::catalog::check_namespace(to)?;
+    let collection = tx.catalog.collection(from).ok_or_else(|| {
+        Error::new(
+            Code::NamespaceNotFound,
+            format!("source collection {from} does not exist"),
+        )
+    })?;
+    let collection = crate::catalog::Collection::clone(collection);
+    if from == to {
+        return Err(Error::new(
+            Code::IllegalOperation,
+            "can't rename a collection to itself",
+        ));
+    }
+    if tx.catalog.collection(to).is_some() {
+        if !drop_target {
+            return Err(Error::new(Code::NamespaceExists, "target namespace exists"));
+        }
+        drop_one(tx, to)?;
+    }
+    tx.catalog.check_room(to, &tx.engine.limits)?;
+    tx.catalog.remove(tx.kv, from)?;
+    tx.catalog.save(tx.kv, to, collection).map(drop)
 }
 
 fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {

@@ -62,5 +62,6 @@ pub use error::{Code, Error, Result};
 pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;
+pub use query::retain_matching;
 pub use transaction::Transaction;
 pub use verify::Verified;

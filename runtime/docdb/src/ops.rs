@@ -51,6 +51,10 @@ pub struct Find {
     pub limit: Option<u64>,
     /// Name of the index to use, or `$natural` for a collection scan; the planner chooses when absent.
     pub hint: Option<Arc<str>>,
+    /// Only what lies from this key of the hinted index on, e.g. `{a: 1, b: 2}`; needs `hint`.
+    pub min: Option<RawDocumentBuf>,
+    /// Only what lies before this key of the hinted index; needs `hint`.
+    pub max: Option<RawDocumentBuf>,
     /// Most documents in the first page; `None` is the engine's default (101).
     pub batch: Option<u32>,
 }

@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
+use bson::{RawDocument, RawDocumentBuf};
+
 use crate::bounds::{self, Bounds};
-use crate::catalog::{Collection, ID_INDEX, entry_prefix};
+use crate::catalog::{Collection, ID_INDEX, document_prefix, entry_prefix};
+use crate::check::check_well_formed;
 use crate::index::Index;
 use crate::kv::{Direction, successor};
 use crate::path::Path;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::{Code, Error, Result};
+use crate::{Code, Error, Find, Limits, Result, keycode, value};
 
 /// Most key ranges of one plan: the product of the fields' intervals.
 const RANGES_MAX: usize = 1000;
@@ -49,7 +52,86 @@ pub(crate) struct Plan {
     pub(crate) fields: Vec<Bounds>,
 }
 
+/// Ends of a query given as keys of its index: MongoDB's `min` and `max`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Window {
+    min: Option<RawDocumentBuf>,
+    max: Option<RawDocumentBuf>,
+}
+
+impl Window {
+    /// # Errors
+    /// When an end is not BSON, or there is no hint that says of which index it is a key.
+    pub(crate) fn parse(find: &Find, limits: &Limits) -> Result<Self> {
+        let end = |end: &Option<RawDocumentBuf>| {
+            let end = end.clone().filter(|end| !end.is_empty());
+            match &end {
+                None => {}
+                Some(_) if find.hint.is_none() => {
+                    return Err(Error::new(
+                        Code::BadValue,
+                        "min and max need a hint of which index to use",
+                    ));
+                }
+                Some(end) => check_well_formed(end, limits.depth_max)?,
+            }
+            Ok(end)
+        };
+        Ok(Self {
+            min: end(&find.min)?,
+            max: end(&find.max)?,
+        })
+    }
+}
+
 impl Plan {
+    /// Leaves of the plan's ranges what lies from the window's minimum on and before its maximum.
+    ///
+    /// # Errors
+    /// When an end is not a whole key of the plan's index.
+    pub(crate) fn narrow(&mut self, window: &Window) -> Result<()> {
+        let end = |end: &Option<RawDocumentBuf>| end.as_ref().map(|end| self.key(end)).transpose();
+        let (min, max) = (end(&window.min)?, end(&window.max)?);
+        for range in &mut self.ranges {
+            if let Some(min) = min.as_ref().filter(|min| **min > range.from) {
+                range.from.clone_from(min);
+            }
+            if let Some(max) = max.as_ref().filter(|max| **max < range.to) {
+                range.to.clone_from(max);
+            }
+        }
+        self.ranges.retain(|range| range.from < range.to);
+        Ok(())
+    }
+
+    /// The store key of a key of the plan's index, given with the names of its fields.
+    fn key(&self, named: &RawDocument) -> Result<Vec<u8>> {
+        let (mut key, fields): (_, Vec<(&str, bool)>) = match &self.source {
+            Source::Documents => (document_prefix(self.collection), vec![("_id", false)]),
+            Source::Index(index) => (
+                entry_prefix(index.id),
+                index
+                    .fields
+                    .iter()
+                    .map(|field| (field.path.as_str(), field.descending))
+                    .collect(),
+            ),
+        };
+        let same = value::fields(named)
+            .map(|(name, _)| name)
+            .eq(fields.iter().map(|(path, _)| *path));
+        if !same {
+            return Err(Error::new(
+                Code::BadValue,
+                "min and max must have the fields of the hinted index, in its order",
+            ));
+        }
+        for ((_, value), (_, descending)) in value::fields(named).zip(&fields) {
+            keycode::encode(&mut key, value, *descending);
+        }
+        Ok(key)
+    }
+
     /// Whether this is a lookup by `_id`.
     pub(crate) fn is_id_lookup(&self) -> bool {
         matches!(self.source, Source::Documents) && self.points && self.ranges.len() == 1

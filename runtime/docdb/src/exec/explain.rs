@@ -10,7 +10,7 @@ use super::scan::Meter;
 use crate::catalog::{Catalog, append, key_pattern};
 use crate::engine::Engine;
 use crate::kv::{Direction, KvRead};
-use crate::plan::{self, Plan, Source};
+use crate::plan::{Plan, Source};
 use crate::{Namespace, Result};
 
 /// Runs the query to its end and tells how.
@@ -26,12 +26,7 @@ pub(crate) fn explain(
     let (stage, returned) = match catalog.collection(ns) {
         None => (stage("EOF"), 0),
         Some(collection) => {
-            let plan = plan::choose(
-                collection,
-                &query.filter,
-                query.sort.as_ref(),
-                query.hint.as_deref(),
-            )?;
+            let plan = query.plan(collection)?;
             (
                 winning_plan(&plan, query),
                 run(engine, kv, catalog, ns, query, meter)?,

@@ -13,14 +13,14 @@ use std::sync::Arc;
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use self::scan::{Meter, scan};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Collection};
 use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::kv::KvRead;
 use crate::path::{self, Path};
 use crate::pipeline::{self, PipelineState};
-use crate::plan::{self, Plan, Source};
+use crate::plan::{self, Plan, Source, Window};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
@@ -41,6 +41,7 @@ pub(crate) struct Query {
     pub(crate) limit: Option<u64>,
     pub(crate) hint: Option<Arc<str>>,
     pub(crate) runtime: Arc<Runtime>,
+    pub(crate) window: Window,
 }
 
 impl Query {
@@ -54,6 +55,7 @@ impl Query {
             limit: None,
             hint,
             runtime,
+            window: Window::default(),
         }
     }
 
@@ -82,7 +84,15 @@ impl Query {
             limit,
             hint: find.hint.clone(),
             runtime: scope.runtime().clone(),
+            window: Window::parse(find, limits)?,
         })
+    }
+
+    /// The plan of the query.
+    pub(crate) fn plan(&self, collection: &Collection) -> Result<Plan> {
+        let mut plan = plan::choose(collection, &self.filter, self.sort.as_ref(), self.hint.as_deref())?;
+        plan.narrow(&self.window)?;
+        Ok(plan)
     }
 
     fn project(&self, document: &RawDocument) -> Result<RawDocumentBuf> {
@@ -203,12 +213,7 @@ pub(crate) fn find(
             cursor: None,
         });
     };
-    let plan = plan::choose(
-        collection,
-        &query.filter,
-        query.sort.as_ref(),
-        query.hint.as_deref(),
-    )?;
+    let plan = query.plan(collection)?;
     meter.admit(is_short(&plan, query))?;
     let position = match &query.sort {
         Some(sort) if !plan.sorted => {

@@ -479,6 +479,7 @@ fn first_matching(
                 limit: Some(1),
                 hint: None,
                 runtime: Runtime::new(tx.engine, deadline),
+                window: plan::Window::default(),
             };
             let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.into_iter().next();
