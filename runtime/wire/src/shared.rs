@@ -187,6 +187,32 @@ impl Wire {
     }
 }
 
+impl Wire {
+    /// The users of a database, by name, with their roles on it.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub async fn users(&self, database: &str) -> Result<Vec<(String, Vec<&'static str>)>, OpenError> {
+        let users = self.shared.users.list(Some(database)).await?;
+        Ok(users
+            .into_iter()
+            .map(|user| {
+                let roles = user.grants.iter().filter(|grant| &*grant.db == database);
+                let roles = roles.map(|grant| grant.role.name()).collect();
+                (user.name, roles)
+            })
+            .collect())
+    }
+
+    /// Removes a user. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn remove_user(&self, database: &str, name: &str) -> Result<bool, OpenError> {
+        Ok(self.shared.users.remove(database, Some(name)).await? > 0)
+    }
+}
+
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) documents: Arc<dyn Documents>,
