@@ -8,6 +8,7 @@ use crate::kv::successor;
 use crate::path::Path;
 use crate::query::{Filter, Predicate};
 use crate::show;
+use crate::value::{canonical_class, is_nan};
 
 /// Most intervals that one field is searched in; a longer `$in` is filtered instead.
 const INTERVALS_MAX: usize = 1000;
@@ -74,6 +75,30 @@ impl Bounds {
         Some(Bounds {
             intervals: vec![interval],
             exists,
+        })
+    }
+
+    /// Where a hashed field has these values; nothing but single values can be found there.
+    pub(crate) fn hashed(&self) -> Option<Bounds> {
+        if !self.points() {
+            return None;
+        }
+        let intervals: Option<Vec<Interval>> = self.intervals.iter().map(Interval::hashed).collect();
+        let mut intervals = intervals?;
+        intervals.sort_by(|a, b| a.from.cmp(&b.from));
+        intervals.dedup_by(|a, b| a.from == b.from);
+        Some(Bounds {
+            intervals,
+            exists: self.exists,
+        })
+    }
+
+    /// Whether each key of `other` is one of these.
+    fn contains(&self, other: &Bounds) -> bool {
+        other.intervals.iter().all(|inner| {
+            self.intervals
+                .iter()
+                .any(|outer| outer.from <= inner.from && inner.to <= outer.to)
         })
     }
 
@@ -151,6 +176,11 @@ impl Interval {
         }
     }
 
+    /// Where a hashed field has the one value of this interval.
+    fn hashed(&self) -> Option<Interval> {
+        Self::point(&RawBson::Int64(crate::index::hash(&self.from)))
+    }
+
     /// The interval as `explain` shows it.
     pub(crate) fn show(&self, descending: bool) -> String {
         let (from, to) = if descending {
@@ -175,6 +205,16 @@ impl Interval {
     }
 }
 
+/// The key bytes of a field's dates up to `last`.
+pub(crate) fn dates_until(last: &RawBson, descending: bool) -> Option<(Vec<u8>, Vec<u8>)> {
+    let interval = range(last, false, true)?.intervals.pop()?;
+    Some(if descending {
+        interval.descending()
+    } else {
+        (interval.from, interval.to)
+    })
+}
+
 /// What `filter` says about the field at `path`; `None` when nothing that an index could use. In a multikey field
 /// two predicates may be met by different elements of an array, so their bounds must not be intersected there.
 pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool) -> Option<Bounds> {
@@ -192,6 +232,66 @@ pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool) -> Option<
         Filter::Expr { implied, .. } => of_filter(implied, path, multikey),
         Filter::AlwaysFalse => Some(Bounds::NOTHING),
         _ => None,
+    }
+}
+
+/// Whether each document that `filter` matches is one that `wanted`, the filter of a partial index, matches: told
+/// only as far as it shows in the predicates of single fields.
+pub(crate) fn implies(filter: &Filter, wanted: &Filter) -> bool {
+    match wanted {
+        Filter::AlwaysTrue => return true,
+        Filter::And(all) => return all.iter().all(|wanted| implies(filter, wanted)),
+        Filter::Or(any) if any.iter().any(|wanted| implies(filter, wanted)) => return true,
+        _ => {}
+    }
+    match (filter, wanted) {
+        (Filter::AlwaysFalse, _) => true,
+        (Filter::And(all), _) => all.iter().any(|filter| implies(filter, wanted)),
+        (Filter::Or(any), _) => any.iter().all(|filter| implies(filter, wanted)),
+        (Filter::Expr { implied, .. }, _) => implies(implied, wanted),
+        (
+            Filter::Field { path, predicate },
+            Filter::Field {
+                path: at,
+                predicate: wanted,
+            },
+        ) => path == at && predicate_implies(predicate, wanted),
+        _ => false,
+    }
+}
+
+fn predicate_implies(predicate: &Predicate, wanted: &Predicate) -> bool {
+    if let Predicate::AllOf(all) = wanted {
+        return all.iter().all(|wanted| predicate_implies(predicate, wanted));
+    }
+    if let Predicate::AllOf(all) = predicate {
+        return all.iter().any(|predicate| predicate_implies(predicate, wanted));
+    }
+    match (predicate, wanted) {
+        (Predicate::Never, _) => true,
+        (Predicate::Exists(true) | Predicate::Type(_) | Predicate::Size(_), Predicate::Exists(true)) => true,
+        (_, Predicate::Exists(true)) => of_predicate(predicate, true).is_some_and(|bounds| bounds.exists),
+        (Predicate::Type(types), Predicate::Type(wanted)) => types.iter().all(|kind| wanted.contains(kind)),
+        (Predicate::Eq(value), Predicate::Eq(wanted)) if matches!(value, RawBson::Array(_)) => {
+            crate::value::compare(value.as_raw_bson_ref(), wanted.as_raw_bson_ref()).is_eq()
+        }
+        // Of these the bounds say exactly which values match.
+        (
+            _,
+            Predicate::Eq(_)
+            | Predicate::In { .. }
+            | Predicate::Lt(_)
+            | Predicate::Lte(_)
+            | Predicate::Gt(_)
+            | Predicate::Gte(_),
+        ) => {
+            let bounds = of_predicate(predicate, true);
+            let wanted = of_predicate(wanted, true);
+            bounds
+                .zip(wanted)
+                .is_some_and(|(bounds, wanted)| wanted.contains(&bounds))
+        }
+        _ => false,
     }
 }
 
@@ -250,7 +350,19 @@ fn range(value: &RawBson, greater: bool, inclusive: bool) -> Option<Bounds> {
         }
         _ => {}
     }
-    let (class_from, class_to) = keycode::class_range(value.as_raw_bson_ref());
+    let (mut class_from, class_to) = keycode::class_range(value.as_raw_bson_ref());
+    let not_a_number = RawBson::Double(f64::NAN);
+    if is_nan(value.as_raw_bson_ref()) {
+        // It compares with itself only.
+        return if inclusive {
+            Bounds::point(value)
+        } else {
+            Some(Bounds::NOTHING)
+        };
+    }
+    if canonical_class(value.as_raw_bson_ref()) == canonical_class(not_a_number.as_raw_bson_ref()) {
+        class_from = successor(&key(not_a_number.as_raw_bson_ref()))?;
+    }
     let at = key(value.as_raw_bson_ref());
     let past = successor(&at)?;
     let end = End::Value(value.clone(), inclusive);

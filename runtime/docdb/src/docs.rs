@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bson::{RawBson, RawDocumentBuf};
-use cloudlet_base::{Clock, Deadline, Entropy};
+use cloudlet_base::{Clock, Deadline, Entropy, Timestamp};
 
 use crate::catalog::{Catalog, ID_INDEX};
 use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
-use crate::exec::{self, Query};
+use crate::exec::{self, Query, expire};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
 use crate::limits::Limits;
@@ -22,7 +22,7 @@ use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
 use crate::verify::{Verified, verify};
-use crate::{Code, Error, Result, index};
+use crate::{Code, Error, Result, index, specification};
 
 /// Rows that a read may look at on its caller's thread.
 const INLINE_ROWS_MAX: u64 = 128;
@@ -406,17 +406,43 @@ impl Docs {
         let engine = self.begin(Op::Catalog);
         Reply::ready(engine.catalog().and_then(|catalog| {
             let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
-            let keys = vec![("_id".into(), 1)];
-            let id = IndexSpec {
-                name: ID_INDEX.into(),
-                keys,
-                unique: true,
-                sparse: false,
-            };
-            Ok(std::iter::once(id)
+            Ok(std::iter::once(specification::of_id())
                 .chain(collection.indexes.iter().map(|index| index.spec.clone()))
                 .collect())
         }))
+    }
+
+    /// Changes what can be changed of an index: MongoDB's `collMod`. Returns it as it was and as it is now.
+    pub fn modify_index(
+        &self,
+        ns: &Namespace,
+        name: &str,
+        change: IndexChange,
+    ) -> Reply<(IndexSpec, IndexSpec)> {
+        self.begin(Op::Catalog);
+        let (ns, name) = (ns.clone(), name.to_owned());
+        self.lanes.write(Deadline::NEVER, move |tx| {
+            write::modify_index(tx, &ns, &name, &change)
+        })
+    }
+
+    /// Removes documents that are over their time at `now` (MongoDB's TTL indexes), at most `budget` of them and at
+    /// most 1000, in one commit with whatever else is written then. To be called now and then; when the answer says
+    /// that there is more, again.
+    pub fn expire(&self, now: Timestamp, budget: usize) -> Reply<Expired> {
+        let due = self
+            .lanes
+            .engine()
+            .read(|kv, catalog| expire::is_due(kv, catalog, now));
+        match due {
+            Ok(true) => {
+                self.begin(Op::Expire);
+                self.lanes
+                    .write(Deadline::NEVER, move |tx| expire::expire(tx, now, budget))
+            }
+            Ok(false) => Reply::ready(Ok(Expired::default())),
+            Err(error) => Reply::ready(Err(error)),
+        }
     }
 
     /// How a query would run and did run, in MongoDB's `explain("executionStats")` shape.

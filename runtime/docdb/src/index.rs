@@ -6,11 +6,12 @@ use std::ops::ControlFlow;
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
-use crate::catalog::{self, Collection, append, entry_prefix, key_pattern};
+use crate::catalog::{self, Collection, append, entry_prefix};
 use crate::keycode;
 use crate::kv::{Direction, KvRead, KvWrite, Range, successor};
 use crate::path::{IndexValues, Path, index_values};
-use crate::{Code, Error, IndexSpec, Namespace, Result, show};
+use crate::query::Filter;
+use crate::{Code, Error, IndexKind, IndexSpec, Namespace, Result, show};
 
 /// Rows that one step of filling or clearing handles, so that neither holds a whole collection in memory.
 const CHUNK_ROWS: usize = 1000;
@@ -23,6 +24,8 @@ pub(crate) struct Index {
     /// Bit i: some document had an array along the path of field i.
     pub(crate) multikey: u32,
     pub(crate) fields: Vec<IndexField>,
+    /// Only documents that it matches have entries.
+    pub(crate) partial: Option<Filter>,
 }
 
 /// One field of an index.
@@ -30,6 +33,8 @@ pub(crate) struct Index {
 pub(crate) struct IndexField {
     pub(crate) path: Path,
     pub(crate) descending: bool,
+    /// Whether the entries have hashes of the values.
+    pub(crate) hashed: bool,
     /// The path without its first 1, 2, ... parts: for what remains below an array.
     tails: Vec<Path>,
 }
@@ -45,17 +50,23 @@ pub(crate) struct DocumentKeys {
 
 impl Index {
     /// The index described by `spec`, whose paths must be field paths.
+    ///
+    /// # Errors
+    /// When a path or the partial filter can't be parsed.
     pub(crate) fn new(id: u32, spec: IndexSpec, multikey: u32) -> Result<Self> {
+        let hashed = spec.kind == IndexKind::Hashed;
         let fields = spec
             .keys
             .iter()
-            .map(|(path, direction)| IndexField::parse(path, *direction < 0));
+            .map(|(path, direction)| IndexField::parse(path, *direction < 0, hashed));
         let fields = fields.collect::<Result<_>>()?;
+        let partial = spec.partial_filter.as_deref().map(Filter::parse).transpose()?;
         Ok(Self {
             id,
             spec,
             multikey,
             fields,
+            partial,
         })
     }
 
@@ -77,11 +88,18 @@ impl Index {
 
     /// Shows `visit` each combination of values that the document has a key for. Returns the multikey fields.
     fn tuples<'d>(&self, document: &'d RawDocument, visit: &mut dyn FnMut(&[RawBsonRef<'d>])) -> Result<u32> {
+        if self
+            .partial
+            .as_ref()
+            .is_some_and(|partial| !partial.matches(document))
+        {
+            return Ok(0);
+        }
         let values: Vec<IndexValues<'d>> = self
             .fields
             .iter()
-            .map(|field| index_values(document, &field.path))
-            .collect();
+            .map(|field| field.values(document))
+            .collect::<Result<_>>()?;
         if self.spec.sparse && values.iter().all(|values| values.missing) {
             return Ok(0);
         }
@@ -225,12 +243,12 @@ impl Index {
                 }
             }
         });
-        duplicate_key(ns, &self.spec.name, key_pattern(&self.spec.keys), value)
+        duplicate_key(ns, &self.spec.name, self.spec.key_pattern(), value)
     }
 }
 
 impl IndexField {
-    fn parse(path: &str, descending: bool) -> Result<Self> {
+    fn parse(path: &str, descending: bool, hashed: bool) -> Result<Self> {
         let path = Path::parse(path)?;
         let parts: Vec<&str> = path.parts().iter().map(|part| &*part.name).collect();
         let tails = (1..parts.len())
@@ -239,8 +257,30 @@ impl IndexField {
         Ok(Self {
             path,
             descending,
+            hashed,
             tails,
         })
+    }
+
+    /// The values under which the index has the document.
+    fn values<'d>(&self, document: &'d RawDocument) -> Result<IndexValues<'d>> {
+        let mut found = index_values(document, &self.path);
+        if !self.hashed {
+            return Ok(found);
+        }
+        if found.multikey {
+            let message = format!(
+                "hashed indexes do not currently support array values, found one at {:?}",
+                self.path.as_str()
+            );
+            return Err(Error::new(Code::Location(16_766), message));
+        }
+        for value in &mut found.values {
+            let mut key = Vec::new();
+            keycode::encode(&mut key, *value, false);
+            *value = RawBsonRef::Int64(hash(&key));
+        }
+        Ok(found)
     }
 
     /// The field's values below one element of the array that its first `depth` parts lead to.
@@ -261,6 +301,15 @@ impl IndexField {
             },
         }
     }
+}
+
+/// The hash of a value's ascending key bytes that a hashed index has in its stead: FNV-1a of 64 bits. It is part of
+/// the file's format.
+pub(crate) fn hash(key: &[u8]) -> i64 {
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    i64::from_be_bytes(hash.to_be_bytes())
 }
 
 /// The E11000 error in MongoDB's words.

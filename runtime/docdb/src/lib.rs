@@ -7,7 +7,7 @@
 //! - `query`, `update`, `projection`, `sort`, `expression`: texts to types, and the types' meaning on one document.
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
-//! - `catalog`, `index`: collections, index definitions, index maintenance.
+//! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
@@ -49,6 +49,7 @@ mod projection;
 mod properties;
 mod query;
 mod sort;
+mod specification;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod update;

@@ -10,7 +10,7 @@ use crate::kv::{Direction, successor};
 use crate::path::Path;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::{Code, Error, Result};
+use crate::{Code, Error, IndexKind, Result};
 
 /// Most key ranges of one plan: the product of the fields' intervals.
 const RANGES_MAX: usize = 1000;
@@ -88,12 +88,17 @@ pub(crate) fn choose(
         Some("$natural") => return Ok(scan(collection, sort)),
         Some(ID_INDEX) => return Ok(by_id(collection, filter, sort).0),
         Some(name) => {
-            let index = collection.index(name).ok_or_else(|| {
-                Error::new(
-                    Code::BadValue,
-                    format!("the hint names no index of the collection: {name:?}"),
-                )
+            let index = collection.index(name).filter(|index| !index.spec.hidden);
+            let index = index.ok_or_else(|| {
+                let message = format!("hint provided does not correspond to an existing index: {name:?}");
+                Error::new(Code::BadValue, message)
             })?;
+            if !holds_all(index, filter) {
+                let message = format!(
+                    "the hint names the partial index {name:?}, and the filter does not imply its partialFilterExpression"
+                );
+                return Err(Error::new(Code::NoQueryExecutionPlans, message));
+            }
             return Ok(by_index(collection, index, filter, sort).0);
         }
         None => {}
@@ -102,7 +107,8 @@ pub(crate) fn choose(
     if best.points && best.bounded {
         return Ok(best);
     }
-    for index in &collection.indexes {
+    let usable = |index: &&Arc<Index>| !index.spec.hidden && holds_all(index, filter);
+    for index in collection.indexes.iter().filter(usable) {
         let (plan, score) = by_index(collection, index, filter, sort);
         let complete = !index.spec.sparse || plan.fields.iter().any(|bounds| bounds.exists);
         if complete && score > best_score {
@@ -110,6 +116,12 @@ pub(crate) fn choose(
         }
     }
     Ok(best)
+}
+
+/// Whether a partial index has all documents that the filter matches.
+fn holds_all(index: &Index, filter: &Filter) -> bool {
+    let partial = index.partial.as_ref();
+    partial.is_none_or(|partial| bounds::implies(filter, partial))
 }
 
 /// How good a plan is: fields fixed to values, then a range, then a sort saved.
@@ -168,7 +180,13 @@ fn by_index(
         if multikey && multikey_used {
             break;
         }
-        let Some(bounds) = bounds::of_filter(filter, &field.path, multikey) else {
+        let bounds = bounds::of_filter(filter, &field.path, multikey);
+        let bounds = if field.hashed {
+            bounds.and_then(|bounds| bounds.hashed())
+        } else {
+            bounds
+        };
+        let Some(bounds) = bounds else {
             break;
         };
         ranges *= bounds.intervals.len();
@@ -188,7 +206,7 @@ fn by_index(
         .map(|field| (&field.path, field.descending))
         .collect();
     // Of an array the sort takes the smallest or largest element, the index has them all.
-    let direction = if index.multikey == 0 {
+    let direction = if index.multikey == 0 && index.spec.kind == IndexKind::Ordered {
         sort_direction(&keys, &fields, sort)
     } else {
         None

@@ -7,11 +7,11 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf};
 
 use super::Query;
 use super::scan::Meter;
-use crate::catalog::{Catalog, append, key_pattern};
+use crate::catalog::{Catalog, append};
 use crate::engine::Engine;
 use crate::kv::{Direction, KvRead};
 use crate::plan::{self, Plan, Source};
-use crate::{Namespace, Result};
+use crate::{IndexSpec, Namespace, Result, specification};
 
 /// Runs the query to its end and tells how.
 pub(crate) fn explain(
@@ -111,20 +111,12 @@ fn winning_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
         }
         Source::Documents => above(
             "FETCH",
-            index_scan(plan, "_id_", &[("_id".into(), 1)], false, direction),
+            index_scan(plan, &specification::of_id(), false, direction),
         ),
-        Source::Index(index) => {
-            let mut scan = index_scan(
-                plan,
-                &index.spec.name,
-                &index.spec.keys,
-                index.multikey != 0,
-                direction,
-            );
-            scan.append(cstr!("isUnique"), index.spec.unique);
-            scan.append(cstr!("isSparse"), index.spec.sparse);
-            above("FETCH", scan)
-        }
+        Source::Index(index) => above(
+            "FETCH",
+            index_scan(plan, &index.spec, index.multikey != 0, direction),
+        ),
     };
     if query.sort.is_some() && !plan.sorted {
         at = above("SORT", at);
@@ -143,20 +135,17 @@ fn winning_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
     at
 }
 
-fn index_scan(
-    plan: &Plan,
-    name: &str,
-    keys: &[(Arc<str>, i32)],
-    multikey: bool,
-    direction: &str,
-) -> RawDocumentBuf {
+fn index_scan(plan: &Plan, spec: &IndexSpec, multikey: bool, direction: &str) -> RawDocumentBuf {
     let mut scan = stage("IXSCAN");
-    scan.append(cstr!("keyPattern"), key_pattern(keys));
-    scan.append(cstr!("indexName"), name);
+    scan.append(cstr!("keyPattern"), spec.key_pattern());
+    scan.append(cstr!("indexName"), &*spec.name);
     scan.append(cstr!("isMultiKey"), multikey);
+    scan.append(cstr!("isUnique"), spec.unique);
+    scan.append(cstr!("isSparse"), spec.sparse);
+    scan.append(cstr!("isPartial"), spec.partial_filter.is_some());
     scan.append(cstr!("direction"), direction);
     let mut bounds = RawDocumentBuf::new();
-    for (place, (path, sign)) in keys.iter().enumerate() {
+    for (place, (path, sign)) in spec.keys.iter().enumerate() {
         let mut intervals = RawArrayBuf::new();
         match plan.fields.get(place) {
             Some(field) => {

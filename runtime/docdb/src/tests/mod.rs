@@ -4,6 +4,7 @@ mod aggregate;
 mod commands;
 mod crash;
 mod files;
+mod indexes;
 mod lanes;
 mod model;
 mod stores;
@@ -106,6 +107,7 @@ pub(crate) fn index(keys: &[(&str, i32)]) -> IndexSpec {
         keys,
         unique: false,
         sparse: false,
+        ..IndexSpec::default()
     }
 }
 
