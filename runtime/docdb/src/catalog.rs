@@ -86,7 +86,7 @@ impl Catalog {
             if (FORMAT_VERSION_MIN..FORMAT_VERSION).contains(&version) {
                 kv.put(&meta_key("format"), &FORMAT_VERSION.to_be_bytes())?;
             }
-            return Ok(());
+            return Self::remove_unfinished(kv);
         }
         let mut empty = true;
         kv.scan(
@@ -105,6 +105,45 @@ impl Catalog {
         }
         kv.put(&meta_key("format"), &FORMAT_VERSION.to_be_bytes())?;
         kv.put(&meta_key("next"), &1_u32.to_be_bytes())
+    }
+
+    /// Removes indexes whose making was cut short: nobody was told that they are there.
+    fn remove_unfinished(kv: &mut dyn KvWrite) -> Result<()> {
+        let catalog = Self::load(kv)?;
+        for (ns, collection) in catalog.all() {
+            if !collection.indexes.iter().any(|index| index.building) {
+                continue;
+            }
+            let mut after = Collection::clone(collection);
+            after.indexes.retain(|index| !index.building);
+            kv.put(&row_key(ns), row_value(&after).as_bytes())?;
+            for index in collection.indexes.iter().filter(|index| index.building) {
+                Self::discard(kv, &entry_prefix(index.id))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that all rows whose keys begin with `prefix` are to be removed later.
+    pub(crate) fn discard(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<()> {
+        kv.put(&discard_key(prefix), &[])
+    }
+
+    /// What the keys of some rows begin with that are to be removed.
+    pub(crate) fn discarded(kv: &dyn KvRead) -> Result<Option<Vec<u8>>> {
+        let from = discard_key(&[]);
+        let to = discard_key(&[0xff]);
+        let mut found = None;
+        kv.scan(Range::half_open(&from, &to), Direction::Forward, &mut |key, _| {
+            found = key.get(from.len()..).map(<[u8]>::to_vec);
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    /// Notes that the rows whose keys began with `prefix` are removed.
+    pub(crate) fn forget(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<()> {
+        kv.delete(&discard_key(prefix))
     }
 
     /// Reads the catalog.
@@ -217,11 +256,19 @@ impl Catalog {
         Ok(collection)
     }
 
-    /// Removes a collection's row. Its documents and entries are the caller's to remove.
-    pub(crate) fn remove(self: &mut Arc<Self>, kv: &mut dyn KvWrite, ns: &Namespace) -> Result<()> {
+    /// Removes a collection's row, and notes that its documents and entries are to be removed later. Returns whether
+    /// there was one.
+    pub(crate) fn remove(self: &mut Arc<Self>, kv: &mut dyn KvWrite, ns: &Namespace) -> Result<bool> {
+        let Some(collection) = self.collection(ns).cloned() else {
+            return Ok(false);
+        };
         kv.delete(&row_key(ns))?;
+        Self::discard(kv, &collection.prefix())?;
+        for index in &collection.indexes {
+            Self::discard(kv, &entry_prefix(index.id))?;
+        }
         Arc::make_mut(self).collections.remove(ns);
-        Ok(())
+        Ok(true)
     }
 
     /// An id that was never given out.
@@ -269,6 +316,12 @@ fn meta_key(name: &str) -> Vec<u8> {
     key
 }
 
+fn discard_key(prefix: &[u8]) -> Vec<u8> {
+    let mut key = meta_key("discard");
+    key.extend_from_slice(prefix);
+    key
+}
+
 fn read_u32(kv: &dyn KvRead, name: &str) -> Result<u32> {
     let value = get_vec(kv, &meta_key(name))?;
     let bytes = value.and_then(|value| <[u8; 4]>::try_from(value).ok());
@@ -295,6 +348,9 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         row.append(bson::raw::cstr!("unique"), index.spec.unique);
         row.append(bson::raw::cstr!("sparse"), index.spec.sparse);
         row.append(bson::raw::cstr!("multikey"), i64::from(index.multikey));
+        if index.building {
+            row.append(bson::raw::cstr!("building"), true);
+        }
         if index.spec.hidden {
             row.append(bson::raw::cstr!("hidden"), true);
         }
@@ -367,7 +423,9 @@ fn parse_index(row: &RawDocument) -> Option<Index> {
     };
     let id = u32::try_from(row.get_i64("id").ok()?).ok()?;
     let multikey = u32::try_from(row.get_i64("multikey").ok()?).ok()?;
-    Index::new(id, spec, multikey).ok()
+    let mut index = Index::new(id, spec, multikey).ok()?;
+    index.building = row.get("building").ok()?.is_some_and(crate::value::is_true);
+    Some(index)
 }
 
 fn damaged(what: &str) -> Error {

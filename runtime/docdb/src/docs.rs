@@ -22,7 +22,7 @@ use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
 use crate::verify::{Verified, verify};
-use crate::{Code, Error, Result, index, specification};
+use crate::{Code, Error, Result, background, specification};
 
 /// Rows that a read may look at on its caller's thread.
 const INLINE_ROWS_MAX: u64 = 128;
@@ -343,25 +343,27 @@ impl Docs {
         })
     }
 
-    /// Removes a collection, its documents and indexes. Returns whether there was one.
+    /// Removes a collection, its documents and indexes. Returns whether there was one. The reply comes when it is gone
+    /// for good; its rows are removed afterwards, step by step between other writes.
     pub fn drop_collection(&self, ns: &Namespace) -> Reply<bool> {
         self.begin(Op::Catalog);
         let ns = ns.clone();
-        self.lanes
-            .write_alone(Deadline::NEVER, move |tx| drop_one(tx, &ns))
+        self.drop_later(move |tx| tx.catalog.remove(tx.kv, &ns))
     }
 
     /// Removes all collections of a database.
     pub fn drop_database(&self, database: &str) -> Reply<()> {
         self.begin(Op::Catalog);
         let database: Arc<str> = database.into();
-        self.lanes.write_alone(Deadline::NEVER, move |tx| {
+        self.drop_later(move |tx| {
             let names: Vec<Namespace> = tx
                 .catalog
                 .collections(&database)
                 .map(|(ns, _)| ns.clone())
                 .collect();
-            names.iter().try_for_each(|ns| drop_one(tx, ns).map(drop))
+            names
+                .iter()
+                .try_for_each(|ns| tx.catalog.remove(tx.kv, ns).map(drop))
         })
     }
 
@@ -385,20 +387,27 @@ impl Docs {
 
     /// Makes indexes (and the collection, when it is not there), filling them from existing documents. Those that
     /// exist in the same shape are left as they are. Returns how many were made: all or, on an error, none.
+    ///
+    /// A large collection is entered step by step, between other writes. These keep the new index up meanwhile, and a
+    /// unique one refuses their duplicates of what it has already; queries use it when the reply arrives. If the
+    /// program ends before that, the index is not there when the store is opened again.
     pub fn create_indexes(&self, ns: &Namespace, indexes: Vec<IndexSpec>) -> Reply<usize> {
         self.begin(Op::Catalog);
         let ns = ns.clone();
-        self.lanes.write_alone(Deadline::NEVER, move |tx| {
-            write::create_indexes(tx, &ns, &indexes)
-        })
+        let (sender, reply) = Reply::channel();
+        self.lanes.write_then(
+            Deadline::NEVER,
+            move |tx| exec::build::begin(tx, &ns, &indexes),
+            background::answer(self.lanes.background().clone(), sender),
+        );
+        reply
     }
 
     /// Removes a secondary index by name.
     pub fn drop_index(&self, ns: &Namespace, name: &str) -> Reply<()> {
         self.begin(Op::Catalog);
         let (ns, name) = (ns.clone(), name.to_owned());
-        self.lanes
-            .write_alone(Deadline::NEVER, move |tx| drop_one_index(tx, &ns, &name))
+        self.drop_later(move |tx| drop_one_index(tx, &ns, &name))
     }
 
     /// The indexes of a collection, `_id_` first.
@@ -407,7 +416,13 @@ impl Docs {
         Reply::ready(engine.catalog().and_then(|catalog| {
             let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
             Ok(std::iter::once(specification::of_id())
-                .chain(collection.indexes.iter().map(|index| index.spec.clone()))
+                .chain(
+                    collection
+                        .indexes
+                        .iter()
+                        .filter(|index| !index.building)
+                        .map(|index| index.spec.clone()),
+                )
                 .collect())
         }))
     }
@@ -464,6 +479,20 @@ impl Docs {
         self.lanes.read(deadline.clone(), move |engine| {
             engine.read(|kv, catalog| verify(kv, catalog, &Meter::new(engine, &deadline)))
         })
+    }
+
+    /// Runs a write that drops something, and has its rows removed afterwards.
+    fn drop_later<T: Send + 'static>(
+        &self,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        let (sender, reply) = Reply::channel();
+        let background = self.lanes.background().clone();
+        self.lanes.write_then(Deadline::NEVER, body, move |outcome| {
+            sender.send(outcome);
+            background.dropped();
+        });
+        reply
     }
 
     fn begin(&self, op: Op) -> &Engine {
@@ -622,15 +651,6 @@ impl PreparedWrite {
     }
 }
 
-fn drop_one(tx: &mut Tx<'_>, ns: &Namespace) -> Result<bool> {
-    let Some(collection) = tx.catalog.collection(ns).cloned() else {
-        return Ok(false);
-    };
-    index::clear_collection(tx.kv, &collection)?;
-    tx.catalog.remove(tx.kv, ns)?;
-    Ok(true)
-}
-
 fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
     let collection = tx.catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
     if name == ID_INDEX {
@@ -644,7 +664,7 @@ fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
     let at =
         at.ok_or_else(|| Error::new(Code::IndexNotFound, format!("index not found with name [{name}]")))?;
     let index = collection.indexes.remove(at);
-    index::clear(tx.kv, &crate::catalog::entry_prefix(index.id))?;
+    Catalog::discard(tx.kv, &crate::catalog::entry_prefix(index.id))?;
     tx.catalog.save(tx.kv, ns, collection).map(drop)
 }
 

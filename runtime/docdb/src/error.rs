@@ -133,6 +133,8 @@ codes! {
     CannotIndexParallelArrays = 171, Invalid;
     /// An index specification with an option that there is not.
     InvalidIndexSpecificationOption = 197, Invalid;
+    /// What an index was being made for is gone.
+    IndexBuildAborted = 276, Conflict;
     /// No index can serve a query that needs one, or the one it names can't.
     NoQueryExecutionPlans = 291, Invalid;
     /// An operator where it may not be, such as `$expr` inside of `$elemMatch`.

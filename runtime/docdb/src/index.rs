@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
-use crate::catalog::{self, Collection, append, entry_prefix};
+use crate::catalog::{Collection, append, entry_prefix};
 use crate::keycode;
 use crate::kv::{Direction, KvRead, KvWrite, Range, successor};
 use crate::path::{IndexValues, Path, index_values};
@@ -15,6 +16,8 @@ use crate::{Code, Error, IndexKind, IndexSpec, Namespace, Result, show};
 
 /// Rows that one step of filling or clearing handles, so that neither holds a whole collection in memory.
 const CHUNK_ROWS: usize = 1000;
+/// Bytes of documents after which a step of filling ends.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 /// A secondary index.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub(crate) struct Index {
     pub(crate) fields: Vec<IndexField>,
     /// Only documents that it matches have entries.
     pub(crate) partial: Option<Filter>,
+    /// Not all documents have their entries yet: writes keep it up, and no plan uses it.
+    pub(crate) building: bool,
 }
 
 /// One field of an index.
@@ -67,7 +72,13 @@ impl Index {
             multikey,
             fields,
             partial,
+            building: false,
         })
+    }
+
+    /// Whether plans may use it.
+    pub(crate) fn is_visible(&self) -> bool {
+        !self.spec.hidden && !self.building
     }
 
     /// The document's keys.
@@ -420,7 +431,7 @@ impl<'c> Maintenance<'c> {
         let mut after = collection.clone();
         for (index, change) in after.indexes.iter_mut().zip(&self.changes) {
             if change.multikey & !index.multikey != 0 {
-                std::sync::Arc::make_mut(index).multikey |= change.multikey;
+                Arc::make_mut(index).multikey |= change.multikey;
             }
         }
         after
@@ -457,44 +468,52 @@ fn check_unique(
     }
 }
 
-/// Makes the entries of a new index for the documents that are there. Returns its multikey bits.
+/// What a step of filling did.
+pub(crate) struct Filled {
+    /// The store key where to go on; `None` at the end.
+    pub(crate) next: Option<Vec<u8>>,
+    /// By index: the fields that met an array.
+    pub(crate) multikey: Vec<u32>,
+}
+
+/// Makes the entries of new indexes for some of the documents that are there, those from the store key `from` on. An
+/// entry may be there already, made by a write that came first.
 ///
 /// # Errors
-/// `DuplicateKey`, `CannotIndexParallelArrays`, or whatever `check` (the deadline) says.
+/// `DuplicateKey`, `CannotIndexParallelArrays` and others for a document that has no place in an index.
 pub(crate) fn fill(
     kv: &mut dyn KvWrite,
     ns: &Namespace,
     collection: &Collection,
-    index: &Index,
-) -> Result<u32> {
+    indexes: &[&Arc<Index>],
+    from: &[u8],
+) -> Result<Filled> {
     let prefix = collection.prefix();
     let end = successor(&prefix).unwrap_or_default();
-    let mut from = prefix.clone();
-    let mut multikey = 0;
-    loop {
-        let mut documents: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        kv.scan(
-            Range::half_open(&from, &end),
-            Direction::Forward,
-            &mut |key, value| {
-                documents.push((key.to_vec(), value.to_vec()));
-                if documents.len() < CHUNK_ROWS {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
-        let Some((last, _)) = documents.last() else {
-            return Ok(multikey);
-        };
-        // The least key after it.
-        from = [last.as_slice(), &[0]].concat();
-        for (key, value) in &documents {
-            let id = &key[prefix.len()..];
-            let document = stored(value)?;
+    let mut documents: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut bytes = 0;
+    let mut full = false;
+    kv.scan(
+        Range::half_open(from, &end),
+        Direction::Forward,
+        &mut |key, value| {
+            bytes += value.len();
+            documents.push((key.to_vec(), value.to_vec()));
+            full = documents.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES;
+            if full {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    )?;
+    let mut multikey = vec![0; indexes.len()];
+    for (key, value) in &documents {
+        let id = &key[prefix.len()..];
+        let document = stored(value)?;
+        for (index, multikey) in indexes.iter().zip(&mut multikey) {
             let keys = index.keys(document)?;
-            multikey |= keys.multikey;
+            *multikey |= keys.multikey;
             for key in &keys.keys {
                 if index.spec.unique {
                     check_unique(kv, ns, index, key, id, Some(document))?;
@@ -504,41 +523,34 @@ pub(crate) fn fill(
             }
         }
     }
+    // The least key after the last one.
+    let next = documents.last().filter(|_| full);
+    Ok(Filled {
+        next: next.map(|(last, _)| [last.as_slice(), &[0]].concat()),
+        multikey,
+    })
 }
 
-/// Removes all rows whose keys begin with `prefix`.
-pub(crate) fn clear(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<()> {
+/// Removes some of the rows whose keys begin with `prefix`; true when that was the last of them.
+pub(crate) fn clear(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<bool> {
     let end = successor(prefix).unwrap_or_default();
-    loop {
-        let mut keys: Vec<Vec<u8>> = Vec::new();
-        kv.scan(
-            Range::half_open(prefix, &end),
-            Direction::Forward,
-            &mut |key, _| {
-                keys.push(key.to_vec());
-                if keys.len() < CHUNK_ROWS {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
-        if keys.is_empty() {
-            return Ok(());
-        }
-        for key in &keys {
-            kv.delete(key)?;
-        }
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    kv.scan(
+        Range::half_open(prefix, &end),
+        Direction::Forward,
+        &mut |key, _| {
+            keys.push(key.to_vec());
+            if keys.len() < CHUNK_ROWS {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    for key in &keys {
+        kv.delete(key)?;
     }
-}
-
-/// Removes a collection's documents and index entries.
-pub(crate) fn clear_collection(kv: &mut dyn KvWrite, collection: &Collection) -> Result<()> {
-    clear(kv, &collection.prefix())?;
-    collection
-        .indexes
-        .iter()
-        .try_for_each(|index| clear(kv, &catalog::entry_prefix(index.id)))
+    Ok(keys.len() < CHUNK_ROWS)
 }
 
 /// A document as it is stored.

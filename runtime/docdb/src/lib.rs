@@ -11,6 +11,7 @@
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
+//! - `background`: filling indexes and removing what was dropped, step by step.
 //! - `transaction`: several statements on a snapshot, committed as one.
 //! - `verify`: do indexes and documents agree.  `metrics`, `object_ids`, `show`: as they say.
 //! - [`Docs`]: the façade that callers hold.
@@ -21,6 +22,7 @@ pub mod ops;
 
 pub mod kv;
 
+mod background;
 mod bounds;
 mod catalog;
 mod docs;

@@ -106,6 +106,8 @@ pub(crate) struct Metrics {
     pub(crate) inline_reads: IntCounter,
     /// Documents that were removed for their age.
     pub(crate) expired: IntCounter,
+    /// Commands whose indexes are being filled.
+    pub(crate) index_builds: IntGauge,
     /// Transactions open now.
     pub(crate) transactions: IntGauge,
     /// By outcome; indexed by `TransactionEnd`.
@@ -192,6 +194,10 @@ impl Metrics {
             expired: counter(
                 "cloudlet_docdb_expired_total",
                 "Documents removed because a TTL index said so.",
+            )?,
+            index_builds: gauge(
+                "cloudlet_docdb_index_builds",
+                "Index builds under way in the background.",
             )?,
             transactions: gauge("cloudlet_docdb_transactions", "Transactions open now.")?,
             transactions_ended: TransactionEnd::ALL.map(|end| transactions.with_label_values(&[end.label()])),

@@ -88,7 +88,7 @@ pub(crate) fn choose(
         Some("$natural") => return Ok(scan(collection, sort)),
         Some(ID_INDEX) => return Ok(by_id(collection, filter, sort).0),
         Some(name) => {
-            let index = collection.index(name).filter(|index| !index.spec.hidden);
+            let index = collection.index(name).filter(|index| index.is_visible());
             let index = index.ok_or_else(|| {
                 let message = format!("hint provided does not correspond to an existing index: {name:?}");
                 Error::new(Code::BadValue, message)
@@ -107,7 +107,7 @@ pub(crate) fn choose(
     if best.points && best.bounded {
         return Ok(best);
     }
-    let usable = |index: &&Arc<Index>| !index.spec.hidden && holds_all(index, filter);
+    let usable = |index: &&Arc<Index>| index.is_visible() && holds_all(index, filter);
     for index in collection.indexes.iter().filter(usable) {
         let (plan, score) = by_index(collection, index, filter, sort);
         let complete = !index.spec.sparse || plan.fields.iter().any(|bounds| bounds.exists);

@@ -1,6 +1,7 @@
 //! Running queries: pages, cursors, counts, distinct values. `scan` walks a plan, `sorted` sorts what no index
-//! sorts, `write` changes documents, `expire` removes old ones, `explain` tells what happened.
+//! sorts, `write` changes documents, `expire` removes old ones, `build` makes indexes, `explain` tells what happened.
 
+pub(crate) mod build;
 pub(crate) mod expire;
 pub(crate) mod explain;
 pub(crate) mod scan;

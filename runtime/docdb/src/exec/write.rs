@@ -262,25 +262,6 @@ pub(crate) fn collection_to_write(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc
     }
 }
 
-/// Makes indexes, filling them from the documents that are there. Returns how many were made.
-pub(crate) fn create_indexes(tx: &mut Tx<'_>, ns: &Namespace, specs: &[IndexSpec]) -> Result<usize> {
-    let mut made = 0;
-    for spec in specs {
-        let collection = collection_to_write(tx, ns)?;
-        if crate::specification::check_index(&collection, spec, &tx.engine.limits)?.is_none() {
-            continue;
-        }
-        let id = tx.catalog.allocate_id(tx.kv)?;
-        let mut index = crate::index::Index::new(id, spec.clone(), 0)?;
-        index.multikey = crate::index::fill(tx.kv, ns, &collection, &index)?;
-        let mut collection = Collection::clone(&collection);
-        collection.indexes.push(Arc::new(index));
-        tx.catalog.save(tx.kv, ns, collection)?;
-        made += 1;
-    }
-    Ok(made)
-}
-
 /// Changes what can be changed of an index. Returns it as it was and as it is.
 pub(crate) fn modify_index(
     tx: &mut Tx<'_>,

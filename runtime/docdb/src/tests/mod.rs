@@ -1,6 +1,7 @@
 //! The engine as its callers see it: commands through `Docs` over memory, over redb, and over stores that fail.
 
 mod aggregate;
+mod background;
 mod commands;
 mod crash;
 mod files;
