@@ -294,6 +294,17 @@ impl IndexField {
         Ok(found)
     }
 
+    /// What remains of the path below `path`, when that leads to an array on the way and no part of the rest may name
+    /// a position in one.
+    pub(crate) fn tail_below(&self, path: &Path) -> Option<&Path> {
+        let (parts, above) = (self.path.parts(), path.parts());
+        let rest = parts.strip_prefix(above)?;
+        if above.is_empty() || rest.iter().any(|part| part.index.is_some()) {
+            return None;
+        }
+        self.tails.get(above.len() - 1)
+    }
+
     /// The field's values below one element of the array that its first `depth` parts lead to.
     fn below<'d>(&self, depth: usize, element: RawBsonRef<'d>) -> IndexValues<'d> {
         let Some(tail) = self.tails.get(depth - 1) else {

@@ -23,26 +23,27 @@ pub(crate) fn explain(
     meter: &mut Meter<'_>,
 ) -> Result<RawDocumentBuf> {
     let started = engine.clock.monotonic();
-    let (stage, returned) = match catalog.collection(ns) {
+    let mut rejected = RawArrayBuf::new();
+    let (winner, returned) = match catalog.collection(ns) {
         None => (stage("EOF"), 0),
         Some(collection) => {
-            let plan = plan::choose(
+            let plans = plan::consider(
                 collection,
                 &query.filter,
                 query.sort.as_ref(),
                 query.hint.as_deref(),
             )?;
-            (
-                winning_plan(&plan, query),
-                run(engine, kv, catalog, ns, query, meter)?,
-            )
+            let mut shown = plans.iter().map(|plan| shown_plan(plan, query));
+            let winner = shown.next().unwrap_or_else(|| stage("EOF"));
+            shown.for_each(|plan| rejected.push(plan));
+            (winner, run(engine, kv, catalog, ns, query, meter)?)
         }
     };
     let millis = engine.clock.monotonic().saturating_sub(started).as_millis();
     let mut planner = RawDocumentBuf::new();
     planner.append(cstr!("namespace"), ns.to_string());
-    planner.append(cstr!("winningPlan"), stage);
-    planner.append(cstr!("rejectedPlans"), RawArrayBuf::new());
+    planner.append(cstr!("winningPlan"), winner);
+    planner.append(cstr!("rejectedPlans"), rejected);
     let mut stats = RawDocumentBuf::new();
     stats.append(cstr!("executionSuccess"), true);
     stats.append(cstr!("nReturned"), number(returned));
@@ -97,7 +98,28 @@ fn above(name: &str, input: RawDocumentBuf) -> RawDocumentBuf {
     stage
 }
 
-fn winning_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
+/// The scan of an index or of the documents, without what is done to the rows.
+fn scan_stage(plan: &Plan) -> RawDocumentBuf {
+    let direction = match plan.direction {
+        Direction::Forward => "forward",
+        Direction::Backward => "backward",
+    };
+    match &plan.source {
+        Source::Documents => index_scan(plan, &specification::of_id(), false, direction),
+        Source::Index(index) => index_scan(plan, &index.spec, index.multikey != 0, direction),
+        Source::Union(branches) => {
+            let mut inputs = RawArrayBuf::new();
+            branches
+                .iter()
+                .for_each(|branch| inputs.push(scan_stage(&branch.plan)));
+            let mut or = stage("OR");
+            or.append(cstr!("inputStages"), inputs);
+            or
+        }
+    }
+}
+
+fn shown_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
     let direction = match plan.direction {
         Direction::Forward => "forward",
         Direction::Backward => "backward",
@@ -109,14 +131,7 @@ fn winning_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
             scan.append(cstr!("direction"), direction);
             scan
         }
-        Source::Documents => above(
-            "FETCH",
-            index_scan(plan, &specification::of_id(), false, direction),
-        ),
-        Source::Index(index) => above(
-            "FETCH",
-            index_scan(plan, &index.spec, index.multikey != 0, direction),
-        ),
+        _ => above("FETCH", scan_stage(plan)),
     };
     if query.sort.is_some() && !plan.sorted {
         at = above("SORT", at);

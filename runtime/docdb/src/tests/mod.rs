@@ -8,6 +8,7 @@ mod files;
 mod indexes;
 mod lanes;
 mod model;
+mod plans;
 mod stores;
 
 use std::sync::Arc;

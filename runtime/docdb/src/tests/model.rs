@@ -95,7 +95,12 @@ fn scalar() -> impl Strategy<Value = Bson> {
 }
 
 fn value() -> impl Strategy<Value = Bson> {
-    let below = || scalar().prop_map(|b| Bson::Document(doc! { "b": b }));
+    let below = || {
+        prop_oneof![
+            scalar().prop_map(|b| Bson::Document(doc! { "b": b })),
+            (scalar(), scalar()).prop_map(|(b, d)| Bson::Document(doc! { "b": b, "d": d })),
+        ]
+    };
     let array = |of| prop::collection::vec(of, 0..4).prop_map(Bson::Array);
     prop_oneof![
         4 => scalar(),
@@ -140,6 +145,8 @@ fn predicate() -> impl Strategy<Value = Bson> {
         1 => Just(Bson::Document(doc! { "$regex": "b$" })),
         1 => (scalar(), scalar()).prop_map(|(low, high)| Bson::Document(doc! { "$elemMatch": { "$gte": low, "$lt": high } })),
         1 => scalar().prop_map(|b| Bson::Document(doc! { "$elemMatch": { "b": b } })),
+        1 => (scalar(), scalar()).prop_map(|(b, d)| Bson::Document(doc! { "$elemMatch": { "b": b, "d": { "$lte": d } } })),
+        1 => scalar().prop_map(|value| Bson::Document(doc! { "$in": [value, bson::Regex { pattern: "^a".try_into().unwrap(), options: "".try_into().unwrap() }] })),
         1 => (0..3_i32).prop_map(|size| Bson::Document(doc! { "$size": size })),
         1 => scalar().prop_map(|low| Bson::Document(doc! { "$not": { "$gt": low } })),
     ]
@@ -154,7 +161,12 @@ fn filter() -> impl Strategy<Value = Document> {
         4 => one.clone(),
         3 => few.clone().prop_map(|all| all.into_iter().flatten().collect()),
         1 => few.clone().prop_map(|all| doc! { "$and": all }),
-        2 => few.prop_map(|any| doc! { "$or": any }),
+        2 => few.clone().prop_map(|any| doc! { "$or": any }),
+        2 => (few.clone(), few).prop_map(|(all, any)| {
+            let mut filter: Document = all.into_iter().flatten().collect();
+            filter.insert("$or", any);
+            filter
+        }),
         1 => one.prop_map(|none| doc! { "$nor": [none] }),
         1 => Just(doc! {}),
     ]
@@ -162,7 +174,7 @@ fn filter() -> impl Strategy<Value = Document> {
 
 fn keys() -> impl Strategy<Value = Vec<(&'static str, i32)>> {
     let direction = || prop::sample::select(vec![1, -1]);
-    let paths = prop::sample::subsequence(vec!["a", "a.b", "b", "c", "b.0"], 1..3).prop_shuffle();
+    let paths = prop::sample::subsequence(vec!["a", "a.b", "a.d", "b", "c", "b.0"], 1..3).prop_shuffle();
     (paths, direction(), direction())
         .prop_map(|(paths, first, second)| paths.into_iter().zip([first, second]).collect())
 }
