@@ -838,6 +838,7 @@ fn index(keys: &[(&str, i32)]) -> IndexSpec {
         keys,
         unique: false,
         sparse: false,
+        ..IndexSpec::default()
     }
 }
 

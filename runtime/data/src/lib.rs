@@ -20,9 +20,9 @@ mod session;
 pub mod testing;
 
 pub use cloudlet_docdb::{
-    Aggregate, Code, Cursor, Delete, DeleteOne, Deleted, Error, Find, FindAndModify, IndexSpec, Insert,
-    Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written,
-    default_index_name, pipeline_update, retain_matching,
+    Aggregate, Code, Cursor, Delete, DeleteOne, Deleted, Error, Expired, Find, FindAndModify, IndexChange,
+    IndexKind, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write,
+    WriteError, Written, default_index_name, pipeline_update, retain_matching,
 };
 pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;

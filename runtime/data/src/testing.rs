@@ -272,6 +272,7 @@ impl Collection {
             keys: vec![("_id".into(), 1)],
             unique: true,
             sparse: false,
+            ..IndexSpec::default()
         };
         for index in self.indexes.iter().chain([&id]).filter(|index| index.unique) {
             let key = |d: &Document| -> Vec<Option<Bson>> {

@@ -10,13 +10,13 @@ use std::thread::{self, JoinHandle};
 use cloudlet_base::Deadline;
 use prometheus::IntGauge;
 
+use crate::background::Background;
 use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::kv::{KvWrite, Overlay};
 use crate::{Code, Error, Result};
 
 pub use crate::reply::Reply;
-use crate::reply::ReplySender;
 
 /// Most operations that share one commit.
 const OPERATIONS_PER_COMMIT_MAX: usize = 1024;
@@ -37,9 +37,14 @@ type ReadJob = Box<dyn FnOnce(&Engine) + Send>;
 pub(crate) struct Lanes {
     engine: Arc<Engine>,
     reads: Arc<Queue<ReadJob>>,
-    writes: Arc<Queue<Box<dyn WriteJob>>>,
+    writes: Writer,
+    background: Arc<Background>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// The way to the writer. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Writer(Arc<Queue<Box<dyn WriteJob>>>);
 
 impl Lanes {
     /// Starts the threads.
@@ -54,16 +59,17 @@ impl Lanes {
             engine.limits.read_queue_max,
             metrics.read_queue.clone(),
         ));
-        let writes = Arc::new(Queue::new(
+        let writes = Writer(Arc::new(Queue::new(
             "write_queue_max",
             engine.limits.write_queue_max,
             metrics.write_queue.clone(),
-        ));
+        )));
         // Built first, so that an error half-way stops the threads that were started.
         let mut lanes = Self {
             engine: engine.clone(),
             reads,
             writes,
+            background: Arc::default(),
             threads: Vec::new(),
         };
         for _ in 0..readers.max(1) {
@@ -72,7 +78,9 @@ impl Lanes {
         }
         let sweeper = engine.clone();
         lanes.spawn("docdb-sweeper", move || sweeper.transactions.sweep(&sweeper))?;
-        let queue = lanes.writes.clone();
+        let (writer, background, shared) = (lanes.writes.clone(), lanes.background.clone(), engine.clone());
+        lanes.spawn("docdb-background", move || background.run(&shared, &writer))?;
+        let queue = lanes.writes.0.clone();
         lanes.spawn("docdb-writer", move || write_loop(&queue, &engine))?;
         Ok(lanes)
     }
@@ -83,6 +91,11 @@ impl Lanes {
 
     pub(crate) fn engine_shared(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// The work that is done step by step.
+    pub(crate) fn background(&self) -> &Arc<Background> {
+        &self.background
     }
 
     /// Runs a short read now, on this thread.
@@ -103,7 +116,7 @@ impl Lanes {
         });
         match self.reads.push(job) {
             Ok(()) => reply,
-            Err(error) => Reply::ready(Err(error)),
+            Err((error, _)) => Reply::ready(Err(error)),
         }
     }
 
@@ -113,7 +126,17 @@ impl Lanes {
         deadline: Deadline,
         body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Reply<T> {
-        self.push_write(deadline, body, false)
+        self.writes.write(deadline, body)
+    }
+
+    /// As [`write`](Self::write), with what is to be done with its outcome, on the writer's thread.
+    pub(crate) fn write_then<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        finish: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        self.writes.push(deadline, false, body, finish);
     }
 
     /// Runs a write in a commit of its own: for those that change so much that it should not be held in memory.
@@ -122,26 +145,10 @@ impl Lanes {
         deadline: Deadline,
         body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Reply<T> {
-        self.push_write(deadline, body, true)
-    }
-
-    fn push_write<T: Send + 'static>(
-        &self,
-        deadline: Deadline,
-        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
-        alone: bool,
-    ) -> Reply<T> {
         let (sender, reply) = Reply::channel();
-        match self.writes.push(Box::new(Job {
-            body,
-            deadline,
-            alone,
-            outcome: None,
-            sender,
-        })) {
-            Ok(()) => reply,
-            Err(error) => Reply::ready(Err(error)),
-        }
+        self.writes
+            .push(deadline, true, body, move |outcome| sender.send(outcome));
+        reply
     }
 
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -156,10 +163,43 @@ impl Lanes {
     }
 }
 
+impl Writer {
+    /// As [`Lanes::write`].
+    pub(crate) fn write<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        let (sender, reply) = Reply::channel();
+        self.push(deadline, false, body, move |outcome| sender.send(outcome));
+        reply
+    }
+
+    fn push<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        alone: bool,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        finish: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        let job = Box::new(Job {
+            body,
+            deadline,
+            alone,
+            outcome: None,
+            finish,
+        });
+        if let Err((error, job)) = self.0.push(job) {
+            job.finish(Err(error));
+        }
+    }
+}
+
 impl Drop for Lanes {
     fn drop(&mut self) {
         self.reads.close();
-        self.writes.close();
+        self.background.close();
+        self.writes.0.close();
         self.engine.transactions.close();
         for thread in self.threads.drain(..) {
             // The last handle may go on a lane, inside a waker that it woke; a thread can't wait for itself.
@@ -204,13 +244,12 @@ impl<J> Queue<J> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, job: J) -> Result<()> {
+    /// Adds a job, or gives it back with the reason.
+    fn push(&self, job: J) -> Result<(), (Error, J)> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Error::new(
-                Code::ShutdownInProgress,
-                "the database is being closed",
-            ));
+            let error = Error::new(Code::ShutdownInProgress, "the database is being closed");
+            return Err((error, job));
         }
         let waiting = state.jobs.len();
         if waiting >= self.max {
@@ -218,7 +257,7 @@ impl<J> Queue<J> {
                 "{waiting} operations are waiting, and {} is {}; try again",
                 self.name, self.max
             );
-            return Err(Error::new(Code::TooManyRequests, message));
+            return Err((Error::new(Code::TooManyRequests, message), job));
         }
         state.jobs.push_back(job);
         self.depth.inc();
@@ -256,15 +295,21 @@ trait WriteJob: Send {
     fn finish(self: Box<Self>, committed: Result<()>);
 }
 
-struct Job<T, F> {
+struct Job<T, F, S> {
     body: F,
     deadline: Deadline,
     alone: bool,
     outcome: Option<Result<T>>,
-    sender: ReplySender<T>,
+    /// What is done with the outcome.
+    finish: S,
 }
 
-impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> WriteJob for Job<T, F> {
+impl<T, F, S> WriteJob for Job<T, F, S>
+where
+    T: Send,
+    F: FnMut(&mut Tx<'_>) -> Result<T> + Send,
+    S: FnOnce(Result<T>) + Send,
+{
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
         let outcome = check(&self.deadline, tx.engine).and_then(|()| guarded(|| (self.body)(tx)));
         let keep = outcome.is_ok();
@@ -280,12 +325,12 @@ impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> WriteJob for Job<T, F> 
         let Self {
             body,
             outcome,
-            sender,
+            finish,
             ..
         } = *self;
         // What it holds is free when its caller hears of it.
         drop(body);
-        sender.send(match (outcome, committed) {
+        finish(match (outcome, committed) {
             // Its own failure has nothing to do with the commit of the others.
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(outcome), Ok(())) => outcome,

@@ -19,10 +19,11 @@ pub(crate) enum Op {
     FindAndModify,
     Transact,
     Catalog,
+    Expire,
 }
 
 impl Op {
-    const ALL: [Op; 12] = [
+    const ALL: [Op; 13] = [
         Op::Find,
         Op::NextPage,
         Op::Count,
@@ -35,6 +36,7 @@ impl Op {
         Op::FindAndModify,
         Op::Transact,
         Op::Catalog,
+        Op::Expire,
     ];
 
     const fn label(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Op {
             Op::FindAndModify => "find_and_modify",
             Op::Transact => "transact",
             Op::Catalog => "catalog",
+            Op::Expire => "expire",
         }
     }
 }
@@ -101,6 +104,10 @@ pub(crate) struct Metrics {
     pub(crate) examined: IntCounter,
     /// Reads that ran on the caller's thread.
     pub(crate) inline_reads: IntCounter,
+    /// Documents that were removed for their age.
+    pub(crate) expired: IntCounter,
+    /// Commands whose indexes are being filled.
+    pub(crate) index_builds: IntGauge,
     /// Transactions open now.
     pub(crate) transactions: IntGauge,
     /// By outcome; indexed by `TransactionEnd`.
@@ -183,6 +190,14 @@ impl Metrics {
             inline_reads: counter(
                 "cloudlet_docdb_inline_reads_total",
                 "Reads that ran on their caller's thread.",
+            )?,
+            expired: counter(
+                "cloudlet_docdb_expired_total",
+                "Documents removed because a TTL index said so.",
+            )?,
+            index_builds: gauge(
+                "cloudlet_docdb_index_builds",
+                "Index builds under way in the background.",
             )?,
             transactions: gauge("cloudlet_docdb_transactions", "Transactions open now.")?,
             transactions_ended: TransactionEnd::ALL.map(|end| transactions.with_label_values(&[end.label()])),

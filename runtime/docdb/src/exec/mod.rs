@@ -1,6 +1,8 @@
 //! Running queries: pages, cursors, counts, distinct values. `scan` walks a plan, `sorted` sorts what no index
-//! sorts, `write` changes documents, `explain` tells what happened.
+//! sorts, `write` changes documents, `expire` removes old ones, `build` makes indexes, `explain` tells what happened.
 
+pub(crate) mod build;
+pub(crate) mod expire;
 pub(crate) mod explain;
 pub(crate) mod scan;
 mod sorted;
@@ -278,11 +280,19 @@ pub(crate) fn rebind(catalog: &Catalog, ns: &Namespace, plan: &mut Plan) -> Resu
         .collection(ns)
         .filter(|collection| collection.id == plan.collection);
     let collection = collection.ok_or_else(|| gone(format!("collection {ns}")))?;
-    if let Source::Index(index) = &mut plan.source {
-        let now = collection.indexes.iter().find(|now| now.id == index.id);
-        *index = now
-            .ok_or_else(|| gone(format!("index {:?}", index.spec.name)))?
-            .clone();
+    match &mut plan.source {
+        Source::Documents => {}
+        Source::Index(index) => {
+            let now = collection.indexes.iter().find(|now| now.id == index.id);
+            *index = now
+                .ok_or_else(|| gone(format!("index {:?}", index.spec.name)))?
+                .clone();
+        }
+        Source::Union(branches) => {
+            for branch in branches {
+                rebind(catalog, ns, &mut branch.plan)?;
+            }
+        }
     }
     Ok(())
 }
@@ -395,6 +405,10 @@ pub(crate) fn count(
     let most = query
         .limit
         .map_or(u64::MAX, |limit| limit.saturating_add(query.skip));
+    if plan.exact {
+        let count = scan::count_rows(kv, &plan, most, meter)?;
+        return Ok(count.saturating_sub(query.skip));
+    }
     let mut count = 0;
     scan(kv, &plan, &query.filter, None, meter, &mut |_, _| {
         count += 1;

@@ -582,7 +582,7 @@ fn index_specifications_are_checked() {
             unique: true,
             ..index(&[("a", 1)])
         }),
-        Err(Code::IndexOptionsConflict)
+        Err(Code::IndexKeySpecsConflict)
     );
     assert_eq!(
         make(IndexSpec {

@@ -1,11 +1,14 @@
 //! The engine as its callers see it: commands through `Docs` over memory, over redb, and over stores that fail.
 
 mod aggregate;
+mod background;
 mod commands;
 mod crash;
 mod files;
+mod indexes;
 mod lanes;
 mod model;
+mod plans;
 mod stores;
 
 use std::sync::Arc;
@@ -106,6 +109,7 @@ pub(crate) fn index(keys: &[(&str, i32)]) -> IndexSpec {
         keys,
         unique: false,
         sparse: false,
+        ..IndexSpec::default()
     }
 }
 
