@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_base::{CancelFlag, Deadline};
-use cloudlet_data::Namespace;
+use cloudlet_data::{Namespace, Statements};
 
 use crate::args;
 use crate::commands;
@@ -35,6 +35,8 @@ pub(crate) enum Outcome {
 /// A command at work.
 pub(crate) struct Call<'a> {
     pub(crate) shared: &'a Shared,
+    /// What its statements are for: the database, or a transaction on it.
+    pub(crate) statements: Arc<dyn Statements>,
     pub(crate) conn: &'a mut Conn,
     /// The command's name as it was sent.
     pub(crate) name: String,
@@ -248,6 +250,7 @@ async fn carry_out(
     });
     let mut call = Call {
         shared,
+        statements: shared.documents.clone(),
         conn,
         name,
         db,

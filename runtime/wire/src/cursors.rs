@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bson::RawDocumentBuf;
 use cloudlet_base::Entropy;
-use cloudlet_data::{Cursor, Namespace};
+use cloudlet_data::{Cursor, Namespace, Statements};
 
 use crate::error::{Code, CommandError, Result};
 use crate::limits::Limits;
@@ -14,10 +14,9 @@ use crate::metrics::{Limit, Metrics};
 use crate::sessions::SessionId;
 
 /// The rest of a result.
-#[derive(Debug)]
 pub(crate) enum Rest {
-    /// In the database.
-    Documents(Cursor),
+    /// In the database, or in the transaction that began it.
+    Documents(Cursor, Arc<dyn Statements>),
     /// Here: results of commands that are small by nature.
     List(std::vec::IntoIter<RawDocumentBuf>),
 }

@@ -199,6 +199,13 @@ impl Sessions {
             .store(before.saturating_sub(freed), Ordering::Relaxed);
     }
 
+    /// Names of live sessions, at most `max`: those whose user fits.
+    pub(crate) fn ids(&self, which: impl Fn(Option<&str>) -> bool, max: usize) -> Vec<SessionId> {
+        let live = self.lock();
+        let ids = live.keys().filter(|id| which(id.user.as_deref()));
+        ids.take(max).cloned().collect()
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Find, Namespace};
+use cloudlet_data::{Find, Namespace, Page};
 
 use super::reply;
 use crate::args::{self, Args};
@@ -40,7 +40,7 @@ impl FindArgs {
                 "singleBatch" => single_batch = args::flag("find.singleBatch", value)?,
                 "noCursorTimeout" => no_timeout = args::flag("find.noCursorTimeout", value)?,
                 "collation" => args::collation(value)?,
-                "let" => no_variables(&args, value)?,
+                "let" => find.variables = args::maybe_document("let", value)?,
                 "min" => find.min = args::maybe_document("find.min", value)?,
                 "max" => find.max = args::maybe_document("find.max", value)?,
                 "returnKey" | "showRecordId" | "tailable" | "awaitData" => {
@@ -166,14 +166,6 @@ pub(crate) async fn check_hint(call: &Call<'_>, ns: &Namespace, hint: RawBsonRef
     ))
 }
 
-/// `let` without variables is let through; with them it would change what the command means.
-pub(crate) fn no_variables(args: &Args<'_>, value: RawBsonRef<'_>) -> Result<()> {
-    match args::maybe_document("let", value)? {
-        Some(variables) if !variables.is_empty() => Err(args.unsupported("let")),
-        _ => Ok(()),
-    }
-}
-
 pub(crate) fn batch_size(value: RawBsonRef<'_>) -> Result<u32> {
     Ok(u32::try_from(args::count("batchSize", value)?).unwrap_or(u32::MAX))
 }
@@ -182,30 +174,29 @@ pub(crate) fn batch_size(value: RawBsonRef<'_>) -> Result<u32> {
 pub(crate) async fn find(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let args = FindArgs::parse(call, &body).await?;
-    run_find(call, args).await
-}
-
-async fn run_find(call: &mut Call<'_>, args: FindArgs) -> Result<RawDocumentBuf> {
     let deadline = call.deadline.clone();
-    let page = call.shared.documents.find(&args.ns, args.find, deadline).await?;
-    let id = match page.cursor {
-        Some(cursor) if !args.single_batch => {
-            reply::keep(call, &args.ns, Rest::Documents(cursor), args.no_timeout)?
-        }
-        _ => 0,
-    };
-    Ok(reply::first_batch(id, &args.ns.to_string(), &page.documents))
+    let mut page = call.statements.find(&args.ns, args.find, deadline).await?;
+    if args.single_batch {
+        page.cursor = None;
+    }
+    first_page(call, &args.ns, page, args.no_timeout)
 }
 
-/// Runs a query that another command stands for, as a cursor of the caller.
-pub(crate) async fn find_as(call: &mut Call<'_>, ns: Namespace, find: Find) -> Result<RawDocumentBuf> {
-    let args = FindArgs {
-        ns,
-        find,
-        single_batch: false,
-        no_timeout: false,
+/// Replies with a first page, and keeps the rest as a cursor of the caller.
+pub(crate) fn first_page(
+    call: &Call<'_>,
+    ns: &Namespace,
+    page: Page,
+    no_timeout: bool,
+) -> Result<RawDocumentBuf> {
+    let id = match page.cursor {
+        Some(cursor) => {
+            let rest = Rest::Documents(cursor, call.statements.clone());
+            reply::keep(call, ns, rest, no_timeout)?
+        }
+        None => 0,
     };
-    run_find(call, args).await
+    Ok(reply::first_batch(id, &ns.to_string(), &page.documents))
 }
 
 /// `getMore`.
@@ -240,12 +231,10 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         armed: true,
     };
     let (documents, rest) = match rest {
-        Rest::Documents(cursor) => {
-            let page = shared
-                .documents
-                .next_page(cursor, batch, call.deadline.clone())
-                .await?;
-            (page.documents, page.cursor.map(Rest::Documents))
+        Rest::Documents(cursor, statements) => {
+            let page = statements.next_page(cursor, batch, call.deadline.clone()).await?;
+            let rest = page.cursor.map(|cursor| Rest::Documents(cursor, statements));
+            (page.documents, rest)
         }
         Rest::List(mut rest) => {
             let count = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap_or(usize::MAX));
@@ -331,11 +320,7 @@ pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         }
     }
     let deadline = call.deadline.clone();
-    let n = call
-        .shared
-        .documents
-        .count(&ns, filter, skip, limit, deadline)
-        .await?;
+    let n = call.statements.count(&ns, filter, skip, limit, deadline).await?;
     let mut reply = RawDocumentBuf::new();
     reply.append(cstr!("n"), reply::number(n));
     Ok(reply)
@@ -359,7 +344,7 @@ pub(crate) async fn distinct(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     }
     let key = key.ok_or_else(|| args::missing("distinct", "key"))?;
     let deadline = call.deadline.clone();
-    let found = call.shared.documents.distinct(&ns, key, filter, deadline).await?;
+    let found = call.statements.distinct(&ns, key, filter, deadline).await?;
     let mut values = RawArrayBuf::new();
     found.into_iter().for_each(|value| values.push(value));
     Ok(rawdoc! { "values": values })
