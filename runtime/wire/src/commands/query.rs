@@ -10,6 +10,7 @@ use crate::args::{self, Args};
 use crate::call::Call;
 use crate::cursors::Rest;
 use crate::error::{Code, CommandError, Result};
+use crate::transactions::too_old;
 
 /// A find command taken apart.
 pub(crate) struct FindArgs {
@@ -196,7 +197,12 @@ pub(crate) fn first_page(
         }
         None => 0,
     };
-    Ok(reply::first_batch(id, &ns.to_string(), &page.documents))
+    Ok(reply::first_batch(
+        id,
+        &ns.to_string(),
+        &page.documents,
+        call.snapshot_time,
+    ))
 }
 
 /// `getMore`.
@@ -219,11 +225,10 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     }
     let collection = collection.ok_or_else(|| args::missing("getMore", "collection"))?;
     let ns = call.namespace(collection)?;
-    let (shared, user) = (call.shared, call.user());
+    let shared = call.shared;
     let idle = shared.limits.cursor_idle;
-    let rest = shared
-        .cursors
-        .take(id, &ns, user.as_ref(), call.session.as_ref(), idle, shared.now())?;
+    let by = reply::owner(call, &ns, false);
+    let rest = shared.cursors.take(id, &by, idle, shared.now())?;
     // A getMore that fails or is dropped has lost the cursor's place: the cursor goes.
     let mut guard = FinishOnDrop {
         call_shared: shared,
@@ -232,7 +237,12 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     };
     let (documents, rest) = match rest {
         Rest::Documents(cursor, statements) => {
-            let page = statements.next_page(cursor, batch, call.deadline.clone()).await?;
+            let page = statements.next_page(cursor, batch, call.deadline.clone()).await;
+            let page = page.map_err(|error| match error.code() {
+                // Outside of a transaction only a snapshot can have gone.
+                cloudlet_data::Code::NoSuchTransaction if call.transaction.is_none() => too_old(),
+                _ => error.into(),
+            })?;
             let rest = page.cursor.map(|cursor| Rest::Documents(cursor, statements));
             (page.documents, rest)
         }
@@ -347,5 +357,9 @@ pub(crate) async fn distinct(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let found = call.statements.distinct(&ns, key, filter, deadline).await?;
     let mut values = RawArrayBuf::new();
     found.into_iter().for_each(|value| values.push(value));
-    Ok(rawdoc! { "values": values })
+    let mut reply = rawdoc! { "values": values };
+    if let Some(at) = call.snapshot_time {
+        reply.append(cstr!("atClusterTime"), at);
+    }
+    Ok(reply)
 }
