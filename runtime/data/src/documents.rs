@@ -169,4 +169,12 @@ pub trait Documents: Statements {
         find: Find,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>>;
+
+    /// How an aggregation runs, in MongoDB's shape: the query that feeds it, and the names of the stages after it.
+    fn explain_aggregate<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        aggregate: Aggregate,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>>;
 }

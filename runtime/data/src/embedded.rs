@@ -193,4 +193,13 @@ impl Documents for Embedded {
     ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>> {
         Box::pin(self.0.explain(ns, find, deadline))
     }
+
+    fn explain_aggregate<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        aggregate: Aggregate,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>> {
+        Box::pin(self.0.explain_aggregate(ns, aggregate, deadline))
+    }
 }

@@ -701,4 +701,13 @@ impl Documents for MemoryDocuments {
     ) -> BoxFuture<'a, Result<RawDocumentBuf>> {
         unsupported("explain")
     }
+
+    fn explain_aggregate<'a>(
+        &'a self,
+        _: &'a Namespace,
+        _: Aggregate,
+        _: Deadline,
+    ) -> BoxFuture<'a, Result<RawDocumentBuf>> {
+        unsupported("explain_aggregate")
+    }
 }

@@ -570,7 +570,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &UpdateOne| {
-            let filter = exec::parse_filter(&statement.filter, limits, &scope)?;
+            let (filter, scope) = exec::parse_write_filter(&statement.filter, limits, &scope)?;
             let update = write::parse_update(&statement.update, &statement.array_filters, limits, &scope)?;
             if statement.multi && update.is_replacement() {
                 return Err(Error::new(
@@ -597,7 +597,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &DeleteOne| {
-            let filter = exec::parse_filter(&statement.filter, limits, &scope)?;
+            let (filter, _) = exec::parse_write_filter(&statement.filter, limits, &scope)?;
             Ok(DeleteStatement {
                 filter,
                 multi: statement.multi,

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bson::{RawArrayBuf, RawBson, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBson, RawDocument, RawDocumentBuf};
 
 use crate::Error;
 
@@ -137,6 +137,24 @@ pub fn pipeline_update(stages: &[RawDocumentBuf]) -> RawDocumentBuf {
     let mut update = RawDocumentBuf::new();
     update.append(bson::raw::cstr!("$pipeline"), list);
     update
+}
+
+/// The field of a filter that carries variables; no operator has that name.
+pub(crate) const VARIABLES_FIELD: &str = "$variables";
+
+/// The filter of an update, delete or findAndModify statement with MongoDB's `let`: variables made of constants, for
+/// the expressions of the filter and of an update with a pipeline. `{$variables: {..}, ..filter}`.
+pub fn with_variables(filter: &RawDocument, variables: &RawDocument) -> RawDocumentBuf {
+    let mut with = RawDocumentBuf::new();
+    with.append(bson::raw::cstr!("$variables"), variables);
+    // A damaged filter stays damaged: it is refused when it is parsed.
+    for field in filter {
+        match field {
+            Ok((name, value)) => with.append(name, value),
+            Err(_) => return filter.to_owned(),
+        }
+    }
+    with
 }
 
 /// Update statements.

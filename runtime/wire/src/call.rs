@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, raw::cstr, rawdoc};
+use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 use cloudlet_base::{CancelFlag, Deadline};
-use cloudlet_data::Namespace;
+use cloudlet_data::{Namespace, Statements};
 
 use crate::args;
 use crate::commands;
@@ -17,8 +17,9 @@ use crate::frame::{ReplyForm, Request, Sequence};
 use crate::logical_time;
 use crate::metrics::{Limit, Raised};
 use crate::roles::Need;
-use crate::sessions::{SessionId, Turn};
+use crate::sessions::{SessionId, Turn, Writes};
 use crate::shared::Shared;
+use crate::transactions::{self, Part};
 use crate::verb::Verb;
 
 /// Longest name of a database, bytes.
@@ -35,6 +36,8 @@ pub(crate) enum Outcome {
 /// A command at work.
 pub(crate) struct Call<'a> {
     pub(crate) shared: &'a Shared,
+    /// What its statements are for: the database, or a transaction on it.
+    pub(crate) statements: Arc<dyn Statements>,
     pub(crate) conn: &'a mut Conn,
     /// The command's name as it was sent.
     pub(crate) name: String,
@@ -44,6 +47,10 @@ pub(crate) struct Call<'a> {
     pub(crate) deadline: Deadline,
     /// The session, if it runs in one.
     pub(crate) session: Option<SessionId>,
+    /// The number of the transaction that it is part of.
+    pub(crate) transaction: Option<i64>,
+    /// The time of the snapshot that it reads.
+    pub(crate) snapshot_time: Option<Timestamp>,
     body: RawDocumentBuf,
 }
 
@@ -54,8 +61,14 @@ struct Generic {
     lsid: Option<RawDocumentBuf>,
     number: Option<i64>,
     max_time: Option<Duration>,
-    /// Part of a multi-document transaction.
-    transaction: bool,
+    autocommit: Option<bool>,
+    start_transaction: bool,
+    /// A read concern was given.
+    read_concern: bool,
+    /// A snapshot is to be read: that of a time, if one is given.
+    snapshot: Option<Option<Timestamp>>,
+    /// A write concern was given.
+    write_concern: bool,
     /// Why the write concern can't be met; the write happens all the same.
     concern: Option<(Code, String)>,
 }
@@ -214,10 +227,15 @@ async fn carry_out(
                 .touch(session, shared.now(), &shared.limits, &shared.metrics)
         })
         .transpose()?;
-    if generic.transaction {
+    let part = generic.part(verb, &name, &db, session.is_some())?;
+    let reads = matches!(
+        verb,
+        Verb::Find | Verb::Aggregate | Verb::Distinct | Verb::GetMore
+    );
+    if generic.snapshot.is_some() && part.is_none() && !reads {
         return Err(CommandError::new(
-            Code::CommandNotSupported,
-            "multi-document transactions are not supported",
+            Code::InvalidOptions,
+            format!("{name} does not take read concern level snapshot"),
         ));
     }
     let number = generic.number.filter(|_| verb.is_retryable());
@@ -239,7 +257,8 @@ async fn carry_out(
         if strike.close {
             return Ok(Done::Close);
         }
-        if let Some(error) = strike.error(generic.number.is_some()) {
+        let in_transaction = part.map(|_| verb);
+        if let Some(error) = strike.error(generic.is_numbered_write(verb), in_transaction) {
             return Err(error);
         }
     }
@@ -248,14 +267,30 @@ async fn carry_out(
     });
     let mut call = Call {
         shared,
+        statements: shared.documents.clone(),
         conn,
         name,
         db,
         sequences: request.sequences,
         deadline: Deadline::after(shared.clock.as_ref(), budget).with_cancel(cancel),
         session,
+        transaction: None,
+        snapshot_time: None,
         body: request.body,
     };
+    if let (Some(part), Some(writes)) = (part, &writes) {
+        // One statement at a time; a repeated commit waits for the first to end.
+        let mut writes = writes.lock().await;
+        let outcome = transactions::run(verb, part, &mut call, &mut writes).await;
+        let mut reply = outcome.map_err(|mut error| {
+            if ends_transaction(verb) && error.is_retryable_write() {
+                error.label(RETRYABLE_WRITE_ERROR);
+            }
+            error
+        })?;
+        add_concern(verb, &generic, strike.as_ref(), &mut reply);
+        return Ok(Done::Reply(reply));
+    }
     match (number, writes) {
         (Some(number), Some(writes)) => {
             // One numbered write of a session at a time: a retry waits for the first try to end.
@@ -278,8 +313,19 @@ async fn carry_out(
             add_concern(verb, &generic, strike.as_ref(), &mut reply);
             Ok(Done::Reply(reply))
         }
-        _ => {
-            let mut reply = commands::run(verb, &mut call).await?;
+        (_, writes) => {
+            if let Some(wanted) = generic.snapshot {
+                read_snapshot(&mut call, verb, wanted, writes).await?;
+            }
+            let outcome = commands::run(verb, &mut call).await;
+            let mut reply = outcome.map_err(|error| {
+                // The transaction that holds the snapshot is nothing that the caller knows of.
+                let gone = error.code() == Code::NoSuchTransaction.number();
+                if gone && call.snapshot_time.is_some() {
+                    return transactions::too_old();
+                }
+                error
+            })?;
             add_concern(verb, &generic, strike.as_ref(), &mut reply);
             Ok(Done::Reply(reply))
         }
@@ -291,7 +337,7 @@ fn add_concern(verb: Verb, generic: &Generic, strike: Option<&Strike>, reply: &m
     if let Some((ordered, code)) = strike.and_then(Strike::write_concern_error) {
         reply.append(cstr!("writeConcernError"), ordered);
         let own = || {
-            let retryable = generic.number.is_some() && is_retryable_write(code);
+            let retryable = generic.is_numbered_write(verb) && is_retryable_write(code);
             retryable.then(|| vec![RETRYABLE_WRITE_ERROR.to_owned()])
         };
         let labels = strike
@@ -372,17 +418,110 @@ impl Generic {
                 "$db" => generic.db = Some(args::text("$db", value)?.into()),
                 "lsid" => generic.lsid = args::maybe_document("lsid", value)?,
                 "txnNumber" => generic.number = Some(args::integer("txnNumber", value)?),
-                "autocommit" => generic.transaction |= !args::flag("autocommit", value)?,
-                "startTransaction" => generic.transaction |= args::flag("startTransaction", value)?,
+                "autocommit" => generic.autocommit = Some(args::flag("autocommit", value)?),
+                "startTransaction" => generic.start_transaction = args::flag("startTransaction", value)?,
                 "maxTimeMS" => generic.max_time = max_time(value)?,
-                "writeConcern" => generic.concern = concern(value)?,
-                "readConcern" => check_read_concern(args::document("readConcern", value)?)?,
+                "writeConcern" => {
+                    generic.write_concern = true;
+                    generic.concern = concern(value)?;
+                }
+                "readConcern" => {
+                    let concern = args::document("readConcern", value)?;
+                    generic.read_concern = !concern.is_empty();
+                    generic.snapshot = parse_read_concern(concern)?;
+                }
                 "apiVersion" => check_api_version(args::text("apiVersion", value)?)?,
                 _ => {}
             }
         }
         Ok(generic)
     }
+
+    /// The command's place in a transaction, if it is part of one.
+    ///
+    /// # Errors
+    /// `InvalidOptions` when its arguments contradict each other, `OperationNotSupportedInTransaction` when it can't
+    /// be part of one.
+    fn part(&self, verb: Verb, name: &str, db: &str, session: bool) -> Result<Option<Part>> {
+        let invalid = |message: &str| Err(CommandError::new(Code::InvalidOptions, message));
+        let not_in_transaction = |message: String| {
+            Err(CommandError::new(
+                Code::OperationNotSupportedInTransaction,
+                message,
+            ))
+        };
+        match self.autocommit {
+            None if self.start_transaction => {
+                return invalid("'startTransaction' field requires 'autocommit' field to also be specified");
+            }
+            None => return Ok(None),
+            Some(true) => return invalid("Specifying autocommit=true is not allowed."),
+            Some(false) => {}
+        }
+        let Some(number) = self.number else {
+            return invalid("'autocommit' field requires a transaction number to also be specified");
+        };
+        if number < 0 {
+            return invalid("Transaction number cannot be negative");
+        }
+        if !session {
+            return invalid("Transaction number requires a session ID to also be specified");
+        }
+        if !transactions::may_join(verb) {
+            return not_in_transaction(format!("Cannot run '{name}' in a multi-document transaction."));
+        }
+        if ends_transaction(verb) {
+            if self.start_transaction {
+                return invalid("a transaction can't be started by the command that ends it");
+            }
+        } else if matches!(db, "admin" | "config" | "local") {
+            return not_in_transaction(format!(
+                "Cannot run command against the '{db}' database in a transaction."
+            ));
+        } else if self.write_concern {
+            return invalid("writeConcern is not allowed within a multi-statement transaction");
+        } else if self.read_concern && !self.start_transaction {
+            return invalid("Only the first command in a transaction may specify a readConcern");
+        }
+        Ok(Some(Part {
+            number,
+            starts: self.start_transaction,
+        }))
+    }
+
+    /// Whether a driver may send the command again under its number.
+    fn is_numbered_write(&self, verb: Verb) -> bool {
+        self.number.is_some() && (self.autocommit.is_none() || ends_transaction(verb))
+    }
+}
+
+fn ends_transaction(verb: Verb) -> bool {
+    matches!(verb, Verb::CommitTransaction | Verb::AbortTransaction)
+}
+
+/// Lets a read see one state, the same for all snapshot reads of its session.
+async fn read_snapshot(
+    call: &mut Call<'_>,
+    verb: Verb,
+    wanted: Option<Timestamp>,
+    writes: Option<Arc<tokio::sync::Mutex<Writes>>>,
+) -> Result<()> {
+    if verb == Verb::GetMore {
+        // Its cursor has the state with it.
+        return Ok(());
+    }
+    let shared = call.shared;
+    // Before the state is taken: what is committed meanwhile may be seen, but nothing from before is missing.
+    let now = shared.time.after(shared.clock.now().seconds(), false);
+    let documents = shared.documents.as_ref();
+    let (time, state) = match writes {
+        Some(writes) => writes.lock().await.snapshot(documents, wanted, now)?,
+        // Without a session nobody can come back to it.
+        None => Writes::default().snapshot(documents, wanted, now)?,
+    };
+    call.snapshot_time = Some(time);
+    call.statements = state;
+    Ok(())
 }
 
 fn max_time(value: RawBsonRef<'_>) -> Result<Option<Duration>> {
@@ -407,19 +546,22 @@ fn check_api_version(version: &str) -> Result<()> {
     ))
 }
 
-/// Every level but one is met by reading what was committed last. A snapshot would have to hold over several
-/// commands and batches, which nothing here does: it is refused rather than pretended.
-fn check_read_concern(concern: &bson::RawDocument) -> Result<()> {
+/// Every level but one is met by reading what was committed last. For a snapshot: the time of an earlier one.
+fn parse_read_concern(concern: &bson::RawDocument) -> Result<Option<Option<Timestamp>>> {
     let level = match concern.get("level")? {
-        None => return Ok(()),
+        None => return Ok(None),
         Some(level) => args::text("readConcern.level", level)?,
     };
     match level {
-        "local" | "available" | "majority" | "linearizable" => Ok(()),
-        "snapshot" => Err(CommandError::new(
-            Code::InvalidOptions,
-            "read concern level snapshot is not supported",
-        )),
+        "local" | "available" | "majority" | "linearizable" => Ok(None),
+        "snapshot" => match concern.get("atClusterTime")? {
+            None => Ok(Some(None)),
+            Some(RawBsonRef::Timestamp(time)) => Ok(Some(Some(time))),
+            Some(_) => Err(CommandError::new(
+                Code::TypeMismatch,
+                "readConcern.atClusterTime is a timestamp",
+            )),
+        },
         other => Err(CommandError::new(
             Code::FailedToParse,
             format!("'{other}' is not a read concern level"),

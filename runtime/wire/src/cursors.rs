@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bson::RawDocumentBuf;
 use cloudlet_base::Entropy;
-use cloudlet_data::{Cursor, Namespace};
+use cloudlet_data::{Cursor, Namespace, Statements};
 
 use crate::error::{Code, CommandError, Result};
 use crate::limits::Limits;
@@ -14,10 +14,9 @@ use crate::metrics::{Limit, Metrics};
 use crate::sessions::SessionId;
 
 /// The rest of a result.
-#[derive(Debug)]
 pub(crate) enum Rest {
-    /// In the database.
-    Documents(Cursor),
+    /// In the database, or in the transaction that began it.
+    Documents(Cursor, Arc<dyn Statements>),
     /// Here: results of commands that are small by nature.
     List(std::vec::IntoIter<RawDocumentBuf>),
 }
@@ -29,6 +28,8 @@ pub(crate) struct Owner {
     /// `db.user`; none when authentication is off.
     pub(crate) user: Option<Arc<str>>,
     pub(crate) session: Option<SessionId>,
+    /// The number of the transaction that it goes on in.
+    pub(crate) transaction: Option<i64>,
     /// Lives until its session ends.
     pub(crate) no_timeout: bool,
 }
@@ -101,15 +102,7 @@ impl Cursors {
     ///
     /// # Errors
     /// When it is not there, is another's, or is being read.
-    pub(crate) fn take(
-        &self,
-        id: i64,
-        ns: &Namespace,
-        user: Option<&Arc<str>>,
-        session: Option<&SessionId>,
-        idle: Duration,
-        now: Duration,
-    ) -> Result<Rest> {
+    pub(crate) fn take(&self, id: i64, by: &Owner, idle: Duration, now: Duration) -> Result<Rest> {
         let mut live = self.lock();
         let gone = || CommandError::new(Code::CursorNotFound, format!("cursor id {id} not found"));
         let entry = live.get_mut(&id).ok_or_else(gone)?;
@@ -117,23 +110,29 @@ impl Cursors {
             live.remove(&id);
             return Err(gone());
         }
-        if entry.owner.user.as_ref() != user {
+        if entry.owner.user != by.user {
             return Err(CommandError::new(
                 Code::Unauthorized,
                 format!("cursor id {id} belongs to another user"),
             ));
         }
-        if entry.owner.ns != *ns {
+        if entry.owner.ns != by.ns {
             let message = format!(
-                "Requested getMore on namespace '{ns}', but cursor belongs to a different namespace {}",
-                entry.owner.ns
+                "Requested getMore on namespace '{}', but cursor belongs to a different namespace {}",
+                by.ns, entry.owner.ns
             );
             return Err(CommandError::new(Code::Unauthorized, message));
         }
-        if entry.owner.session.as_ref() != session {
+        if entry.owner.session != by.session {
             return Err(CommandError::new(
                 Code::Unauthorized,
                 format!("cursor id {id} was made in another session"),
+            ));
+        }
+        if entry.owner.transaction != by.transaction {
+            return Err(CommandError::new(
+                Code::Location50741,
+                format!("cursor id {id} was made in another transaction, or in none, and goes on there only"),
             ));
         }
         entry.used = now;
@@ -177,8 +176,13 @@ impl Cursors {
 
     /// Kills the cursors of sessions.
     pub(crate) fn kill_of_sessions(&self, of: impl Fn(&SessionId) -> bool, metrics: &Metrics) {
+        self.kill_of(|owner| owner.session.as_ref().is_some_and(&of), metrics);
+    }
+
+    /// Kills the cursors of owners.
+    pub(crate) fn kill_of(&self, of: impl Fn(&Owner) -> bool, metrics: &Metrics) {
         let mut live = self.lock();
-        live.retain(|_, entry| !entry.owner.session.as_ref().is_some_and(&of));
+        live.retain(|_, entry| !of(&entry.owner));
         metrics.cursors.set(as_gauge(live.len()));
     }
 

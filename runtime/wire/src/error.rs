@@ -57,15 +57,21 @@ codes! {
     ShutdownInProgress = 91, Busy;
     UnsatisfiableWriteConcern = 100, Invalid;
     CommandNotSupported = 115, Invalid;
+    /// The number of a transaction was used already.
+    ConflictingOperationInProgress = 117, Conflict;
     NetworkInterfaceExceededTimeLimit = 202, Upstream;
     InvalidIndexSpecificationOption = 197, Invalid;
     IncompleteTransactionHistory = 217, Conflict;
     TransactionTooOld = 225, Conflict;
     CursorKilled = 237, Conflict;
     NotImplemented = 238, Invalid;
+    /// The state that a snapshot read asks for is gone.
+    SnapshotTooOld = 239, NotFound;
     NoSuchTransaction = 251, NotFound;
+    TransactionCommitted = 256, Conflict;
     TooManyLogicalSessions = 261, Limit;
     ExceededTimeLimit = 262, Deadline;
+    OperationNotSupportedInTransaction = 263, Invalid;
     APIVersionError = 322, Invalid;
     UnsupportedOpQueryCommand = 352, Invalid;
     TooManyRequests = 462, Busy;
@@ -83,6 +89,8 @@ codes! {
     WriteConflict = 112, Conflict;
     Location40324 = 40324, Invalid;
     Location40415 = 40415, Invalid;
+    /// A cursor of a transaction, asked for more by another or by none.
+    Location50741 = 50741, Conflict;
     Location51003 = 51003, Conflict;
     Location51024 = 51024, Invalid;
 }
@@ -143,8 +151,11 @@ impl CommandError {
         self.fault
     }
 
-    pub(crate) fn label(&mut self, label: impl Into<String>) {
-        self.labels.push(label.into());
+    /// Adds a label, once.
+    pub(crate) fn label(&mut self, label: &str) {
+        if !self.labels.iter().any(|known| known == label) {
+            self.labels.push(label.to_owned());
+        }
     }
 
     /// Whether a driver may try a retryable write again after it.

@@ -8,6 +8,8 @@ use bson::{RawArray, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::args;
 use crate::error::{Code, CommandError, Result, is_retryable_write, name_of};
+use crate::transactions;
+use crate::verb::Verb;
 
 /// Longest time that a fail point may hold a command.
 const BLOCK_MAX: Duration = Duration::from_secs(60);
@@ -115,14 +117,17 @@ impl FailPoint {
 }
 
 impl Strike {
-    /// The failure that was ordered, if one was.
-    pub(crate) fn error(&self, retryable_write: bool) -> Option<CommandError> {
+    /// The failure that was ordered, if one was, of a write that may be sent again or of a transaction's command.
+    pub(crate) fn error(&self, retryable_write: bool, in_transaction: Option<Verb>) -> Option<CommandError> {
         let code = self.error_code?;
         let mut error = CommandError::ordered(code, "Failing command via 'failCommand' failpoint");
         match &self.error_labels {
             Some(labels) => labels.iter().for_each(|label| error.label(label)),
             None if retryable_write && is_retryable_write(code) => {
                 error.label(crate::error::RETRYABLE_WRITE_ERROR)
+            }
+            None if in_transaction.is_some_and(|verb| transactions::is_transient(code, verb)) => {
+                error.label(transactions::TRANSIENT);
             }
             None => {}
         }

@@ -8,7 +8,7 @@
 //! - `args`, `error`: arguments to types; failures as drivers see them.
 //! - `commands`: what each command does.
 //! - `scram`, `users`, `roles`: who may log in, and what they may do.
-//! - `cursors`, `sessions`, `logical_time`: what outlives a command.
+//! - `cursors`, `sessions`, `transactions`, `logical_time`: what outlives a command.
 //! - `failpoint`: failures on order, for drivers' tests.
 //! - `limits`, `metrics`: every bound, and what is counted.
 //!
@@ -39,6 +39,7 @@ mod cursors;
 mod failpoint;
 mod logical_time;
 mod sessions;
+mod transactions;
 
 mod limits;
 mod metrics;

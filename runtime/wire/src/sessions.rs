@@ -1,6 +1,6 @@
 //! Logical sessions, and what is remembered of their retryable writes: the reply to the newest numbered write, so
 //! that a driver that lost it gets it again and nothing is written twice. In memory: a retry that comes after a
-//! restart is carried out as if it were new.
+//! restart is carried out as if it were new. The same numbers are those of transactions (`transactions`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use crate::cursors::as_gauge;
 use crate::error::{Code, CommandError, Result};
 use crate::limits::Limits;
 use crate::metrics::{Limit, Metrics};
+use crate::transactions::{Snapshot, Standing};
 
 /// Names a session: the client's UUID, and the user whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,11 +39,15 @@ impl SessionId {
     }
 }
 
-/// What is known of a session's retryable writes.
+/// What is known of a session's retryable writes and transactions.
 #[derive(Default)]
 pub(crate) struct Writes {
     /// The newest number seen.
-    newest: Option<i64>,
+    pub(crate) newest: Option<i64>,
+    /// How the transaction of that number stands, if it is one's.
+    pub(crate) standing: Standing,
+    /// What snapshot reads see.
+    pub(crate) snapshot: Option<Snapshot>,
     /// The reply to it; none when it failed or was too large to keep.
     reply: Option<RawDocumentBuf>,
     /// It was carried out, and its reply could not be kept.
@@ -63,14 +68,15 @@ impl Writes {
     /// # Errors
     /// When a newer one was seen, or it was carried out and its reply is not known any more.
     pub(crate) fn begin(&mut self, number: i64) -> Result<Turn> {
+        self.check_age(number)?;
         match self.newest {
-            Some(newest) if number < newest => {
-                let message = format!(
-                    "cannot start transaction {number} because a newer transaction {newest} has already started on this session"
-                );
-                return Err(CommandError::new(Code::TransactionTooOld, message));
-            }
             Some(newest) if number == newest => {
+                if !matches!(self.standing, Standing::None) {
+                    return Err(CommandError::new(
+                        Code::ConflictingOperationInProgress,
+                        format!("the number {number} is that of a transaction, and not of a retryable write"),
+                    ));
+                }
                 if let Some(reply) = &self.reply {
                     return Ok(Turn::Done(reply.clone()));
                 }
@@ -83,10 +89,31 @@ impl Writes {
             }
             _ => {}
         }
+        self.advance(number);
+        Ok(Turn::New)
+    }
+
+    /// # Errors
+    /// `TransactionTooOld` when a newer number was seen.
+    pub(crate) fn check_age(&self, number: i64) -> Result<()> {
+        match self.newest {
+            Some(newest) if number < newest => {
+                let message = format!(
+                    "cannot start transaction {number} because a newer transaction {newest} has already started on this session"
+                );
+                Err(CommandError::new(Code::TransactionTooOld, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes to a number; a transaction that was open under the one before has no effect.
+    pub(crate) fn advance(&mut self, number: i64) {
+        self.abort_open();
+        self.standing = Standing::None;
         self.newest = Some(number);
         self.reply = None;
         self.forgotten = false;
-        Ok(Turn::New)
     }
 }
 
@@ -197,6 +224,13 @@ impl Sessions {
         let before = self.remembered.load(Ordering::Relaxed);
         self.remembered
             .store(before.saturating_sub(freed), Ordering::Relaxed);
+    }
+
+    /// Names of live sessions, at most `max`: those whose user fits.
+    pub(crate) fn ids(&self, which: impl Fn(Option<&str>) -> bool, max: usize) -> Vec<SessionId> {
+        let live = self.lock();
+        let ids = live.keys().filter(|id| which(id.user.as_deref()));
+        ids.take(max).cloned().collect()
     }
 
     pub(crate) fn count(&self) -> usize {

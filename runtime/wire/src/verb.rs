@@ -104,6 +104,8 @@ impl Verb {
                     | Verb::CreateUser
                     | Verb::UpdateUser
                     | Verb::DropUser
+                    | Verb::CommitTransaction
+                    | Verb::AbortTransaction
             )
     }
 

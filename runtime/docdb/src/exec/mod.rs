@@ -20,12 +20,14 @@ use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::kv::KvRead;
+use crate::ops::VARIABLES_FIELD;
 use crate::path::{self, Path};
 use crate::pipeline::{self, PipelineState};
 use crate::plan::{self, Plan, Source, Window};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
+use crate::value::{fields, raw_fields};
 use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, keycode};
 
 pub(crate) use self::sorted::sorted_documents;
@@ -111,6 +113,28 @@ pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits, scope: &Scop
     }
     check_well_formed(document, limits.depth_max)?;
     Filter::parse_in(document, scope)
+}
+
+/// The filter of a statement that writes, with the scope of its variables
+/// ([`with_variables`](crate::with_variables)).
+pub(crate) fn parse_write_filter(
+    document: &RawDocument,
+    limits: &Limits,
+    scope: &Scope,
+) -> Result<(Filter, Scope)> {
+    let Some((VARIABLES_FIELD, variables)) = fields(document).next() else {
+        return Ok((parse_filter(document, limits, scope)?, scope.clone()));
+    };
+    check_well_formed(document, limits.depth_max)?;
+    let Some(variables) = variables.as_document() else {
+        return Err(Error::new(Code::TypeMismatch, "variables are a document"));
+    };
+    let scope = scope.with_let(variables)?;
+    let mut plain = RawDocumentBuf::new();
+    for (name, value) in raw_fields(document).skip(1) {
+        plain.append(name, value);
+    }
+    Ok((parse_filter(&plain, limits, &scope)?, scope))
 }
 
 pub(crate) fn parse_sort(document: Option<&RawDocument>, limits: &Limits) -> Result<Option<SortSpec>> {

@@ -66,15 +66,16 @@ impl ModifyStatement {
                 "a removal takes neither upsert nor the new document",
             ));
         }
+        let (filter, scope) = super::parse_write_filter(&modify.filter, limits, scope)?;
         let update = modify
             .update
             .as_deref()
-            .map(|update| parse_update(update, &modify.array_filters, limits, scope));
+            .map(|update| parse_update(update, &modify.array_filters, limits, &scope));
         Ok(Self {
-            filter: super::parse_filter(&modify.filter, limits, scope)?,
+            filter,
             sort: super::parse_sort(modify.sort.as_deref(), limits)?,
             update: update.transpose()?,
-            projection: super::parse_projection(modify.projection.as_deref(), limits, scope)?,
+            projection: super::parse_projection(modify.projection.as_deref(), limits, &scope)?,
             upsert: modify.upsert,
             return_new: modify.return_new,
         })

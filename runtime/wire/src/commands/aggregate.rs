@@ -1,227 +1,214 @@
-//! `aggregate`, as far as a query can express it: leading `$match`, `$sort`, `$skip`, `$limit` and `$project`, and the
-//! pipeline by which drivers count documents.
+//! `aggregate`: the stages are the engine's business; here are the command's options, who may write where the result
+//! goes, and the few stages that tell of the listener itself.
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Find, Namespace};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
+use cloudlet_data::{Aggregate, Namespace};
 
-use super::{query, reply};
+use super::{explain, query};
 use crate::args::{self, Args};
-use crate::call::Call;
+use crate::call::{Call, check_database};
 use crate::error::{Code, CommandError, Result};
+use crate::roles::Need;
+use crate::users::uuid;
 
-/// MongoDB's stages: those that are not done here are told apart from those that nobody knows.
-const KNOWN: &[&str] = &[
-    "$addFields",
-    "$bucket",
-    "$bucketAuto",
-    "$changeStream",
-    "$changeStreamSplitLargeEvent",
-    "$collStats",
-    "$count",
-    "$currentOp",
-    "$densify",
-    "$documents",
-    "$facet",
-    "$fill",
-    "$geoNear",
-    "$graphLookup",
-    "$group",
-    "$indexStats",
-    "$limit",
-    "$listLocalSessions",
-    "$listSessions",
-    "$lookup",
-    "$match",
-    "$merge",
-    "$out",
-    "$planCacheStats",
-    "$project",
-    "$redact",
-    "$replaceRoot",
-    "$replaceWith",
-    "$sample",
-    "$search",
-    "$set",
-    "$setWindowFields",
-    "$skip",
-    "$sort",
-    "$sortByCount",
-    "$unionWith",
-    "$unset",
-    "$unwind",
-];
+/// Most sessions that `$listLocalSessions` tells of.
+const LISTED_SESSIONS_MAX: usize = 10_000;
 
-/// A pipeline as something that a query can do.
-pub(crate) enum Plan {
-    /// A query.
-    Find(Find),
-    /// `[{$match}, {$skip}, {$limit}, {$group: {_id: ANY CONSTANT, FIELD: {$sum: 1}}}]`.
-    Count {
-        find: Find,
-        id: bson::RawBson,
-        field: String,
-    },
+/// An aggregate command taken apart.
+pub(crate) struct AggregateArgs {
+    pub(crate) ns: Namespace,
+    pub(crate) aggregate: Aggregate,
+    explain: bool,
+}
+
+impl AggregateArgs {
+    /// # Errors
+    /// For arguments that are malformed, unknown or not supported, and for a result that may not go where it should.
+    pub(crate) async fn parse(call: &Call<'_>, body: &RawDocument) -> Result<Self> {
+        // Everything but a name means the database itself; 1 is what drivers send.
+        let collection = match body.iter().next().transpose()? {
+            Some((_, RawBsonRef::String(collection))) => Some(collection),
+            _ => None,
+        };
+        let ns = match collection {
+            Some(collection) => call.namespace(collection)?,
+            None => Namespace::new(call.db.clone(), "$cmd.aggregate"),
+        };
+        let mut aggregate = Aggregate::default();
+        let (mut stages, mut cursor, mut explain, mut hint) = (None, false, false, None);
+        let mut args = Args::new("aggregate", body);
+        while let Some((name, value)) = args.next()? {
+            match name {
+                "pipeline" => stages = Some(args::documents("pipeline", value)?),
+                "cursor" => {
+                    cursor = true;
+                    if let Some(size) = args::document("cursor", value)?.get("batchSize")? {
+                        aggregate.batch = Some(query::batch_size(size)?);
+                    }
+                }
+                "hint" => hint = Some(value),
+                "collation" => args::collation(value)?,
+                "let" => aggregate.variables = args::maybe_document("let", value)?,
+                "explain" => explain = args::flag("explain", value)?,
+                "allowDiskUse" => aggregate.allow_disk_use = args::flag(name, value)?,
+                "bypassDocumentValidation" | "fromMongos" | "needsMerge" => {
+                    args::flag(name, value)?;
+                }
+                name => return Err(args.unknown(name)),
+            }
+        }
+        let mut stages = stages.ok_or_else(|| args::missing("aggregate", "pipeline"))?;
+        if !cursor && !explain {
+            return Err(CommandError::new(
+                Code::FailedToParse,
+                "The 'cursor' option is required, except for aggregate with the explain argument",
+            ));
+        }
+        if collection.is_none() {
+            needs_no_collection(call, &mut stages)?;
+        }
+        check_target(call, &stages, body)?;
+        if let Some(hint) = hint {
+            aggregate.hint = query::resolve_hint(call, &ns, hint).await?;
+        }
+        aggregate.pipeline = stages;
+        Ok(Self {
+            ns,
+            aggregate,
+            explain,
+        })
+    }
 }
 
 /// `aggregate`.
 pub(crate) async fn aggregate(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
-    let ns = match body.iter().next().transpose()? {
-        Some((_, RawBsonRef::String(collection))) => call.namespace(collection)?,
-        _ => Namespace::new(call.db.clone(), "$cmd.aggregate"),
-    };
-    let (mut stages, mut batch, mut cursor) = (None, None, false);
-    let mut hint = None;
-    let mut args = Args::new("aggregate", &body);
-    while let Some((name, value)) = args.next()? {
-        match name {
-            "pipeline" => stages = Some(args::documents("pipeline", value)?),
-            "cursor" => {
-                cursor = true;
-                if let Some(size) = args::document("cursor", value)?.get("batchSize")? {
-                    batch = Some(query::batch_size(size)?);
-                }
-            }
-            "hint" => hint = Some(value),
-            "collation" => args::collation(value)?,
-            "let" => query::no_variables(&args, value)?,
-            "explain" => {
-                if args::flag("explain", value)? {
-                    return Err(args.unsupported("explain"));
-                }
-            }
-            "allowDiskUse" | "bypassDocumentValidation" | "fromMongos" | "needsMerge" => {
-                args::flag(name, value)?;
-            }
-            name => return Err(args.unknown(name)),
-        }
+    let args = AggregateArgs::parse(call, &body).await?;
+    if args.explain {
+        return explain::explain_aggregate(call, &body, args, "queryPlanner").await;
     }
-    let stages = stages.ok_or_else(|| args::missing("aggregate", "pipeline"))?;
-    if !cursor {
+    let deadline = call.deadline.clone();
+    let page = call
+        .statements
+        .aggregate(&args.ns, args.aggregate, deadline)
+        .await?;
+    query::first_page(call, &args.ns, page, false)
+}
+
+/// The name and argument of a stage.
+fn stage_of(stage: &RawDocument) -> Result<Option<(&str, RawBsonRef<'_>)>> {
+    let first = stage.iter().next().transpose()?;
+    Ok(first.map(|(name, argument)| (name.as_str(), argument)))
+}
+
+/// Checks that the pipeline begins with a stage that reads no collection. Stages that tell of the listener become
+/// the documents that they tell.
+fn needs_no_collection(call: &Call<'_>, stages: &mut [RawDocumentBuf]) -> Result<()> {
+    let first = match stages.first() {
+        Some(stage) => stage_of(stage)?,
+        None => None,
+    };
+    let told = match first {
+        // A change stream is refused by the engine, in its own words.
+        Some(("$documents" | "$changeStream", _)) => return Ok(()),
+        Some(("$currentOp", options)) => current_op(call, args::document("$currentOp", options)?)?,
+        Some(("$listLocalSessions", options)) => {
+            local_sessions(call, args::document("$listLocalSessions", options)?)?
+        }
+        first => {
+            let name = first.map_or("an empty pipeline", |(name, _)| name);
+            return Err(CommandError::new(
+                Code::InvalidNamespace,
+                format!("{{aggregate: 1}} is not valid for '{name}'; a collection is required."),
+            ));
+        }
+    };
+    if let Some(stage) = stages.first_mut() {
+        *stage = rawdoc! { "$documents": { "$literal": told } };
+    }
+    Ok(())
+}
+
+/// What the caller may see of the operations at work: its own.
+fn current_op(call: &Call<'_>, options: &RawDocument) -> Result<RawArrayBuf> {
+    if &*call.db != "admin" {
         return Err(CommandError::new(
-            Code::FailedToParse,
-            "The 'cursor' option is required, except for aggregate with the explain argument",
+            Code::InvalidNamespace,
+            "$currentOp must be run against the 'admin' database with {aggregate: 1}",
         ));
     }
-    let mut plan = plan(&stages)?;
-    if ns.collection.starts_with('$') {
-        return Err(not_here("aggregate on a database"));
+    if everybody(options)? {
+        call.require(Need::Monitor, "admin")?;
     }
-    let (Plan::Find(find) | Plan::Count { find, .. }) = &mut plan;
-    if let Some(hint) = hint {
-        find.hint = query::resolve_hint(call, &ns, hint).await?;
+    let mut told = RawArrayBuf::new();
+    told.push(rawdoc! {
+        "type": "op",
+        "desc": format!("conn{}", call.conn.id),
+        "connectionId": call.conn.id,
+        "client": &*call.conn.peer,
+        "active": true,
+        "op": "command",
+        "ns": "admin.$cmd.aggregate",
+        "command": { "aggregate": 1 },
+    });
+    Ok(told)
+}
+
+/// The sessions of the caller, or of everybody.
+fn local_sessions(call: &Call<'_>, options: &RawDocument) -> Result<RawArrayBuf> {
+    let everybody = everybody(options)?;
+    if everybody {
+        call.require(Need::Monitor, "admin")?;
     }
-    match plan {
-        Plan::Find(mut find) => {
-            find.batch = batch;
-            query::find_as(call, ns, find).await
+    let user = call.user();
+    let which = |owner: Option<&str>| everybody || owner == user.as_deref();
+    let now = bson::DateTime::from_millis(call.shared.clock.now().millis());
+    let mut told = RawArrayBuf::new();
+    for id in call.shared.sessions.ids(which, LISTED_SESSIONS_MAX) {
+        let mut row = rawdoc! { "_id": { "id": uuid(id.uuid) }, "lastUse": now };
+        if let Some(user) = &id.user {
+            row.append(cstr!("user"), &**user);
         }
-        Plan::Count { find, id, field } => {
-            let documents = &call.shared.documents;
-            let deadline = call.deadline.clone();
-            let n = documents
-                .count(&ns, find.filter, find.skip, find.limit, deadline)
-                .await?;
-            let mut rows = Vec::new();
-            if n > 0 {
-                let mut row = RawDocumentBuf::new();
-                row.append(cstr!("_id"), id);
-                if let Ok(field) = bson::raw::CString::try_from(field) {
-                    row.append(field, reply::number(n));
-                }
-                rows.push(row);
-            }
-            reply::list(
-                call,
-                &ns,
-                rows,
-                batch.map(|batch| usize::try_from(batch).unwrap_or(usize::MAX)),
-            )
-        }
+        told.push(row);
+    }
+    Ok(told)
+}
+
+fn everybody(options: &RawDocument) -> Result<bool> {
+    match options.get("allUsers")? {
+        Some(flag) => args::flag("allUsers", flag),
+        None => Ok(false),
     }
 }
 
-/// The query that a pipeline amounts to.
-///
-/// # Errors
-/// 40324 for a stage that nobody knows, `NotImplemented` for what a query can't do.
-pub(crate) fn plan(stages: &[RawDocumentBuf]) -> Result<Plan> {
-    let mut find = Find::default();
-    // How far along match, sort, skip, limit, project the stages have come; a query does them in this order.
-    let mut reached = 0;
-    for (place, stage) in stages.iter().enumerate() {
-        let mut fields = stage.iter();
-        let (Some(field), None) = (fields.next(), fields.next()) else {
-            return Err(CommandError::new(
-                Code::Location40324,
-                "A pipeline stage specification object must contain exactly one field.",
-            ));
+/// Checks that the caller may write where `$out` or `$merge` puts the result, which may be another database. The
+/// engine knows nothing of users, and the platform's own databases are only kept from drivers here.
+fn check_target(call: &Call<'_>, stages: &[RawDocumentBuf], body: &RawDocument) -> Result<()> {
+    // Where one of them stands does not matter: the engine refuses those that are not last.
+    for stage in stages {
+        let target = match stage_of(stage)? {
+            Some(("$out", target)) => Some(target),
+            Some(("$merge", RawBsonRef::Document(options))) => options.get("into")?,
+            Some(("$merge", target)) => Some(target),
+            _ => continue,
         };
-        let (name, value) = field?;
-        let name = name.as_str();
-        let step = match name {
-            "$match" => 0,
-            "$sort" => 1,
-            "$skip" => 2,
-            "$limit" => 3,
-            "$project" => 4,
-            "$group" => 5,
-            name if KNOWN.contains(&name) => return Err(not_here(name)),
-            name => {
-                let message = format!("Unrecognized pipeline stage name: '{name}'");
-                return Err(CommandError::new(Code::Location40324, message));
-            }
-        };
-        if step < reached || (step == reached && step > 0) {
-            return Err(not_here(&format!("{name} after the stages before it")));
-        }
-        reached = step;
-        match name {
-            "$match" => add_match(&mut find, args::document("$match", value)?),
-            "$sort" => find.sort = Some(args::document("$sort", value)?.to_owned()),
-            "$skip" => find.skip = args::count("$skip", value)?,
-            "$limit" => match args::count("$limit", value)? {
-                0 => {
-                    return Err(CommandError::new(Code::BadValue, "the limit must be positive"));
-                }
-                limit => find.limit = Some(limit),
+        let db = match target {
+            Some(RawBsonRef::Document(target)) => match target.get("db")? {
+                Some(db) => args::text("db", db)?,
+                None => &call.db,
             },
-            "$project" => find.projection = Some(args::document("$project", value)?.to_owned()),
-            _ => {
-                let group = args::document("$group", value)?;
-                let last = place + 1 == stages.len() && find.projection.is_none();
-                let Some((id, field)) = count_of(group).filter(|_| last) else {
-                    return Err(not_here("$group"));
-                };
-                return Ok(Plan::Count { find, id, field });
-            }
+            _ => &call.db,
+        };
+        check_database(db)?;
+        call.require(Need::Write, db)?;
+        if let Some(RawBsonRef::Document(concern)) = body.get("readConcern")?
+            && let Some(RawBsonRef::String("linearizable")) = concern.get("level")?
+        {
+            return Err(CommandError::new(
+                Code::InvalidOptions,
+                "$out and $merge can't be used with read concern level linearizable",
+            ));
         }
     }
-    Ok(Plan::Find(find))
-}
-
-fn add_match(find: &mut Find, filter: &RawDocument) {
-    find.filter = if find.filter.is_empty() {
-        filter.to_owned()
-    } else {
-        rawdoc! { "$and": [find.filter.clone(), filter.to_owned()] }
-    };
-}
-
-/// The parts of `{_id: CONSTANT, FIELD: {$sum: 1}}`.
-fn count_of(group: &RawDocument) -> Option<(bson::RawBson, String)> {
-    let mut fields = group.iter().map_while(Result::ok);
-    let (first, id) = fields.next()?;
-    let (field, sum) = fields.next()?;
-    let constant = matches!(id, RawBsonRef::Null | RawBsonRef::Int32(_) | RawBsonRef::Int64(_));
-    let one = sum.as_document()?.get("$sum").ok()??;
-    let is_count = first.as_str() == "_id"
-        && constant
-        && fields.next().is_none()
-        && args::integer("$sum", one).ok() == Some(1);
-    is_count.then(|| (id.into(), field.as_str().to_owned()))
-}
-
-fn not_here(what: &str) -> CommandError {
-    CommandError::new(Code::NotImplemented, format!("{what} is not supported"))
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{Find, Namespace};
 
-use super::aggregate::{self, Plan};
+use super::aggregate::AggregateArgs;
 use super::query::{self, FindArgs};
 use crate::args;
 use crate::call::Call;
@@ -26,9 +26,57 @@ pub(crate) async fn explain(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             "verbosity string must be one of {'queryPlanner', 'executionStats', 'allPlansExecution'}",
         ));
     }
+    if let Some((name, _)) = command.iter().next().transpose()?
+        && name.as_str() == "aggregate"
+    {
+        let mut command = command.clone();
+        if command.get("cursor")?.is_none() {
+            // Needed to run it, not to explain it.
+            command.append(cstr!("cursor"), RawDocumentBuf::new());
+        }
+        let args = AggregateArgs::parse(call, &command).await?;
+        return explain_aggregate(call, &command, args, verbosity).await;
+    }
     let (ns, find) = reads(call, &command).await?;
     let deadline = call.deadline.clone();
     let explained = call.shared.documents.explain(&ns, find, deadline).await?;
+    shown(&command, &explained, verbosity)
+}
+
+/// How an aggregation would run.
+pub(crate) async fn explain_aggregate(
+    call: &Call<'_>,
+    command: &RawDocument,
+    args: AggregateArgs,
+    verbosity: &str,
+) -> Result<RawDocumentBuf> {
+    let deadline = call.deadline.clone();
+    let explained = call
+        .shared
+        .documents
+        .explain_aggregate(&args.ns, args.aggregate, deadline)
+        .await?;
+    // A pipeline that is a query altogether is explained as one.
+    let only = match explained.get("stages")? {
+        Some(RawBsonRef::Array(stages)) => {
+            let mut stages = stages.into_iter();
+            let first = stages.next().transpose()?;
+            first.filter(|_| stages.next().is_none())
+        }
+        _ => None,
+    };
+    let query = match only {
+        Some(RawBsonRef::Document(stage)) => stage.get("$cursor")?,
+        _ => None,
+    };
+    match query {
+        Some(RawBsonRef::Document(query)) => shown(command, query, verbosity),
+        _ => shown(command, &explained, verbosity),
+    }
+}
+
+/// An explanation as far as it was asked for, with what all of them tell.
+fn shown(command: &RawDocument, explained: &RawDocument, verbosity: &str) -> Result<RawDocumentBuf> {
     let mut reply = RawDocumentBuf::new();
     for (name, value) in explained.iter().flatten() {
         if name.as_str() != "ok" && (name.as_str() != "executionStats" || verbosity != "queryPlanner") {
@@ -36,7 +84,7 @@ pub(crate) async fn explain(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         }
     }
     if reply.get("command")?.is_none() {
-        reply.append(cstr!("command"), &command);
+        reply.append(cstr!("command"), command);
     }
     if reply.get("serverInfo")?.is_none() {
         reply.append(
@@ -74,14 +122,6 @@ async fn reads(call: &Call<'_>, command: &RawDocument) -> Result<(Namespace, Fin
             {
                 find.filter = filter.to_owned();
             }
-        }
-        "aggregate" => {
-            let stages = match command.get("pipeline")? {
-                Some(value) => args::documents("pipeline", value)?,
-                None => return Err(args::missing("aggregate", "pipeline")),
-            };
-            let (Plan::Find(planned) | Plan::Count { find: planned, .. }) = aggregate::plan(&stages)?;
-            find = planned;
         }
         name => {
             return Err(CommandError::new(

@@ -64,7 +64,7 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::KillAllSessions | Verb::KillAllSessionsByPattern => Ok(session::end_all(call)),
         Verb::CommitTransaction | Verb::AbortTransaction => Err(CommandError::new(
             Code::NoSuchTransaction,
-            "multi-document transactions are not supported, so none is in progress",
+            "no transaction is named: the command comes with lsid, txnNumber and autocommit: false",
         )),
         Verb::CreateUser => user::create(call).await,
         Verb::UpdateUser => user::update(call).await,

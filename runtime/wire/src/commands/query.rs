@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Find, Namespace};
+use cloudlet_data::{Find, Namespace, Page};
 
 use super::reply;
 use crate::args::{self, Args};
 use crate::call::Call;
 use crate::cursors::Rest;
 use crate::error::{Code, CommandError, Result};
+use crate::transactions::too_old;
 
 /// A find command taken apart.
 pub(crate) struct FindArgs {
@@ -40,7 +41,7 @@ impl FindArgs {
                 "singleBatch" => single_batch = args::flag("find.singleBatch", value)?,
                 "noCursorTimeout" => no_timeout = args::flag("find.noCursorTimeout", value)?,
                 "collation" => args::collation(value)?,
-                "let" => no_variables(&args, value)?,
+                "let" => find.variables = args::maybe_document("let", value)?,
                 "min" => find.min = args::maybe_document("find.min", value)?,
                 "max" => find.max = args::maybe_document("find.max", value)?,
                 "returnKey" | "showRecordId" | "tailable" | "awaitData" => {
@@ -166,14 +167,6 @@ pub(crate) async fn check_hint(call: &Call<'_>, ns: &Namespace, hint: RawBsonRef
     ))
 }
 
-/// `let` without variables is let through; with them it would change what the command means.
-pub(crate) fn no_variables(args: &Args<'_>, value: RawBsonRef<'_>) -> Result<()> {
-    match args::maybe_document("let", value)? {
-        Some(variables) if !variables.is_empty() => Err(args.unsupported("let")),
-        _ => Ok(()),
-    }
-}
-
 pub(crate) fn batch_size(value: RawBsonRef<'_>) -> Result<u32> {
     Ok(u32::try_from(args::count("batchSize", value)?).unwrap_or(u32::MAX))
 }
@@ -182,30 +175,34 @@ pub(crate) fn batch_size(value: RawBsonRef<'_>) -> Result<u32> {
 pub(crate) async fn find(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let args = FindArgs::parse(call, &body).await?;
-    run_find(call, args).await
-}
-
-async fn run_find(call: &mut Call<'_>, args: FindArgs) -> Result<RawDocumentBuf> {
     let deadline = call.deadline.clone();
-    let page = call.shared.documents.find(&args.ns, args.find, deadline).await?;
-    let id = match page.cursor {
-        Some(cursor) if !args.single_batch => {
-            reply::keep(call, &args.ns, Rest::Documents(cursor), args.no_timeout)?
-        }
-        _ => 0,
-    };
-    Ok(reply::first_batch(id, &args.ns.to_string(), &page.documents))
+    let mut page = call.statements.find(&args.ns, args.find, deadline).await?;
+    if args.single_batch {
+        page.cursor = None;
+    }
+    first_page(call, &args.ns, page, args.no_timeout)
 }
 
-/// Runs a query that another command stands for, as a cursor of the caller.
-pub(crate) async fn find_as(call: &mut Call<'_>, ns: Namespace, find: Find) -> Result<RawDocumentBuf> {
-    let args = FindArgs {
-        ns,
-        find,
-        single_batch: false,
-        no_timeout: false,
+/// Replies with a first page, and keeps the rest as a cursor of the caller.
+pub(crate) fn first_page(
+    call: &Call<'_>,
+    ns: &Namespace,
+    page: Page,
+    no_timeout: bool,
+) -> Result<RawDocumentBuf> {
+    let id = match page.cursor {
+        Some(cursor) => {
+            let rest = Rest::Documents(cursor, call.statements.clone());
+            reply::keep(call, ns, rest, no_timeout)?
+        }
+        None => 0,
     };
-    run_find(call, args).await
+    Ok(reply::first_batch(
+        id,
+        &ns.to_string(),
+        &page.documents,
+        call.snapshot_time,
+    ))
 }
 
 /// `getMore`.
@@ -228,11 +225,10 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     }
     let collection = collection.ok_or_else(|| args::missing("getMore", "collection"))?;
     let ns = call.namespace(collection)?;
-    let (shared, user) = (call.shared, call.user());
+    let shared = call.shared;
     let idle = shared.limits.cursor_idle;
-    let rest = shared
-        .cursors
-        .take(id, &ns, user.as_ref(), call.session.as_ref(), idle, shared.now())?;
+    let by = reply::owner(call, &ns, false);
+    let rest = shared.cursors.take(id, &by, idle, shared.now())?;
     // A getMore that fails or is dropped has lost the cursor's place: the cursor goes.
     let mut guard = FinishOnDrop {
         call_shared: shared,
@@ -240,12 +236,15 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         armed: true,
     };
     let (documents, rest) = match rest {
-        Rest::Documents(cursor) => {
-            let page = shared
-                .documents
-                .next_page(cursor, batch, call.deadline.clone())
-                .await?;
-            (page.documents, page.cursor.map(Rest::Documents))
+        Rest::Documents(cursor, statements) => {
+            let page = statements.next_page(cursor, batch, call.deadline.clone()).await;
+            let page = page.map_err(|error| match error.code() {
+                // Outside of a transaction only a snapshot can have gone.
+                cloudlet_data::Code::NoSuchTransaction if call.transaction.is_none() => too_old(),
+                _ => error.into(),
+            })?;
+            let rest = page.cursor.map(|cursor| Rest::Documents(cursor, statements));
+            (page.documents, rest)
         }
         Rest::List(mut rest) => {
             let count = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap_or(usize::MAX));
@@ -331,11 +330,7 @@ pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         }
     }
     let deadline = call.deadline.clone();
-    let n = call
-        .shared
-        .documents
-        .count(&ns, filter, skip, limit, deadline)
-        .await?;
+    let n = call.statements.count(&ns, filter, skip, limit, deadline).await?;
     let mut reply = RawDocumentBuf::new();
     reply.append(cstr!("n"), reply::number(n));
     Ok(reply)
@@ -359,8 +354,12 @@ pub(crate) async fn distinct(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     }
     let key = key.ok_or_else(|| args::missing("distinct", "key"))?;
     let deadline = call.deadline.clone();
-    let found = call.shared.documents.distinct(&ns, key, filter, deadline).await?;
+    let found = call.statements.distinct(&ns, key, filter, deadline).await?;
     let mut values = RawArrayBuf::new();
     found.into_iter().for_each(|value| values.push(value));
-    Ok(rawdoc! { "values": values })
+    let mut reply = rawdoc! { "values": values };
+    if let Some(at) = call.snapshot_time {
+        reply.append(cstr!("atClusterTime"), at);
+    }
+    Ok(reply)
 }

@@ -1,6 +1,6 @@
 //! Parts that replies share: cursors and write errors.
 
-use bson::{RawArrayBuf, RawDocumentBuf, raw::cstr};
+use bson::{RawArrayBuf, RawDocumentBuf, Timestamp, raw::cstr};
 use cloudlet_data::{Namespace, WriteError};
 
 use crate::call::Call;
@@ -10,23 +10,37 @@ use crate::error::{CommandError, Result};
 /// Documents in a first batch when the caller does not say.
 pub(crate) const FIRST_BATCH: usize = 101;
 
-/// `{cursor: {firstBatch, id, ns}}`.
-pub(crate) fn first_batch(id: i64, ns: &str, documents: &[RawDocumentBuf]) -> RawDocumentBuf {
-    cursor(cstr!("firstBatch"), id, ns, documents)
+/// `{cursor: {firstBatch, id, ns, atClusterTime}}`, the last for snapshot reads.
+pub(crate) fn first_batch(
+    id: i64,
+    ns: &str,
+    documents: &[RawDocumentBuf],
+    at: Option<Timestamp>,
+) -> RawDocumentBuf {
+    cursor(cstr!("firstBatch"), id, ns, documents, at)
 }
 
 /// `{cursor: {nextBatch, id, ns}}`.
 pub(crate) fn next_batch(id: i64, ns: &str, documents: &[RawDocumentBuf]) -> RawDocumentBuf {
-    cursor(cstr!("nextBatch"), id, ns, documents)
+    cursor(cstr!("nextBatch"), id, ns, documents, None)
 }
 
-fn cursor(batch: &bson::raw::CStr, id: i64, ns: &str, documents: &[RawDocumentBuf]) -> RawDocumentBuf {
+fn cursor(
+    batch: &bson::raw::CStr,
+    id: i64,
+    ns: &str,
+    documents: &[RawDocumentBuf],
+    at: Option<Timestamp>,
+) -> RawDocumentBuf {
     let mut rows = RawArrayBuf::new();
     documents.iter().for_each(|document| rows.push(document));
     let mut cursor = RawDocumentBuf::new();
     cursor.append(batch, rows);
     cursor.append(cstr!("id"), id);
     cursor.append(cstr!("ns"), ns);
+    if let Some(at) = at {
+        cursor.append(cstr!("atClusterTime"), at);
+    }
     let mut reply = RawDocumentBuf::new();
     reply.append(cstr!("cursor"), cursor);
     reply
@@ -35,20 +49,25 @@ fn cursor(batch: &bson::raw::CStr, id: i64, ns: &str, documents: &[RawDocumentBu
 /// Keeps the rest of a result as a cursor of the caller; returns its id.
 pub(crate) fn keep(call: &Call<'_>, ns: &Namespace, rest: Rest, no_timeout: bool) -> Result<i64> {
     let shared = call.shared;
-    let owner = Owner {
-        ns: ns.clone(),
-        user: call.user(),
-        session: call.session.clone(),
-        no_timeout: no_timeout && call.session.is_some(),
-    };
     shared.cursors.keep(
-        owner,
+        owner(call, ns, no_timeout),
         rest,
         shared.now(),
         &shared.limits,
         shared.entropy.as_ref(),
         &shared.metrics,
     )
+}
+
+/// The caller as the owner of a cursor.
+pub(crate) fn owner(call: &Call<'_>, ns: &Namespace, no_timeout: bool) -> Owner {
+    Owner {
+        ns: ns.clone(),
+        user: call.user(),
+        session: call.session.clone(),
+        transaction: call.transaction,
+        no_timeout: no_timeout && call.session.is_some(),
+    }
 }
 
 /// A first batch of a result that is all there.
@@ -65,7 +84,7 @@ pub(crate) fn list(
     } else {
         keep(call, ns, Rest::List(rest), false)?
     };
-    Ok(first_batch(id, &ns.to_string(), &first))
+    Ok(first_batch(id, &ns.to_string(), &first, None))
 }
 
 /// The next documents of a list: at most `count`, and no more than fit a reply.

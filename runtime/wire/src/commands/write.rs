@@ -1,7 +1,9 @@
 //! Writing: insert, update, delete, findAndModify.
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne};
+use cloudlet_data::{
+    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update, with_variables,
+};
 
 use super::{query, reply};
 use crate::args::{self, Args};
@@ -10,6 +12,8 @@ use crate::error::{Code, CommandError, Result};
 
 /// Most documents or statements in one command.
 const BATCH_MAX: usize = 100_000;
+/// Most bytes of a command's `let` over all its statements, each of which gets its own.
+const VARIABLES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 fn check_batch(count: usize) -> Result<()> {
     if (1..=BATCH_MAX).contains(&count) {
@@ -41,7 +45,7 @@ pub(crate) async fn insert(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     check_batch(documents.len())?;
     let insert = Insert { documents, ordered };
     let deadline = call.deadline.clone();
-    let done = call.shared.documents.insert(&ns, insert, deadline).await?;
+    let done = call.statements.insert(&ns, insert, deadline).await?;
     let mut reply = RawDocumentBuf::new();
     reply.append(cstr!("n"), reply::number(count(done.ids.len())));
     reply::append_write_errors(&mut reply, done.errors);
@@ -56,13 +60,13 @@ fn count(len: usize) -> u64 {
 pub(crate) async fn update(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
-    let (mut updates, mut ordered) = (None, true);
+    let (mut updates, mut ordered, mut variables) = (None, true, Variables::default());
     let mut args = Args::new("update", &body);
     while let Some((name, value)) = args.next()? {
         match name {
             "updates" => updates = Some(value),
             "ordered" => ordered = args::flag("update.ordered", value)?,
-            "let" => query::no_variables(&args, value)?,
+            "let" => variables = Variables::parse(value)?,
             "bypassDocumentValidation" | "bypassEmptyTsReplacement" => {
                 args::flag(name, value)?;
             }
@@ -71,13 +75,16 @@ pub(crate) async fn update(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     }
     let updates = args::batch("update", "updates", updates, &mut call.sequences)?;
     check_batch(updates.len())?;
+    variables.check_room(updates.len())?;
     let mut statements = Vec::with_capacity(updates.len());
     for update in &updates {
-        statements.push(update_statement(call, &ns, update).await?);
+        let mut statement = update_statement(call, &ns, update).await?;
+        variables.give_to(&mut statement.filter);
+        statements.push(statement);
     }
     let update = Update { statements, ordered };
     let deadline = call.deadline.clone();
-    let done = call.shared.documents.update(&ns, update, deadline).await?;
+    let done = call.statements.update(&ns, update, deadline).await?;
     let mut reply = RawDocumentBuf::new();
     let n = done.matched + count(done.upserted.len());
     reply.append(cstr!("n"), reply::number(n));
@@ -135,12 +142,42 @@ async fn update_statement(call: &Call<'_>, ns: &Namespace, update: &RawDocument)
     }
 }
 
-/// An update's operators or replacement. Pipelines are refused: the engine does not know them.
+/// An update's operators, replacement or pipeline.
 fn change_of(name: &str, value: RawBsonRef<'_>) -> Result<RawDocumentBuf> {
-    if value.as_array().is_some() {
-        return Err(unsupported(&format!("{name} as a pipeline")));
+    match value {
+        RawBsonRef::Array(_) => Ok(pipeline_update(&args::documents(name, value)?)),
+        value => Ok(args::document(name, value)?.to_owned()),
     }
-    Ok(args::document(name, value)?.to_owned())
+}
+
+/// The `let` of a command; none without variables.
+#[derive(Default)]
+struct Variables(Option<RawDocumentBuf>);
+
+impl Variables {
+    fn parse(value: RawBsonRef<'_>) -> Result<Self> {
+        let variables = args::maybe_document("let", value)?;
+        Ok(Self(variables.filter(|variables| !variables.is_empty())))
+    }
+
+    /// Checks that they may be copied into so many statements.
+    fn check_room(&self, statements: usize) -> Result<()> {
+        let bytes = self.0.as_ref().map_or(0, |variables| variables.as_bytes().len());
+        let all = bytes.saturating_mul(statements);
+        if all <= VARIABLES_BYTES_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "'let' of {bytes} bytes with {statements} statements makes {all} bytes, and {VARIABLES_BYTES_MAX} are allowed"
+        );
+        Err(CommandError::new(Code::InvalidLength, message))
+    }
+
+    fn give_to(&self, filter: &mut RawDocumentBuf) {
+        if let Some(variables) = &self.0 {
+            *filter = with_variables(filter, variables);
+        }
+    }
 }
 
 fn unsupported(what: &str) -> CommandError {
@@ -158,25 +195,28 @@ fn unknown(of: &str, name: &str) -> CommandError {
 pub(crate) async fn delete(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
-    let (mut deletes, mut ordered) = (None, true);
+    let (mut deletes, mut ordered, mut variables) = (None, true, Variables::default());
     let mut args = Args::new("delete", &body);
     while let Some((name, value)) = args.next()? {
         match name {
             "deletes" => deletes = Some(value),
             "ordered" => ordered = args::flag("delete.ordered", value)?,
-            "let" => query::no_variables(&args, value)?,
+            "let" => variables = Variables::parse(value)?,
             name => return Err(args.unknown(name)),
         }
     }
     let deletes = args::batch("delete", "deletes", deletes, &mut call.sequences)?;
     check_batch(deletes.len())?;
+    variables.check_room(deletes.len())?;
     let mut statements = Vec::with_capacity(deletes.len());
     for delete in &deletes {
-        statements.push(delete_statement(call, &ns, delete).await?);
+        let mut statement = delete_statement(call, &ns, delete).await?;
+        variables.give_to(&mut statement.filter);
+        statements.push(statement);
     }
     let delete = Delete { statements, ordered };
     let deadline = call.deadline.clone();
-    let done = call.shared.documents.delete(&ns, delete, deadline).await?;
+    let done = call.statements.delete(&ns, delete, deadline).await?;
     let mut reply = RawDocumentBuf::new();
     reply.append(cstr!("n"), reply::number(done.deleted));
     reply::append_write_errors(&mut reply, done.errors);
@@ -217,7 +257,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut modify = FindAndModify::default();
-    let mut remove = false;
+    let (mut remove, mut variables) = (false, Variables::default());
     let mut args = Args::new("findAndModify", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -231,7 +271,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
             "arrayFilters" => modify.array_filters = args::documents("arrayFilters", value)?,
             "hint" => query::check_hint(call, &ns, value).await?,
             "collation" => args::collation(value)?,
-            "let" => query::no_variables(&args, value)?,
+            "let" => variables = Variables::parse(value)?,
             "bypassDocumentValidation" | "bypassEmptyTsReplacement" => {
                 args::flag(name, value)?;
             }
@@ -239,6 +279,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
             name => return Err(args.unknown(name)),
         }
     }
+    variables.give_to(&mut modify.filter);
     let refuse = |message: &str| Err(CommandError::new(Code::FailedToParse, message));
     match (remove, &modify.update) {
         (true, Some(_)) => return refuse("Cannot specify both an update and remove=true"),
@@ -254,11 +295,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
         _ => {}
     }
     let deadline = call.deadline.clone();
-    let done = call
-        .shared
-        .documents
-        .find_and_modify(&ns, modify, deadline)
-        .await?;
+    let done = call.statements.find_and_modify(&ns, modify, deadline).await?;
     let mut last = RawDocumentBuf::new();
     let n = i32::from(done.matched || done.upserted.is_some());
     last.append(cstr!("n"), n);

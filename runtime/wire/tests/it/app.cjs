@@ -66,7 +66,19 @@ async function sessions(client) {
   await notes.insertOne({ _id: 1 }, { session });
   assert.deepStrictEqual(await notes.findOne({}, { session }), { _id: 1 });
   await session.endSession();
-  await fails(115, client.withSession((session) => session.withTransaction(() => notes.insertOne({ _id: 2 }, { session }))));
+  await client.withSession((session) => session.withTransaction(async () => {
+    await notes.insertOne({ _id: 2 }, { session });
+    await notes.insertOne({ _id: 3 }, { session });
+  }));
+  assert.equal(await notes.countDocuments({ _id: { $in: [2, 3] } }), 2);
+  // Of two sessions that change one document the slower one runs its transaction again.
+  await notes.insertOne({ _id: 4, n: 0 });
+  const add = () => client.withSession((session) => session.withTransaction(async () => {
+    const { n } = await notes.findOne({ _id: 4 }, { session });
+    await notes.updateOne({ _id: 4 }, { $set: { n: n + 1 } }, { session });
+  }));
+  await Promise.all([add(), add(), add()]);
+  assert.equal((await notes.findOne({ _id: 4 })).n, 3);
 }
 
 async function main() {

@@ -16,3 +16,4 @@ mod limits;
 mod metrics;
 mod oddities;
 mod protocol;
+mod transactions;

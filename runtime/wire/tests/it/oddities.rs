@@ -26,8 +26,14 @@ fn commands() -> Vec<Document> {
         doc! { "explain": { "find": "c" }, "verbosity": "queryPlanner" },
         doc! {
             "insert": "c", "documents": [{}], "ordered": true, "writeConcern": {}, "txnNumber": 1_i64,
-            "lsid": { "id": id },
+            "lsid": { "id": id.clone() },
         },
+        doc! {
+            "update": "c", "updates": [{ "q": {}, "u": [{ "$set": { "a": "$$x" } }] }], "let": { "x": 1 },
+            "lsid": { "id": id.clone() }, "txnNumber": 2_i64, "autocommit": false, "startTransaction": true,
+        },
+        doc! { "commitTransaction": 1, "lsid": { "id": id.clone() }, "txnNumber": 2_i64, "autocommit": false },
+        doc! { "abortTransaction": 1, "lsid": { "id": id }, "txnNumber": 2_i64, "autocommit": false },
         doc! { "update": "c", "updates": [{ "q": {}, "u": { "$set": { "a": 1 } } }], "ordered": true },
         doc! { "delete": "c", "deletes": [{ "q": {}, "limit": 1 }], "ordered": true },
         doc! {

@@ -102,7 +102,7 @@ async fn unknown_commands_and_arguments_are_named() {
         (doc! { "find": "c", "limit": -1, "$db": "db" }, 51024),
         (doc! { "find": "c", "tailable": true, "$db": "db" }, 115),
         (
-            doc! { "find": "c", "readConcern": { "level": "snapshot" }, "$db": "db" },
+            doc! { "count": "c", "readConcern": { "level": "snapshot" }, "$db": "db" },
             72,
         ),
         (
@@ -125,7 +125,7 @@ async fn unknown_commands_and_arguments_are_named() {
         ),
         (
             doc! { "insert": "c", "documents": [{}], "startTransaction": true, "autocommit": false, "$db": "db" },
-            115,
+            72,
         ),
     ] {
         assert_eq!(client.code(command.clone()).await, code, "{command}");
@@ -274,4 +274,43 @@ async fn stopping_lets_go_of_idle_connections() {
     client.ok(doc! { "ping": 1, "$db": "db" }).await;
     client.stop.send(true).unwrap();
     assert_eq!(client.reply().await, None);
+}
+
+#[tokio::test]
+async fn aggregations_write_only_where_they_may_be_named() {
+    let mut client = Client::connect(&wire(open_to_all()).await);
+    client
+        .ok(insert((0..5).map(|n| doc! { "_id": n }).collect()))
+        .await;
+    let aggregate = |target: Bson, pipeline: Vec<Document>| {
+        doc! { "aggregate": target, "pipeline": pipeline, "cursor": {}, "$db": "db" }
+    };
+    for into in ["a/system", "/node", "", "x.y"] {
+        let place = doc! { "db": into, "coll": "c" };
+        let out = aggregate("c".into(), vec![doc! { "$out": place.clone() }]);
+        assert_eq!(client.code(out).await, 73, "{into}");
+        let merge = aggregate("c".into(), vec![doc! { "$merge": { "into": place } }]);
+        assert_eq!(client.code(merge).await, 73, "{into}");
+    }
+    let merge = doc! { "$merge": { "into": { "db": "other", "coll": "d" }, "let": {} } };
+    client.ok(aggregate("c".into(), vec![merge])).await;
+    let count = client.ok(doc! { "count": "d", "$db": "other" }).await;
+    assert_eq!(count.get_i32("n").unwrap(), 5);
+    let told = aggregate(1.into(), vec![doc! { "$documents": [{ "a": 1 }] }]);
+    let told = client.ok(told).await;
+    let cursor = told.get_document("cursor").unwrap();
+    assert_eq!(cursor.get_str("ns").unwrap(), "db.$cmd.aggregate");
+    assert_eq!(cursor.get_array("firstBatch").unwrap(), &[doc! { "a": 1 }.into()]);
+    let refused = aggregate(1.into(), vec![doc! { "$match": {} }]);
+    assert_eq!(client.code(refused).await, 73);
+    let explained = doc! {
+        "explain": { "aggregate": "c", "pipeline": [{ "$match": { "_id": 1 } }, { "$group": { "_id": null } }] },
+        "verbosity": "queryPlanner", "$db": "db",
+    };
+    let explained = client.ok(explained).await;
+    let stages = explained.get_array("stages").unwrap();
+    let names = stages
+        .iter()
+        .map(|stage| stage.as_document().unwrap().keys().next().unwrap());
+    assert_eq!(names.collect::<Vec<_>>(), ["$cursor", "$group"]);
 }

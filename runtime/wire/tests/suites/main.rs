@@ -190,4 +190,5 @@ macro_rules! suites {
 suites! {
     crud collection bulk database cursor session sessions_unified run_command command_monitoring
     collection_management retryable_reads retryable_reads_unified retryable_writes retryable_writes_unified
+    transactions transactions_unified
 }
