@@ -94,6 +94,8 @@ pub(crate) struct Database {
     pub(crate) cache_bytes: usize,
     /// Reader threads.
     pub(crate) readers: usize,
+    /// Time between two looks for documents that TTL indexes say are over their time.
+    pub(crate) expire_interval: Duration,
 }
 
 /// The MongoDB listener.
@@ -244,6 +246,8 @@ settings! {
     database_cache_bytes, "database.cache_bytes", "CLOUDLET_DATABASE_CACHE_BYTES";
     /// Threads that read the database [default: one a core]
     database_readers, "database.readers", "CLOUDLET_DATABASE_READERS";
+    /// Time between two looks for documents that are over their time [default: 60s]
+    database_expire_interval, "database.expire_interval", "CLOUDLET_DATABASE_EXPIRE_INTERVAL";
     /// Address of the MongoDB listener [default: none]
     mongo_listen, "mongo.listen", "CLOUDLET_MONGO_LISTEN";
     /// Name of the replica set that it says it is [default: none, a router]
@@ -417,6 +421,7 @@ impl<'a> Settings<'a> {
             database: Database {
                 cache_bytes: self.get("database.cache_bytes", 256 << 20, bytes_usize),
                 readers: self.get("database.readers", cores, count),
+                expire_interval: self.get("database.expire_interval", Duration::from_secs(60), duration),
             },
             mongo: Mongo {
                 listen: self.get("mongo.listen", None, |text| address(text).map(Some)),

@@ -1,12 +1,19 @@
-//! What the node does by the clock for every app: expired sessions and the content of interrupted uploads go.
-//! Started by node.rs beside the front, ended before the drain.
+//! What the node does by the clock: for every app expired sessions and the content of interrupted uploads go, and in
+//! the database the documents that TTL indexes say are over their time. Started by node.rs beside the front, ended
+//! before the drain.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cloudlet_base::AppId;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::node::Node;
+
+/// Documents that one commit removes for being over their time.
+const EXPIRED_PER_COMMIT: usize = 1000;
+/// Time between two such commits when there are more, so that other writes have their turn.
+const EXPIRE_PAUSE: Duration = Duration::from_millis(10);
 
 /// What maintenance removed and what it failed at.
 pub(crate) struct Metrics {
@@ -31,7 +38,7 @@ impl Metrics {
         registry.register(Box::new(removed.clone()))?;
         let failures = IntCounter::new(
             "cloudlet_maintenance_failures_total",
-            "Rounds over one app that failed; the next one tries again.",
+            "Rounds that failed; the next one tries again.",
         )?;
         registry.register(Box::new(failures.clone()))?;
         Ok(Self {
@@ -51,6 +58,24 @@ pub(crate) async fn run(node: Arc<Node>) {
             if let Err(error) = tidy(&node, &app).await {
                 node.maintenance.failures.inc();
                 tracing::warn!(%app, "maintenance failed and will be tried again: {error:#}");
+            }
+        }
+    }
+}
+
+/// Removes documents that are over their time, a round an interval. Never ends by itself.
+pub(crate) async fn expire(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(node.config.database.expire_interval).await;
+        loop {
+            match node.docs.expire(node.clock.now(), EXPIRED_PER_COMMIT).await {
+                Ok(expired) if expired.more => tokio::time::sleep(EXPIRE_PAUSE).await,
+                Ok(_) => break,
+                Err(error) => {
+                    node.maintenance.failures.inc();
+                    tracing::warn!("expired documents could not be removed and will be tried again: {error}");
+                    break;
+                }
             }
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) maintenance: maintenance::Metrics,
     pub(crate) documents: Arc<dyn Documents>,
+    /// The engine behind `documents`, for what only its own node asks of it.
+    pub(crate) docs: Docs,
     /// The MongoDB wire protocol over the documents; its users are there whether or not it is listened to.
     pub(crate) wire: Wire,
     pub(crate) blobs: BlobStore,
@@ -59,7 +61,7 @@ impl Node {
 
         let docs = Docs::open(docdb_config(&config), clock.clone(), entropy.clone(), &prometheus)
             .with_context(|| format!("open the database in the data directory {data_dir:?}"))?;
-        let documents: Arc<dyn Documents> = Arc::new(Embedded::new(docs));
+        let documents: Arc<dyn Documents> = Arc::new(Embedded::new(docs.clone()));
         let backend = BlobStore::local_backend(&config.storage.dir)
             .with_context(|| format!("open the object directory {:?}", config.storage.dir))?;
         let blobs = BlobStore::open(
@@ -113,6 +115,7 @@ impl Node {
             metrics,
             maintenance,
             documents,
+            docs,
             wire,
             blobs,
             auth,
@@ -159,7 +162,10 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
             say(&format!("admin key: {key}"));
         }
         let front = front::Front::start(Arc::clone(&node)).await?;
-        let maintenance = tokio::spawn(maintenance::run(node));
+        let maintenance = [
+            tokio::spawn(maintenance::run(Arc::clone(&node))),
+            tokio::spawn(maintenance::expire(node)),
+        ];
         say(&format!("listening public {}", front.public_url()));
         if let Some(url) = front.mongo_url() {
             say(&format!("listening mongo {url}"));
@@ -167,7 +173,7 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         say(&format!("listening admin {}", front.admin_url()));
         signals.wait().await;
         tracing::info!("stopping");
-        maintenance.abort();
+        maintenance.iter().for_each(tokio::task::JoinHandle::abort);
         front.drain().await;
         tracing::info!("stopped");
         Ok(())

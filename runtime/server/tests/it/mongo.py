@@ -1,5 +1,6 @@
 """What a driver may do at a node's MongoDB listener: python mongo.py HOST:PORT."""
 
+import datetime
 import sys
 
 import pymongo
@@ -30,6 +31,21 @@ notes.insert_one({"_id": "from-driver", "n": 2})
 assert notes.count_documents({"n": {"$gte": 1}}) == 2
 notes.create_index([("n", pymongo.DESCENDING)], unique=True)
 refused(11000, lambda: notes.insert_one({"n": 2}))
+
+# A TTL index: waiting is asking until the document is gone.
+notes.create_index("seen", expireAfterSeconds=1)
+notes.insert_one({"_id": "old", "seen": datetime.datetime(2020, 1, 1)})
+while notes.find_one({"_id": "old"}):
+    pass
+
+# A transaction, all or nothing.
+with owner.start_session() as session, session.start_transaction():
+    notes.update_one({"_id": "from-driver"}, {"$inc": {"n": 1}}, session=session)
+    notes.insert_one({"_id": "too", "n": 9}, session=session)
+    session.abort_transaction()
+assert notes.find_one({"_id": "from-driver"})["n"] == 2 and not notes.find_one({"_id": "too"})
+totals = notes.aggregate([{"$group": {"_id": None, "sum": {"$sum": "$n"}}}])
+assert list(totals) == [{"_id": None, "sum": 3}]
 
 # Another app's data, the platform's own, and a wrong password.
 refused(13, lambda: owner.shop.notes.find_one())

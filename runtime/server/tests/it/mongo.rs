@@ -55,7 +55,10 @@ fn drive(script: &str, args: &[&str]) {
 
 #[test]
 fn a_driver_sees_its_own_app_and_nothing_else() {
-    let node = Options::default().set("mongo-listen", "127.0.0.1:0").start();
+    let node = Options::default()
+        .set("mongo-listen", "127.0.0.1:0")
+        .set("database-expire-interval", "20ms")
+        .start();
     for name in ["hotel", "shop"] {
         assert_eq!(node.deploy(&app(name)).status / 100, 2);
     }
