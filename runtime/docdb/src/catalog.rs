@@ -34,6 +34,8 @@ const INDEX_FIELDS_MAX: usize = 32;
 #[derive(Debug, Clone)]
 pub(crate) struct Collection {
     pub(crate) id: u32,
+    /// Whether the change log gets documents as they were before and after each update and delete.
+    pub(crate) images: bool,
     pub(crate) indexes: Vec<Arc<Index>>,
 }
 
@@ -174,6 +176,18 @@ impl Catalog {
         ns: &Namespace,
         limits: &Limits,
     ) -> Result<Arc<Collection>> {
+        self.check_new(ns, limits)?;
+        let id = self.allocate_id(kv)?;
+        let collection = Collection {
+            id,
+            images: false,
+            indexes: Vec::new(),
+        };
+        self.save(kv, ns, collection)
+    }
+
+    /// Checks that a collection can be made under a name.
+    fn check_new(&self, ns: &Namespace, limits: &Limits) -> Result<()> {
         check_namespace(ns)?;
         if self.collection(ns).is_some() {
             return Err(Error::new(
@@ -189,12 +203,7 @@ impl Catalog {
             );
             return Err(Error::new(Code::CannotCreateCollection, message));
         }
-        let id = self.allocate_id(kv)?;
-        let collection = Collection {
-            id,
-            indexes: Vec::new(),
-        };
-        self.save(kv, ns, collection)
+        Ok(())
     }
 
     /// Writes a collection's row and puts it in the place of the one with that name.
@@ -217,6 +226,25 @@ impl Catalog {
         kv.delete(&row_key(ns))?;
         Arc::make_mut(self).collections.remove(ns);
         Ok(())
+    }
+
+    /// Gives a collection another name.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub(crate) fn rename(
+        self: &mut Arc<Self>,
+        kv: &mut dyn KvWrite,
+        from: &Namespace,
+        to: &Namespace,
+        limits: &Limits,
+    ) -> Result<()> {
+        let Some(collection) = self.collection(from).cloned() else {
+            return Ok(());
+        };
+        self.check_new(to, limits)?;
+        self.remove(kv, from)?;
+        self.save(kv, to, Collection::clone(&collection)).map(drop)
     }
 
     /// An id that was never given out.
@@ -388,6 +416,9 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
     let mut row = RawDocumentBuf::new();
     row.append(bson::raw::cstr!("id"), i64::from(collection.id));
     row.append(bson::raw::cstr!("indexes"), indexes);
+    if collection.images {
+        row.append(bson::raw::cstr!("images"), true);
+    }
     row
 }
 
@@ -428,6 +459,8 @@ fn parse_collection(value: &[u8]) -> Option<Collection> {
         .map(|index| parse_index(index.ok()?.as_document()?).map(Arc::new));
     Some(Collection {
         id,
+        // Absent from rows that were written before there was a change log.
+        images: row.get_bool("images").unwrap_or(false),
         indexes: indexes.collect::<Option<_>>()?,
     })
 }

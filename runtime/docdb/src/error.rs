@@ -93,6 +93,8 @@ codes! {
     InvalidLength = 16, Limit;
     /// Bytes that are not BSON.
     InvalidBSON = 22, Invalid;
+    /// What may not be done here, such as `$group` in a change stream.
+    IllegalOperation = 20, Invalid;
     /// The collection does not exist.
     NamespaceNotFound = 26, NotFound;
     /// The index does not exist.
@@ -101,6 +103,8 @@ codes! {
     PathNotViable = 28, Invalid;
     /// Two parts of an update write the same path.
     ConflictingUpdateOperators = 40, Invalid;
+    /// A document that has to be there is not.
+    NoMatchingDocument = 47, NotFound;
     /// The collection exists already.
     NamespaceExists = 48, Conflict;
     /// The deadline passed.
@@ -151,6 +155,12 @@ codes! {
     NoSuchTransaction = 251, NotFound;
     /// A statement that may not be part of a transaction.
     OperationNotSupportedInTransaction = 263, Invalid;
+    /// A resume token that is none, or of another database.
+    InvalidResumeToken = 260, Invalid;
+    /// A change stream that can't go on and can't be resumed as it is.
+    ChangeStreamFatalError = 280, Invalid;
+    /// The change log was trimmed past the place where a stream would go on.
+    ChangeStreamHistoryLost = 286, NotFound;
     /// A transaction changed more than it may.
     TransactionTooLarge = 257, Limit;
     /// The disk is full or failing; nothing was written.

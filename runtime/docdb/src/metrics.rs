@@ -19,10 +19,12 @@ pub(crate) enum Op {
     FindAndModify,
     Transact,
     Catalog,
+    Watch,
+    NextChanges,
 }
 
 impl Op {
-    const ALL: [Op; 12] = [
+    const ALL: [Op; 14] = [
         Op::Find,
         Op::NextPage,
         Op::Count,
@@ -35,6 +37,8 @@ impl Op {
         Op::FindAndModify,
         Op::Transact,
         Op::Catalog,
+        Op::Watch,
+        Op::NextChanges,
     ];
 
     const fn label(self) -> &'static str {
@@ -51,6 +55,8 @@ impl Op {
             Op::FindAndModify => "find_and_modify",
             Op::Transact => "transact",
             Op::Catalog => "catalog",
+            Op::Watch => "watch",
+            Op::NextChanges => "next_changes",
         }
     }
 }
@@ -101,6 +107,12 @@ pub(crate) struct Metrics {
     pub(crate) examined: IntCounter,
     /// Reads that ran on the caller's thread.
     pub(crate) inline_reads: IntCounter,
+    /// Events written to the change log.
+    pub(crate) feed_events: IntCounter,
+    /// Events trimmed from the change log.
+    pub(crate) feed_trimmed: IntCounter,
+    /// Bytes of the change log.
+    pub(crate) feed_bytes: IntGauge,
     /// Transactions open now.
     pub(crate) transactions: IntGauge,
     /// By outcome; indexed by `TransactionEnd`.
@@ -184,6 +196,15 @@ impl Metrics {
                 "cloudlet_docdb_inline_reads_total",
                 "Reads that ran on their caller's thread.",
             )?,
+            feed_events: counter(
+                "cloudlet_docdb_feed_events_total",
+                "Events written to the change log.",
+            )?,
+            feed_trimmed: counter(
+                "cloudlet_docdb_feed_trimmed_total",
+                "Events trimmed from the change log.",
+            )?,
+            feed_bytes: gauge("cloudlet_docdb_feed_bytes", "Bytes of the change log.")?,
             transactions: gauge("cloudlet_docdb_transactions", "Transactions open now.")?,
             transactions_ended: TransactionEnd::ALL.map(|end| transactions.with_label_values(&[end.label()])),
             operations: Op::ALL.map(|op| operations.with_label_values(&[op.label()])),

@@ -3,6 +3,7 @@
 mod aggregate;
 mod commands;
 mod crash;
+mod feed;
 mod files;
 mod lanes;
 mod model;
