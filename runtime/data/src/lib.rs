@@ -20,9 +20,9 @@ mod session;
 pub mod testing;
 
 pub use cloudlet_docdb::{
-    Aggregate, Code, Cursor, Delete, DeleteOne, Deleted, Error, Find, FindAndModify, IndexSpec, Insert,
-    Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write, WriteError, Written,
-    default_index_name, pipeline_update,
+    Aggregate, BeforeChange, ChangeCursor, Changes, Code, Cursor, Delete, DeleteOne, Deleted, Error, Find,
+    FindAndModify, FullDocument, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Update, UpdateOne,
+    Updated, Watch, WatchScope, WatchStart, Write, WriteError, Written, default_index_name, pipeline_update,
 };
 pub use documents::{BoxFuture, Documents};
 pub use embedded::Embedded;
