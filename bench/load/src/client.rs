@@ -56,7 +56,7 @@ pub(crate) async fn load(
         errors: 0,
         bytes: 0,
         elapsed: Duration::ZERO,
-        latency: Histogram::new(3)?,
+        latency: Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 3)?,
     };
     set.run_until(async {
         for task in tasks {
@@ -79,7 +79,7 @@ async fn one_connection(mut stream: TcpStream, request: &[u8], until: Instant) -
         errors: 0,
         bytes: 0,
         elapsed: Duration::ZERO,
-        latency: Histogram::new(3)?,
+        latency: Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 3)?,
     };
     let mut buffer = vec![0; 256 * 1024];
     loop {
@@ -99,6 +99,9 @@ async fn one_connection(mut stream: TcpStream, request: &[u8], until: Instant) -
         }
     }
 }
+
+/// Longer waits are counted as this long.
+const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 
 /// Reads one response and throws its body away. Returns the status and the body's length.
 async fn read_response(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(u16, u64)> {

@@ -208,18 +208,23 @@ fn cloudlet(options: &Options, dir: &Path) -> Result<(Child, SocketAddr)> {
         admin.unwrap_or_default(),
         key.unwrap_or_default(),
     );
-    let deploy = Command::new(&options.cloudlet)
-        .args(["deploy", "-C"])
-        .arg(&options.app)
-        .args(["--node", &format!("http://{admin}"), "--key", &key])
-        .output()
-        .context("run `cloudlet deploy`")?;
-    if !deploy.status.success() {
-        let _ = child.kill();
-        bail!(
-            "the benchmark's app was not deployed: {}",
-            String::from_utf8_lossy(&deploy.stderr)
-        );
+    let item = format!(r#"{{"_id":1,"name":"item","text":"{}"}}"#, "x".repeat(200));
+    for arguments in [&["deploy"][..], &["db", "insert", "items", &item]] {
+        let command = Command::new(&options.cloudlet)
+            .args(arguments)
+            .arg("-C")
+            .arg(&options.app)
+            .args(["--node", &format!("http://{admin}"), "--key", &key])
+            .output()
+            .context("run `cloudlet`")?;
+        if !command.status.success() {
+            let _ = child.kill();
+            bail!(
+                "`cloudlet {}` failed: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&command.stderr)
+            );
+        }
     }
     Ok((child, public.parse().context("parse the node's address")?))
 }
@@ -239,7 +244,7 @@ fn wasmtime_serve(options: &Options) -> Result<(Child, SocketAddr)> {
             "-O",
             "pooling-allocator=y",
             "-S",
-            "cli,config",
+            "cli",
             "--addr",
             &address.to_string(),
         ])

@@ -215,6 +215,7 @@ pub(crate) async fn prepare(documents: &dyn Documents, app: &AppId) -> Result<()
         keys: vec![("expires".into(), 1)],
         unique: false,
         sparse: false,
+        ..IndexSpec::default()
     };
     documents.create_indexes(&sessions(app), vec![by_expiry]).await?;
     Ok(())

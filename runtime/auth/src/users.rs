@@ -174,6 +174,7 @@ pub(crate) async fn prepare(documents: &dyn Documents, app: &AppId) -> Result<()
         keys: vec![(field.into(), 1)],
         unique: true,
         sparse: true,
+        ..IndexSpec::default()
     };
     documents
         .create_indexes(&users(app), vec![unique("username"), unique("device")])

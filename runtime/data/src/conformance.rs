@@ -816,6 +816,55 @@ impl Suite<'_> {
             .await
             .expect_err("no collection");
         assert_eq!(error.code(), Code::NamespaceNotFound);
+        self.renames().await;
+    }
+
+    /// Renaming, and databases as a whole; the database is empty before and after.
+    async fn renames(&self) {
+        let documents = self.documents;
+        let to = Namespace::new(self.ns.database.clone(), "renamed");
+        let error = documents.rename_collection(&self.ns, &to, false).await;
+        assert_eq!(error.expect_err("no source").code(), Code::NamespaceNotFound);
+        self.insert([doc! { "_id": 1, "a": 5 }]).await;
+        self.index(index(&[("a", 1)])).await.expect("index");
+        documents
+            .rename_collection(&self.ns, &to, false)
+            .await
+            .expect("rename");
+        let moved = Suite {
+            documents,
+            ns: to.clone(),
+        };
+        assert_eq!(self.count(doc! {}).await, 0);
+        assert_eq!(moved.count(doc! { "a": 5 }).await, 1, "the index came along");
+        assert_eq!(documents.list_indexes(&to).await.expect("list").len(), 2);
+        self.insert([doc! { "_id": 2 }, doc! { "_id": 3 }]).await;
+        let error = documents.rename_collection(&self.ns, &to, false).await;
+        assert_eq!(error.expect_err("target is there").code(), Code::NamespaceExists);
+        documents
+            .rename_collection(&self.ns, &to, true)
+            .await
+            .expect("rename over it");
+        assert_eq!(moved.count(doc! {}).await, 2);
+        assert!(
+            documents
+                .list_databases()
+                .await
+                .expect("list")
+                .contains(&to.database)
+        );
+        documents.drop_database(&to.database).await.expect("drop");
+        documents
+            .drop_database(&to.database)
+            .await
+            .expect("nothing to drop is no error");
+        assert!(
+            !documents
+                .list_databases()
+                .await
+                .expect("list")
+                .contains(&to.database)
+        );
     }
 
     /// Five documents with most kinds of fields.
@@ -984,6 +1033,7 @@ fn index(keys: &[(&str, i32)]) -> IndexSpec {
         keys,
         unique: false,
         sparse: false,
+        ..IndexSpec::default()
     }
 }
 

@@ -15,12 +15,8 @@ use cloudlet_docdb::{
 /// A future that a trait object returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A document database with MongoDB's semantics.
-///
-/// Contract of every implementation: a write's reply arrives when the write is durable; each statement is atomic
-/// on one document; [`transact`](Self::transact) is atomic over all its writes; a reader sees only committed
-/// states; errors carry MongoDB's codes. Dropping a returned future does not undo a write that was accepted.
-pub trait Documents: Send + Sync + 'static {
+/// What can be asked of a database and, in the same words, of a transaction on it.
+pub trait Statements: Send + Sync + 'static {
     /// Runs a query and returns its first page. A missing collection is an empty one.
     fn find<'a>(
         &'a self,
@@ -97,6 +93,35 @@ pub trait Documents: Send + Sync + 'static {
         modify: FindAndModify,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Modified, Error>>;
+}
+
+/// A transaction of several statements, under snapshot isolation: it sees the state in which it began and its own
+/// changes, and of two that change the same document one gets `WriteConflict`. Any error of a statement, also of a
+/// single document in it, ends it; so do its time and the drop of the last handle, and nothing is changed then.
+/// Statements of one transaction run one after another; a cursor of it goes on in it only.
+pub trait Transaction: Statements {
+    /// Makes all changes durable and visible, or none. `WriteConflict`: run the whole transaction again.
+    /// `NoSuchTransaction`: it has ended already.
+    fn commit(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Ends it without effect; nothing happens when it has ended already.
+    fn abort(&self);
+
+    /// Whether it takes statements.
+    fn is_open(&self) -> bool;
+}
+
+/// A document database with MongoDB's semantics.
+///
+/// Contract of every implementation: a write's reply arrives when the write is durable; each statement is atomic
+/// on one document; [`transact`](Self::transact) is atomic over all its writes; a reader sees only committed
+/// states; errors carry MongoDB's codes. Dropping a returned future does not undo a write that was accepted.
+pub trait Documents: Statements {
+    /// Begins a transaction on the newest committed state. Short and without I/O to wait for.
+    ///
+    /// # Errors
+    /// `TooManyRequests` when too many are open, `IllegalOperation` when the database has none.
+    fn start_transaction(&self) -> Result<Arc<dyn Transaction>, Error>;
 
     /// Several writes, all or nothing: the first failure undoes the others and is returned.
     fn transact(&self, writes: Vec<Write>, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Written>, Error>>;
@@ -150,6 +175,21 @@ pub trait Documents: Send + Sync + 'static {
     /// Names of the collections of a database, in order.
     fn list_collections<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<Vec<Arc<str>>, Error>>;
 
+    /// Names of all databases that have a collection, in order, the platform's own (which have a `/`) among them.
+    fn list_databases(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, Error>>;
+
+    /// Removes all collections of a database. No error when there are none.
+    fn drop_database<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Gives a collection another name, maybe in another database. `NamespaceNotFound` when it is not there,
+    /// `NamespaceExists` when the name is taken and `drop_target` is false.
+    fn rename_collection<'a>(
+        &'a self,
+        from: &'a Namespace,
+        to: &'a Namespace,
+        drop_target: bool,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
     /// Makes the indexes that are not there yet, and the collection. Returns how many were made.
     fn create_indexes<'a>(
         &'a self,
@@ -168,6 +208,14 @@ pub trait Documents: Send + Sync + 'static {
         &'a self,
         ns: &'a Namespace,
         find: Find,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>>;
+
+    /// How an aggregation runs, in MongoDB's shape: the query that feeds it, and the names of the stages after it.
+    fn explain_aggregate<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        aggregate: Aggregate,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>>;
 }

@@ -10,7 +10,7 @@ use cloudlet_docdb::{
     Insert, Inserted, Modified, Namespace, Page, Update, Updated, Watch, WatchScope, Write, Written,
 };
 
-use crate::{BoxFuture, Documents};
+use crate::{BoxFuture, Documents, Statements, Transaction};
 
 /// Longest that one call waits for events.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -25,7 +25,13 @@ impl Embedded {
     }
 }
 
-impl Documents for Embedded {
+/// A transaction of the embedded engine.
+struct EmbeddedTransaction(cloudlet_docdb::Transaction);
+
+/// The engine and its transactions take the same statements.
+macro_rules! statements {
+    ($($engine:ty),*) => {$(
+impl Statements for $engine {
     fn find<'a>(
         &'a self,
         ns: &'a Namespace,
@@ -109,6 +115,30 @@ impl Documents for Embedded {
     ) -> BoxFuture<'a, Result<Modified, Error>> {
         Box::pin(self.0.find_and_modify(ns, modify, deadline))
     }
+}
+    )*};
+}
+
+statements!(Embedded, EmbeddedTransaction);
+
+impl Transaction for EmbeddedTransaction {
+    fn commit(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.0.commit())
+    }
+
+    fn abort(&self) {
+        self.0.abort();
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+}
+
+impl Documents for Embedded {
+    fn start_transaction(&self) -> Result<Arc<dyn Transaction>, Error> {
+        Ok(Arc::new(EmbeddedTransaction(self.0.start_transaction()?)))
+    }
 
     fn transact(&self, writes: Vec<Write>, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Written>, Error>> {
         Box::pin(self.0.transact(writes, deadline))
@@ -169,6 +199,23 @@ impl Documents for Embedded {
         Box::pin(self.0.list_collections(database))
     }
 
+    fn list_databases(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>, Error>> {
+        Box::pin(self.0.list_databases())
+    }
+
+    fn drop_database<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.drop_database(database))
+    }
+
+    fn rename_collection<'a>(
+        &'a self,
+        from: &'a Namespace,
+        to: &'a Namespace,
+        drop_target: bool,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.rename_collection(from, to, drop_target))
+    }
+
     fn create_indexes<'a>(
         &'a self,
         ns: &'a Namespace,
@@ -192,5 +239,14 @@ impl Documents for Embedded {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>> {
         Box::pin(self.0.explain(ns, find, deadline))
+    }
+
+    fn explain_aggregate<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        aggregate: Aggregate,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<RawDocumentBuf, Error>> {
+        Box::pin(self.0.explain_aggregate(ns, aggregate, deadline))
     }
 }

@@ -13,8 +13,8 @@ use cloudlet_base::Deadline;
 
 use crate::{
     Aggregate, BoxFuture, ChangeCursor, Changes, Code, Cursor, Delete, Deleted, Documents, Error, Find,
-    FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Watch,
-    WatchScope, Write, WriteError, Written,
+    FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Statements, Transaction, Update,
+    UpdateOne, Updated, Watch, WatchScope, Write, WriteError, Written,
 };
 
 /// The real engine, in memory.
@@ -273,6 +273,7 @@ impl Collection {
             keys: vec![("_id".into(), 1)],
             unique: true,
             sparse: false,
+            ..IndexSpec::default()
         };
         for index in self.indexes.iter().chain([&id]).filter(|index| index.unique) {
             let key = |d: &Document| -> Vec<Option<Bson>> {
@@ -492,7 +493,7 @@ fn first_error<T>(errors: Vec<WriteError>, ok: T) -> Result<T> {
         .map_or(Ok(ok), |failed| Err(failed.error))
 }
 
-impl Documents for MemoryDocuments {
+impl Statements for MemoryDocuments {
     fn find<'a>(&'a self, ns: &'a Namespace, find: Find, _: Deadline) -> BoxFuture<'a, Result<Page>> {
         done(self.read(|state| {
             let mut documents = Vec::new();
@@ -542,28 +543,6 @@ impl Documents for MemoryDocuments {
         unsupported("aggregate")
     }
 
-    fn watch(&self, _: WatchScope, _: Watch) -> BoxFuture<'_, Result<ChangeCursor>> {
-        unsupported("change streams")
-    }
-
-    fn next_changes(
-        &self,
-        _: ChangeCursor,
-        _: Option<u32>,
-        _: Duration,
-        _: Deadline,
-    ) -> BoxFuture<'_, Result<Changes>> {
-        unsupported("change streams")
-    }
-
-    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp>> {
-        unsupported("change streams")
-    }
-
-    fn keep_images<'a>(&'a self, _: &'a Namespace, _: bool) -> BoxFuture<'a, Result<()>> {
-        unsupported("change streams")
-    }
-
     fn insert<'a>(
         &'a self,
         ns: &'a Namespace,
@@ -598,6 +577,37 @@ impl Documents for MemoryDocuments {
         _: Deadline,
     ) -> BoxFuture<'a, Result<Modified>> {
         done(self.write(|state| state.entry(ns.clone()).or_default().modify(modify)))
+    }
+}
+
+impl Documents for MemoryDocuments {
+    fn start_transaction(&self) -> Result<Arc<dyn Transaction>> {
+        Err(Error::new(
+            Code::IllegalOperation,
+            "the model has no transactions",
+        ))
+    }
+
+    fn watch(&self, _: WatchScope, _: Watch) -> BoxFuture<'_, Result<ChangeCursor>> {
+        unsupported("change streams")
+    }
+
+    fn next_changes(
+        &self,
+        _: ChangeCursor,
+        _: Option<u32>,
+        _: Duration,
+        _: Deadline,
+    ) -> BoxFuture<'_, Result<Changes>> {
+        unsupported("change streams")
+    }
+
+    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp>> {
+        unsupported("change streams")
+    }
+
+    fn keep_images<'a>(&'a self, _: &'a Namespace, _: bool) -> BoxFuture<'a, Result<()>> {
+        unsupported("change streams")
     }
 
     fn transact(&self, writes: Vec<Write>, _: Deadline) -> BoxFuture<'_, Result<Vec<Written>>> {
@@ -643,6 +653,42 @@ impl Documents for MemoryDocuments {
         }))
     }
 
+    fn list_databases(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>>> {
+        done(self.read(|state| {
+            let mut names: Vec<Arc<str>> = state.keys().map(|ns| ns.database.clone()).collect();
+            names.dedup();
+            Ok(names)
+        }))
+    }
+
+    fn drop_database<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<()>> {
+        done(self.write(|state| {
+            state.retain(|ns, _| &*ns.database != database);
+            Ok(())
+        }))
+    }
+
+    fn rename_collection<'a>(
+        &'a self,
+        from: &'a Namespace,
+        to: &'a Namespace,
+        drop_target: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        done(self.write(|state| {
+            if state.contains_key(to) && !drop_target {
+                return Err(Error::new(Code::NamespaceExists, "target namespace exists"));
+            }
+            let collection = state.remove(from).ok_or_else(|| {
+                Error::new(
+                    Code::NamespaceNotFound,
+                    format!("source collection {from} does not exist"),
+                )
+            })?;
+            state.insert(to.clone(), collection);
+            Ok(())
+        }))
+    }
+
     fn create_indexes<'a>(
         &'a self,
         ns: &'a Namespace,
@@ -677,5 +723,14 @@ impl Documents for MemoryDocuments {
         _: Deadline,
     ) -> BoxFuture<'a, Result<RawDocumentBuf>> {
         unsupported("explain")
+    }
+
+    fn explain_aggregate<'a>(
+        &'a self,
+        _: &'a Namespace,
+        _: Aggregate,
+        _: Deadline,
+    ) -> BoxFuture<'a, Result<RawDocumentBuf>> {
+        unsupported("explain_aggregate")
     }
 }

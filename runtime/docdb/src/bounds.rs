@@ -6,8 +6,9 @@ use bson::{RawBson, RawBsonRef};
 use crate::keycode;
 use crate::kv::successor;
 use crate::path::Path;
-use crate::query::{Filter, Predicate};
+use crate::query::{Filter, Predicate, Regex};
 use crate::show;
+use crate::value::{canonical_class, is_nan};
 
 /// Most intervals that one field is searched in; a longer `$in` is filtered instead.
 const INTERVALS_MAX: usize = 1000;
@@ -74,6 +75,30 @@ impl Bounds {
         Some(Bounds {
             intervals: vec![interval],
             exists,
+        })
+    }
+
+    /// Where a hashed field has these values; nothing but single values can be found there.
+    pub(crate) fn hashed(&self) -> Option<Bounds> {
+        if !self.points() {
+            return None;
+        }
+        let intervals: Option<Vec<Interval>> = self.intervals.iter().map(Interval::hashed).collect();
+        let mut intervals = intervals?;
+        intervals.sort_by(|a, b| a.from.cmp(&b.from));
+        intervals.dedup_by(|a, b| a.from == b.from);
+        Some(Bounds {
+            intervals,
+            exists: self.exists,
+        })
+    }
+
+    /// Whether each key of `other` is one of these.
+    fn contains(&self, other: &Bounds) -> bool {
+        other.intervals.iter().all(|inner| {
+            self.intervals
+                .iter()
+                .any(|outer| outer.from <= inner.from && inner.to <= outer.to)
         })
     }
 
@@ -151,6 +176,11 @@ impl Interval {
         }
     }
 
+    /// Where a hashed field has the one value of this interval.
+    fn hashed(&self) -> Option<Interval> {
+        Self::point(&RawBson::Int64(crate::index::hash(&self.from)))
+    }
+
     /// The interval as `explain` shows it.
     pub(crate) fn show(&self, descending: bool) -> String {
         let (from, to) = if descending {
@@ -175,11 +205,21 @@ impl Interval {
     }
 }
 
+/// The key bytes of a field's dates up to `last`.
+pub(crate) fn dates_until(last: &RawBson, descending: bool) -> Option<(Vec<u8>, Vec<u8>)> {
+    let interval = range(last, false, true)?.intervals.pop()?;
+    Some(if descending {
+        interval.descending()
+    } else {
+        (interval.from, interval.to)
+    })
+}
+
 /// What `filter` says about the field at `path`; `None` when nothing that an index could use. In a multikey field
 /// two predicates may be met by different elements of an array, so their bounds must not be intersected there.
 pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool) -> Option<Bounds> {
     match filter {
-        Filter::Field { path: at, predicate } if at == path => of_predicate(predicate, multikey),
+        Filter::Field { path: at, predicate } if at == path => of_predicate(path, predicate, multikey),
         Filter::And(all) => combine(
             all.iter().filter_map(|filter| of_filter(filter, path, multikey)),
             multikey,
@@ -195,43 +235,192 @@ pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool) -> Option<
     }
 }
 
-fn of_predicate(predicate: &Predicate, multikey: bool) -> Option<Bounds> {
+/// Whether each document that `filter` matches is one that `wanted`, the filter of a partial index, matches: told
+/// only as far as it shows in the predicates of single fields.
+pub(crate) fn implies(filter: &Filter, wanted: &Filter) -> bool {
+    match wanted {
+        Filter::AlwaysTrue => return true,
+        Filter::And(all) => return all.iter().all(|wanted| implies(filter, wanted)),
+        Filter::Or(any) if any.iter().any(|wanted| implies(filter, wanted)) => return true,
+        _ => {}
+    }
+    match (filter, wanted) {
+        (Filter::AlwaysFalse, _) => true,
+        (Filter::And(all), _) => all.iter().any(|filter| implies(filter, wanted)),
+        (Filter::Or(any), _) => any.iter().all(|filter| implies(filter, wanted)),
+        (Filter::Expr { implied, .. }, _) => implies(implied, wanted),
+        (
+            Filter::Field { path, predicate },
+            Filter::Field {
+                path: at,
+                predicate: wanted,
+            },
+        ) => path == at && predicate_implies(path, predicate, wanted),
+        _ => false,
+    }
+}
+
+fn predicate_implies(path: &Path, predicate: &Predicate, wanted: &Predicate) -> bool {
+    if let Predicate::AllOf(all) = wanted {
+        return all
+            .iter()
+            .all(|wanted| predicate_implies(path, predicate, wanted));
+    }
+    if let Predicate::AllOf(all) = predicate {
+        return all
+            .iter()
+            .any(|predicate| predicate_implies(path, predicate, wanted));
+    }
+    match (predicate, wanted) {
+        (Predicate::Never, _) => true,
+        (Predicate::Exists(true) | Predicate::Type(_) | Predicate::Size(_), Predicate::Exists(true)) => true,
+        (_, Predicate::Exists(true)) => {
+            of_predicate(path, predicate, true).is_some_and(|bounds| bounds.exists)
+        }
+        (Predicate::Type(types), Predicate::Type(wanted)) => types.iter().all(|kind| wanted.contains(kind)),
+        (Predicate::Eq(value), Predicate::Eq(wanted)) if matches!(value, RawBson::Array(_)) => {
+            crate::value::compare(value.as_raw_bson_ref(), wanted.as_raw_bson_ref()).is_eq()
+        }
+        // Of these the bounds say exactly which values match.
+        (
+            _,
+            Predicate::Eq(_)
+            | Predicate::In { .. }
+            | Predicate::Lt(_)
+            | Predicate::Lte(_)
+            | Predicate::Gt(_)
+            | Predicate::Gte(_),
+        ) => {
+            let bounds = of_predicate(path, predicate, true);
+            let wanted = of_predicate(path, wanted, true);
+            bounds
+                .zip(wanted)
+                .is_some_and(|(bounds, wanted)| wanted.contains(&bounds))
+        }
+        _ => false,
+    }
+}
+
+/// What the filter of an `$elemMatch` says about the field at `path` below one element. A nested array passes for an
+/// element without fields there and for none in an index, so only what needs the field to be there counts.
+pub(crate) fn of_element(filter: &Filter, path: &Path) -> Option<Bounds> {
+    of_filter(filter, path, true).filter(|bounds| bounds.exists)
+}
+
+/// The `$elemMatch`es on documents that a condition of a filter makes, with their paths.
+pub(crate) fn elements(filter: &Filter) -> Vec<(&Path, &Filter)> {
+    fn of<'f>(path: &'f Path, predicate: &'f Predicate, found: &mut Vec<(&'f Path, &'f Filter)>) {
+        match predicate {
+            Predicate::ElemMatchDocument(filter) => found.push((path, filter)),
+            Predicate::AllOf(all) => all.iter().for_each(|predicate| of(path, predicate, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    if let Filter::Field { path, predicate } = filter {
+        of(path, predicate, &mut found);
+    }
+    found
+}
+
+/// Whether every document that `filter` matches has something at `path`.
+pub(crate) fn implies_exists(filter: &Filter, path: &Path) -> bool {
+    let wanted = Filter::Field {
+        path: path.clone(),
+        predicate: Predicate::Exists(true),
+    };
+    implies(filter, &wanted)
+}
+
+/// Whether the bounds that `filter` gives for the fields at `paths`, none of which ever meets an array, are met by the
+/// documents that match and by no others.
+pub(crate) fn is_exact(filter: &Filter, paths: &[&Path]) -> bool {
+    match filter {
+        Filter::AlwaysTrue | Filter::AlwaysFalse => true,
+        Filter::Field { path, predicate } => paths.contains(&path) && is_exact_predicate(path, predicate),
+        Filter::And(all) => all.iter().all(|filter| is_exact(filter, paths)),
+        // Bounds of different fields are an intersection.
+        Filter::Or(any) => paths.iter().any(|path| {
+            any.iter().all(|filter| is_exact(filter, &[path])) && of_filter(filter, path, false).is_some()
+        }),
+        Filter::Nor(_) | Filter::Expr { .. } => false,
+    }
+}
+
+/// As [`is_exact`], for documents that `partial` matches.
+pub(crate) fn is_exact_in(filter: &Filter, paths: &[&Path], partial: Option<&Filter>) -> bool {
+    let within =
+        |filter: &Filter| is_exact(filter, paths) || partial.is_some_and(|partial| implies(partial, filter));
+    match filter {
+        Filter::And(all) => all.iter().all(within),
+        filter => within(filter),
+    }
+}
+
+fn is_exact_predicate(path: &Path, predicate: &Predicate) -> bool {
+    match predicate {
+        Predicate::Eq(_) | Predicate::Lt(_) | Predicate::Lte(_) | Predicate::Gt(_) | Predicate::Gte(_) => {
+            of_predicate(path, predicate, false).is_some()
+        }
+        Predicate::In { regexes, .. } => regexes.is_empty() && of_predicate(path, predicate, false).is_some(),
+        Predicate::AllOf(all) => all.iter().all(|predicate| is_exact_predicate(path, predicate)),
+        Predicate::Never => true,
+        _ => false,
+    }
+}
+
+fn of_predicate(path: &Path, predicate: &Predicate, multikey: bool) -> Option<Bounds> {
     match predicate {
         Predicate::Eq(value) => Bounds::point(value),
         Predicate::Lt(value) => range(value, false, false),
         Predicate::Lte(value) => range(value, false, true),
         Predicate::Gt(value) => range(value, true, false),
         Predicate::Gte(value) => range(value, true, true),
-        Predicate::In { values, regexes } if regexes.is_empty() && values.len() <= INTERVALS_MAX => {
+        Predicate::In { values, regexes } if values.len() + regexes.len() <= INTERVALS_MAX => {
             let points = values.iter().map(Bounds::point);
-            Bounds::union(points.collect::<Option<_>>()?)
+            let prefixes = regexes.iter().map(of_regex);
+            Bounds::union(points.chain(prefixes).collect::<Option<_>>()?)
         }
-        Predicate::Regex(regex) => {
-            let prefix = regex.literal_prefix().filter(|prefix| !prefix.is_empty())?;
-            let (from, to) = keycode::string_prefix_range(prefix);
-            let end = || End::Prefix(prefix.to_owned());
-            let strings = Interval {
-                from,
-                to,
-                point: false,
-                lower: end(),
-                upper: end(),
-            };
-            // A regex also matches itself as a value.
-            let itself = Interval::point(&RawBson::from(regex.as_value()))?;
-            Some(Bounds {
-                intervals: vec![strings, itself],
-                exists: true,
-            })
-        }
+        Predicate::Regex(regex) => of_regex(regex),
+        // One element meets all of them. An element that the path names by its position may be an array itself, whose
+        // elements an index does not always have.
+        Predicate::ElemMatchValue(all) if path.parts().iter().all(|part| part.index.is_none()) => combine(
+            all.iter()
+                .filter_map(|predicate| of_predicate(path, predicate, false)),
+            false,
+        )
+        .map(|bounds| Bounds {
+            exists: true,
+            ..bounds
+        }),
+
         Predicate::AllOf(all) => combine(
             all.iter()
-                .filter_map(|predicate| of_predicate(predicate, multikey)),
+                .filter_map(|predicate| of_predicate(path, predicate, multikey)),
             multikey,
         ),
         Predicate::Never => Some(Bounds::NOTHING),
         _ => None,
     }
+}
+
+fn of_regex(regex: &Regex) -> Option<Bounds> {
+    let prefix = regex.literal_prefix().filter(|prefix| !prefix.is_empty())?;
+    let (from, to) = keycode::string_prefix_range(prefix);
+    let end = || End::Prefix(prefix.to_owned());
+    let strings = Interval {
+        from,
+        to,
+        point: false,
+        lower: end(),
+        upper: end(),
+    };
+    // A regex also matches itself as a value.
+    let itself = Interval::point(&RawBson::from(regex.as_value()))?;
+    Some(Bounds {
+        intervals: vec![strings, itself],
+        exists: true,
+    })
 }
 
 /// All bounds hold: their intersection, or in a multikey field the best of them.
@@ -250,7 +439,19 @@ fn range(value: &RawBson, greater: bool, inclusive: bool) -> Option<Bounds> {
         }
         _ => {}
     }
-    let (class_from, class_to) = keycode::class_range(value.as_raw_bson_ref());
+    let (mut class_from, class_to) = keycode::class_range(value.as_raw_bson_ref());
+    let not_a_number = RawBson::Double(f64::NAN);
+    if is_nan(value.as_raw_bson_ref()) {
+        // It compares with itself only.
+        return if inclusive {
+            Bounds::point(value)
+        } else {
+            Some(Bounds::NOTHING)
+        };
+    }
+    if canonical_class(value.as_raw_bson_ref()) == canonical_class(not_a_number.as_raw_bson_ref()) {
+        class_from = successor(&key(not_a_number.as_raw_bson_ref()))?;
+    }
     let at = key(value.as_raw_bson_ref());
     let past = successor(&at)?;
     let end = End::Value(value.clone(), inclusive);

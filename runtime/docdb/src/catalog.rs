@@ -1,5 +1,5 @@
 //! Collections and index definitions: their rows in the store, the copy in memory that operations read, and the
-//! rules for names and specifications. Filling and keeping indexes is `index`'s business.
+//! rules for names. `specification` has the rules for indexes; filling and keeping them is `index`'s business.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -10,10 +10,13 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 use crate::index::Index;
 use crate::kv::{Direction, KvRead, KvWrite, Range, get_vec};
 use crate::limits::Limits;
+use crate::specification;
 use crate::{Code, Error, IndexSpec, Namespace, Result};
 
-/// The newest format this program reads and the one it writes.
-const FORMAT_VERSION: u32 = 1;
+/// The newest format this program reads and the one it writes. It reads version 1 too, whose catalog rows only lack
+/// what version 2 brought; `runtime/docs/docdb-format.md` tells the versions apart.
+const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION_MIN: u32 = 1;
 
 const META: u8 = 0;
 const CATALOG: u8 = 1;
@@ -26,9 +29,6 @@ pub(crate) const ID_INDEX: &str = "_id_";
 /// Longest names, in bytes.
 const DATABASE_BYTES_MAX: usize = 63;
 const COLLECTION_BYTES_MAX: usize = 200;
-const INDEX_NAME_BYTES_MAX: usize = 255;
-/// Fields in one index: MongoDB's 32.
-const INDEX_FIELDS_MAX: usize = 32;
 
 /// A collection: its number and its secondary indexes.
 #[derive(Debug, Clone)]
@@ -77,13 +77,18 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// Makes the meta rows of a new store; leaves others as they are.
+    /// Makes the meta rows of a new store, and raises the version of an older one, so that no older program misreads
+    /// what this one will write.
     ///
     /// # Errors
     /// When the store has rows of something else.
     pub(crate) fn prepare(kv: &mut dyn KvWrite) -> Result<()> {
         if get_vec(kv, &meta_key("format"))?.is_some() {
-            return Ok(());
+            let version = read_u32(kv, "format")?;
+            if (FORMAT_VERSION_MIN..FORMAT_VERSION).contains(&version) {
+                kv.put(&meta_key("format"), &FORMAT_VERSION.to_be_bytes())?;
+            }
+            return Self::remove_unfinished(kv);
         }
         let mut empty = true;
         kv.scan(
@@ -102,6 +107,45 @@ impl Catalog {
         }
         kv.put(&meta_key("format"), &FORMAT_VERSION.to_be_bytes())?;
         kv.put(&meta_key("next"), &1_u32.to_be_bytes())
+    }
+
+    /// Removes indexes whose making was cut short: nobody was told that they are there.
+    fn remove_unfinished(kv: &mut dyn KvWrite) -> Result<()> {
+        let catalog = Self::load(kv)?;
+        for (ns, collection) in catalog.all() {
+            if !collection.indexes.iter().any(|index| index.building) {
+                continue;
+            }
+            let mut after = Collection::clone(collection);
+            after.indexes.retain(|index| !index.building);
+            kv.put(&row_key(ns), row_value(&after).as_bytes())?;
+            for index in collection.indexes.iter().filter(|index| index.building) {
+                Self::discard(kv, &entry_prefix(index.id))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that all rows whose keys begin with `prefix` are to be removed later.
+    pub(crate) fn discard(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<()> {
+        kv.put(&discard_key(prefix), &[])
+    }
+
+    /// What the keys of some rows begin with that are to be removed.
+    pub(crate) fn discarded(kv: &dyn KvRead) -> Result<Option<Vec<u8>>> {
+        let from = discard_key(&[]);
+        let to = discard_key(&[0xff]);
+        let mut found = None;
+        kv.scan(Range::half_open(&from, &to), Direction::Forward, &mut |key, _| {
+            found = key.get(from.len()..).map(<[u8]>::to_vec);
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    /// Notes that the rows whose keys began with `prefix` are removed.
+    pub(crate) fn forget(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<()> {
+        kv.delete(&discard_key(prefix))
     }
 
     /// Reads the catalog.
@@ -176,7 +220,14 @@ impl Catalog {
         ns: &Namespace,
         limits: &Limits,
     ) -> Result<Arc<Collection>> {
-        self.check_new(ns, limits)?;
+        check_namespace(ns)?;
+        if self.collection(ns).is_some() {
+            return Err(Error::new(
+                Code::NamespaceExists,
+                format!("collection {ns} already exists"),
+            ));
+        }
+        self.check_room(ns, limits)?;
         let id = self.allocate_id(kv)?;
         let collection = Collection {
             id,
@@ -186,15 +237,11 @@ impl Catalog {
         self.save(kv, ns, collection)
     }
 
-    /// Checks that a collection can be made under a name.
-    fn check_new(&self, ns: &Namespace, limits: &Limits) -> Result<()> {
-        check_namespace(ns)?;
-        if self.collection(ns).is_some() {
-            return Err(Error::new(
-                Code::NamespaceExists,
-                format!("collection {ns} already exists"),
-            ));
-        }
+    /// Checks that the database may have one collection more.
+    ///
+    /// # Errors
+    /// `CannotCreateCollection` that names the limit.
+    pub(crate) fn check_room(&self, ns: &Namespace, limits: &Limits) -> Result<()> {
         let count = self.collections(&ns.database).count();
         if count >= limits.collections_max {
             let message = format!(
@@ -221,30 +268,25 @@ impl Catalog {
         Ok(collection)
     }
 
-    /// Removes a collection's row. Its documents and entries are the caller's to remove.
-    pub(crate) fn remove(self: &mut Arc<Self>, kv: &mut dyn KvWrite, ns: &Namespace) -> Result<()> {
+    /// Removes a collection's row, and notes that its documents and entries are to be removed later. Returns whether
+    /// there was one.
+    pub(crate) fn remove(self: &mut Arc<Self>, kv: &mut dyn KvWrite, ns: &Namespace) -> Result<bool> {
+        let Some(collection) = self.collection(ns).cloned() else {
+            return Ok(false);
+        };
+        Self::discard(kv, &collection.prefix())?;
+        for index in &collection.indexes {
+            Self::discard(kv, &entry_prefix(index.id))?;
+        }
+        self.take_name(kv, ns)?;
+        Ok(true)
+    }
+
+    /// Removes a collection's row alone: its documents and entries stay, for another row.
+    pub(crate) fn take_name(self: &mut Arc<Self>, kv: &mut dyn KvWrite, ns: &Namespace) -> Result<()> {
         kv.delete(&row_key(ns))?;
         Arc::make_mut(self).collections.remove(ns);
         Ok(())
-    }
-
-    /// Gives a collection another name.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub(crate) fn rename(
-        self: &mut Arc<Self>,
-        kv: &mut dyn KvWrite,
-        from: &Namespace,
-        to: &Namespace,
-        limits: &Limits,
-    ) -> Result<()> {
-        let Some(collection) = self.collection(from).cloned() else {
-            return Ok(());
-        };
-        self.check_new(to, limits)?;
-        self.remove(kv, from)?;
-        self.save(kv, to, Collection::clone(&collection)).map(drop)
     }
 
     /// An id that was never given out.
@@ -286,102 +328,15 @@ pub(crate) fn check_namespace(ns: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// Whether an index must be made: `None` when it is there already.
-///
-/// # Errors
-/// When the specification is malformed or clashes with an index of the collection.
-pub(crate) fn check_index(collection: &Collection, spec: &IndexSpec, limits: &Limits) -> Result<Option<()>> {
-    check_index_spec(spec)?;
-    let is_id = matches!(spec.keys.as_slice(), [(path, _)] if &**path == "_id");
-    if is_id || &*spec.name == ID_INDEX {
-        if is_id && !spec.sparse {
-            return Ok(None);
-        }
-        return Err(Error::new(
-            Code::CannotCreateIndex,
-            "the name _id_ and the key {_id: 1} belong to the index that is always there",
-        ));
-    }
-    for index in &collection.indexes {
-        let there = &index.spec;
-        let same_options = there.unique == spec.unique && there.sparse == spec.sparse;
-        if there.name == spec.name {
-            if there.keys != spec.keys {
-                let message = format!("an index named {:?} with other keys already exists", spec.name);
-                return Err(Error::new(Code::IndexKeySpecsConflict, message));
-            }
-            if same_options {
-                return Ok(None);
-            }
-            let message = format!("index {:?} already exists with other options", spec.name);
-            return Err(Error::new(Code::IndexOptionsConflict, message));
-        }
-        if there.keys == spec.keys {
-            let message = format!(
-                "an index with these keys already exists under the name {:?}",
-                there.name
-            );
-            return Err(Error::new(Code::IndexOptionsConflict, message));
-        }
-    }
-    // The index on _id counts, as in MongoDB.
-    if collection.indexes.len() + 1 >= limits.indexes_max {
-        let message = format!(
-            "too many indexes: {} with _id_, and indexes_max is {}",
-            collection.indexes.len() + 1,
-            limits.indexes_max
-        );
-        return Err(Error::new(Code::CannotCreateIndex, message));
-    }
-    Ok(Some(()))
-}
-
-fn check_index_spec(spec: &IndexSpec) -> Result<()> {
-    let refuse = |why: String| Err(Error::new(Code::CannotCreateIndex, why));
-    if spec.name.is_empty()
-        || spec.name.len() > INDEX_NAME_BYTES_MAX
-        || spec.name.contains('\0')
-        || &*spec.name == "*"
-    {
-        return refuse(format!(
-            "invalid index name {:?}: 1 to {INDEX_NAME_BYTES_MAX} bytes, not \"*\"",
-            spec.name
-        ));
-    }
-    if spec.keys.is_empty() || spec.keys.len() > INDEX_FIELDS_MAX {
-        return refuse(format!(
-            "index {:?} has {} fields; 1 to {INDEX_FIELDS_MAX} are allowed",
-            spec.name,
-            spec.keys.len()
-        ));
-    }
-    for (place, (path, direction)) in spec.keys.iter().enumerate() {
-        if path.contains('\0')
-            || path
-                .split('.')
-                .any(|part| part.is_empty() || part.starts_with('$'))
-        {
-            return refuse(format!(
-                "index {:?} has the path {path:?}, which is not a field path",
-                spec.name
-            ));
-        }
-        if !matches!(direction, 1 | -1) {
-            return refuse(format!(
-                "index {:?} has the direction {direction} for {path:?}; 1 or -1 is allowed",
-                spec.name
-            ));
-        }
-        if spec.keys[..place].iter().any(|(other, _)| other == path) {
-            return refuse(format!("index {:?} has the field {path:?} twice", spec.name));
-        }
-    }
-    Ok(())
-}
-
 fn meta_key(name: &str) -> Vec<u8> {
     let mut key = vec![META];
     key.extend_from_slice(name.as_bytes());
+    key
+}
+
+fn discard_key(prefix: &[u8]) -> Vec<u8> {
+    let mut key = meta_key("discard");
+    key.extend_from_slice(prefix);
     key
 }
 
@@ -407,10 +362,22 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         let mut row = RawDocumentBuf::new();
         row.append(bson::raw::cstr!("id"), i64::from(index.id));
         row.append(bson::raw::cstr!("name"), &*index.spec.name);
-        row.append(bson::raw::cstr!("key"), key_pattern(&index.spec.keys));
+        row.append(bson::raw::cstr!("key"), index.spec.key_pattern());
         row.append(bson::raw::cstr!("unique"), index.spec.unique);
         row.append(bson::raw::cstr!("sparse"), index.spec.sparse);
         row.append(bson::raw::cstr!("multikey"), i64::from(index.multikey));
+        if index.building {
+            row.append(bson::raw::cstr!("building"), true);
+        }
+        if index.spec.hidden {
+            row.append(bson::raw::cstr!("hidden"), true);
+        }
+        if let Some(filter) = &index.spec.partial_filter {
+            row.append(bson::raw::cstr!("partialFilterExpression"), filter.as_ref());
+        }
+        if let Some(seconds) = index.spec.expire_after_seconds {
+            row.append(bson::raw::cstr!("expireAfterSeconds"), seconds);
+        }
         indexes.push(row);
     }
     let mut row = RawDocumentBuf::new();
@@ -420,15 +387,6 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         row.append(bson::raw::cstr!("images"), true);
     }
     row
-}
-
-/// `{a: 1, b: -1}` of an index.
-pub(crate) fn key_pattern(keys: &[(Arc<str>, i32)]) -> RawDocumentBuf {
-    let mut pattern = RawDocumentBuf::new();
-    for (path, direction) in keys {
-        append(&mut pattern, path, RawBsonRef::Int32(*direction));
-    }
-    pattern
 }
 
 /// Appends a field whose name is not a constant. Names come from parsed BSON or checked paths, which have no NUL.
@@ -466,20 +424,31 @@ fn parse_collection(value: &[u8]) -> Option<Collection> {
 }
 
 fn parse_index(row: &RawDocument) -> Option<Index> {
-    let mut keys = Vec::new();
-    for field in row.get_document("key").ok()? {
-        let (path, direction) = field.ok()?;
-        keys.push((Arc::from(path.as_str()), direction.as_i32()?));
-    }
+    let (keys, kind) = specification::parse_keys(row.get_document("key").ok()?).ok()?;
+    // Fields of version 2 are there only when they say something.
+    let partial = row.get("partialFilterExpression").ok()?;
+    let expiry = row.get("expireAfterSeconds").ok()?;
     let spec = IndexSpec {
         name: row.get_str("name").ok()?.into(),
         keys,
+        kind,
         unique: row.get_bool("unique").ok()?,
         sparse: row.get_bool("sparse").ok()?,
+        hidden: row.get("hidden").ok()?.is_some_and(crate::value::is_true),
+        partial_filter: match partial {
+            Some(filter) => Some(filter.as_document()?.to_owned()),
+            None => None,
+        },
+        expire_after_seconds: match expiry {
+            Some(seconds) => Some(seconds.as_i64()?),
+            None => None,
+        },
     };
     let id = u32::try_from(row.get_i64("id").ok()?).ok()?;
     let multikey = u32::try_from(row.get_i64("multikey").ok()?).ok()?;
-    Index::new(id, spec, multikey).ok()
+    let mut index = Index::new(id, spec, multikey).ok()?;
+    index.building = row.get("building").ok()?.is_some_and(crate::value::is_true);
+    Some(index)
 }
 
 fn damaged(what: &str) -> Error {

@@ -6,18 +6,25 @@ use bson::{RawBsonRef, RawDocument};
 use crate::value::{field, fields, type_name};
 use crate::{Code, Error, Limits, Result};
 
-/// Checks that a document may be stored: well-formed all through (lengths, UTF-8), within size and depth, no
-/// `$`-prefixed first-level field, `_id` no array, regex or undefined.
+/// Checks that a document may be stored: well-formed all through (lengths, UTF-8), within size and depth, `_id` no
+/// array, regex or undefined. Fields may begin with `$`, as in MongoDB since 5.0.
 pub(crate) fn validate_document(doc: &RawDocument, limits: &Limits) -> Result<()> {
     check_size(doc, limits)?;
     check_well_formed(doc, limits.depth_max)?;
-    for (name, _) in fields(doc) {
-        if name.starts_with('$') {
-            let message = format!("field \"{name}\" of a stored document must not start with '$'");
-            return Err(Error::new(Code::DollarPrefixedFieldName, message));
+    field(doc, "_id").map_or(Ok(()), check_id)
+}
+
+/// Checks that no first-level field begins with `$`: in a replacement that is an operator out of place.
+pub(crate) fn check_no_operators(doc: &RawDocument) -> Result<()> {
+    match fields(doc).find(|(name, _)| name.starts_with('$')) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let message = format!(
+                "the dollar ($) prefixed field '{name}' in '{name}' is not allowed in the context of an update's replacement document. Consider using an aggregation pipeline with $replaceWith"
+            );
+            Err(Error::new(Code::DollarPrefixedFieldName, message))
         }
     }
-    field(doc, "_id").map_or(Ok(()), check_id)
 }
 
 /// Checks that a document is not larger than allowed.
@@ -215,7 +222,7 @@ mod tests {
     #[test]
     fn refuses_what_may_not_be_stored() {
         assert_eq!(code(&doc! { "a": { "$b": 1 }, "": 2 }), None);
-        assert_eq!(code(&doc! { "$a": 1 }), Some(Code::DollarPrefixedFieldName));
+        assert_eq!(code(&doc! { "$a": 1 }), None);
         assert_eq!(code(&doc! { "_id": [1] }), Some(Code::InvalidIdField));
         assert_eq!(code(&doc! { "_id": Bson::Undefined }), Some(Code::InvalidIdField));
         assert_eq!(

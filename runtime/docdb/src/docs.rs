@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bson::{RawBson, RawDocumentBuf};
-use cloudlet_base::{Clock, Deadline, Entropy};
+use cloudlet_base::{Clock, Deadline, Entropy, Timestamp};
 
 use crate::catalog::{Catalog, ID_INDEX};
 use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
-use crate::exec::{self, Query};
+use crate::exec::{self, Query, expire};
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
@@ -23,7 +23,7 @@ use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
 use crate::verify::{Verified, verify};
-use crate::{Code, Error, Result, index};
+use crate::{Code, Error, Result, background, specification};
 
 /// Rows that a read may look at on its caller's thread.
 const INLINE_ROWS_MAX: u64 = 128;
@@ -344,19 +344,19 @@ impl Docs {
         })
     }
 
-    /// Removes a collection, its documents and indexes. Returns whether there was one.
+    /// Removes a collection, its documents and indexes. Returns whether there was one. The reply comes when it is gone
+    /// for good; its rows are removed afterwards, step by step between other writes.
     pub fn drop_collection(&self, ns: &Namespace) -> Reply<bool> {
         self.begin(Op::Catalog);
         let ns = ns.clone();
-        self.lanes
-            .write_alone(Deadline::NEVER, move |tx| drop_one(tx, &ns))
+        self.drop_later(move |tx| drop_one(tx, &ns))
     }
 
     /// Removes all collections of a database.
     pub fn drop_database(&self, database: &str) -> Reply<()> {
         self.begin(Op::Catalog);
         let database: Arc<str> = database.into();
-        self.lanes.write_alone(Deadline::NEVER, move |tx| {
+        self.drop_later(move |tx| {
             let names: Vec<Namespace> = tx
                 .catalog
                 .collections(&database)
@@ -372,34 +372,12 @@ impl Docs {
         })
     }
 
-    /// Gives a collection another name, with its documents and indexes. A collection that has the name already is
-    /// dropped if `drop_target` says so.
-    ///
-    /// The reply's errors: `NamespaceNotFound`, `NamespaceExists`, `IllegalOperation` for one and the same name,
-    /// those of a name that is not allowed.
+    /// Gives a collection another name, maybe in another database. Its documents and indexes stay where they are:
+    /// only the catalog changes. With `drop_target` a collection that has the new name goes in the same commit.
     pub fn rename_collection(&self, from: &Namespace, to: &Namespace, drop_target: bool) -> Reply<()> {
         self.begin(Op::Catalog);
         let (from, to) = (from.clone(), to.clone());
-        self.lanes.write_alone(Deadline::NEVER, move |tx| {
-            let collection = tx
-                .catalog
-                .collection(&from)
-                .cloned()
-                .ok_or_else(|| no_collection(&from))?;
-            if from == to {
-                return Err(Error::new(
-                    Code::IllegalOperation,
-                    "can't rename a collection to itself",
-                ));
-            }
-            if drop_target && let Some(target) = tx.catalog.collection(&to).cloned() {
-                index::clear_collection(tx.kv, &target)?;
-                tx.catalog.remove(tx.kv, &to)?;
-            }
-            tx.catalog.rename(tx.kv, &from, &to, &tx.engine.limits)?;
-            tx.feed.renamed(&from, &collection, &to);
-            Ok(())
-        })
+        self.drop_later(move |tx| rename_one(tx, &from, &to, drop_target))
     }
 
     /// Whether the change log keeps a collection's documents as they were before and after each update, replacement
@@ -508,20 +486,27 @@ impl Docs {
 
     /// Makes indexes (and the collection, when it is not there), filling them from existing documents. Those that
     /// exist in the same shape are left as they are. Returns how many were made: all or, on an error, none.
+    ///
+    /// A large collection is entered step by step, between other writes. These keep the new index up meanwhile, and a
+    /// unique one refuses their duplicates of what it has already; queries use it when the reply arrives. If the
+    /// program ends before that, the index is not there when the store is opened again.
     pub fn create_indexes(&self, ns: &Namespace, indexes: Vec<IndexSpec>) -> Reply<usize> {
         self.begin(Op::Catalog);
         let ns = ns.clone();
-        self.lanes.write_alone(Deadline::NEVER, move |tx| {
-            write::create_indexes(tx, &ns, &indexes)
-        })
+        let (sender, reply) = Reply::channel();
+        self.lanes.write_then(
+            Deadline::NEVER,
+            move |tx| exec::build::begin(tx, &ns, &indexes),
+            background::answer(self.lanes.background().clone(), sender),
+        );
+        reply
     }
 
     /// Removes a secondary index by name.
     pub fn drop_index(&self, ns: &Namespace, name: &str) -> Reply<()> {
         self.begin(Op::Catalog);
         let (ns, name) = (ns.clone(), name.to_owned());
-        self.lanes
-            .write_alone(Deadline::NEVER, move |tx| drop_one_index(tx, &ns, &name))
+        self.drop_later(move |tx| drop_one_index(tx, &ns, &name))
     }
 
     /// The indexes of a collection, `_id_` first.
@@ -529,17 +514,49 @@ impl Docs {
         let engine = self.begin(Op::Catalog);
         Reply::ready(engine.catalog().and_then(|catalog| {
             let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
-            let keys = vec![("_id".into(), 1)];
-            let id = IndexSpec {
-                name: ID_INDEX.into(),
-                keys,
-                unique: true,
-                sparse: false,
-            };
-            Ok(std::iter::once(id)
-                .chain(collection.indexes.iter().map(|index| index.spec.clone()))
+            Ok(std::iter::once(specification::of_id())
+                .chain(
+                    collection
+                        .indexes
+                        .iter()
+                        .filter(|index| !index.building)
+                        .map(|index| index.spec.clone()),
+                )
                 .collect())
         }))
+    }
+
+    /// Changes what can be changed of an index: MongoDB's `collMod`. Returns it as it was and as it is now.
+    pub fn modify_index(
+        &self,
+        ns: &Namespace,
+        name: &str,
+        change: IndexChange,
+    ) -> Reply<(IndexSpec, IndexSpec)> {
+        self.begin(Op::Catalog);
+        let (ns, name) = (ns.clone(), name.to_owned());
+        self.lanes.write(Deadline::NEVER, move |tx| {
+            write::modify_index(tx, &ns, &name, &change)
+        })
+    }
+
+    /// Removes documents that are over their time at `now` (MongoDB's TTL indexes), at most `budget` of them and at
+    /// most 1000, in one commit with whatever else is written then. To be called now and then; when the answer says
+    /// that there is more, again.
+    pub fn expire(&self, now: Timestamp, budget: usize) -> Reply<Expired> {
+        let due = self
+            .lanes
+            .engine()
+            .read(|kv, catalog| expire::is_due(kv, catalog, now));
+        match due {
+            Ok(true) => {
+                self.begin(Op::Expire);
+                self.lanes
+                    .write(Deadline::NEVER, move |tx| expire::expire(tx, now, budget))
+            }
+            Ok(false) => Reply::ready(Ok(Expired::default())),
+            Err(error) => Reply::ready(Err(error)),
+        }
     }
 
     /// How a query would run and did run, in MongoDB's `explain("executionStats")` shape.
@@ -563,6 +580,20 @@ impl Docs {
             let depth_max = engine.limits.depth_max;
             engine.read(|kv, catalog| verify(kv, catalog, depth_max, &Meter::new(engine, &deadline)))
         })
+    }
+
+    /// Runs a write that drops something, and has its rows removed afterwards.
+    fn drop_later<T: Send + 'static>(
+        &self,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        let (sender, reply) = Reply::channel();
+        let background = self.lanes.background().clone();
+        self.lanes.write_then(Deadline::NEVER, body, move |outcome| {
+            sender.send(outcome);
+            background.dropped();
+        });
+        reply
     }
 
     fn begin(&self, op: Op) -> &Engine {
@@ -632,7 +663,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &UpdateOne| {
-            let filter = exec::parse_filter(&statement.filter, limits, &scope)?;
+            let (filter, scope) = exec::parse_write_filter(&statement.filter, limits, &scope)?;
             let update = write::parse_update(&statement.update, &statement.array_filters, limits, &scope)?;
             if statement.multi && update.is_replacement() {
                 return Err(Error::new(
@@ -659,7 +690,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &DeleteOne| {
-            let filter = exec::parse_filter(&statement.filter, limits, &scope)?;
+            let (filter, _) = exec::parse_write_filter(&statement.filter, limits, &scope)?;
             Ok(DeleteStatement {
                 filter,
                 multi: statement.multi,
@@ -721,14 +752,43 @@ impl PreparedWrite {
     }
 }
 
+/// Drops a collection; its rows are removed later.
 fn drop_one(tx: &mut Tx<'_>, ns: &Namespace) -> Result<bool> {
     let Some(collection) = tx.catalog.collection(ns).cloned() else {
         return Ok(false);
     };
-    index::clear_collection(tx.kv, &collection)?;
     tx.catalog.remove(tx.kv, ns)?;
     tx.feed.dropped(ns, &collection);
     Ok(true)
+}
+
+fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bool) -> Result<()> {
+    crate::catalog::check_namespace(to)?;
+    let collection = tx.catalog.collection(from).ok_or_else(|| {
+        Error::new(
+            Code::NamespaceNotFound,
+            format!("source collection {from} does not exist"),
+        )
+    })?;
+    let collection = collection.clone();
+    if from == to {
+        return Err(Error::new(
+            Code::IllegalOperation,
+            "can't rename a collection to itself",
+        ));
+    }
+    if tx.catalog.collection(to).is_some() {
+        if !drop_target {
+            return Err(Error::new(Code::NamespaceExists, "target namespace exists"));
+        }
+        drop_one(tx, to)?;
+    }
+    tx.catalog.check_room(to, &tx.engine.limits)?;
+    tx.catalog.take_name(tx.kv, from)?;
+    let renamed = crate::catalog::Collection::clone(&collection);
+    tx.catalog.save(tx.kv, to, renamed)?;
+    tx.feed.renamed(from, &collection, to);
+    Ok(())
 }
 
 fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
@@ -744,7 +804,7 @@ fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
     let at =
         at.ok_or_else(|| Error::new(Code::IndexNotFound, format!("index not found with name [{name}]")))?;
     let index = collection.indexes.remove(at);
-    index::clear(tx.kv, &crate::catalog::entry_prefix(index.id))?;
+    Catalog::discard(tx.kv, &crate::catalog::entry_prefix(index.id))?;
     tx.catalog.save(tx.kv, ns, collection).map(drop)
 }
 

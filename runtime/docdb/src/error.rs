@@ -52,7 +52,7 @@ macro_rules! locations {
 
 locations! {
     13113 15947 15948 15952 15955 15958 15959 15969 15973 15975 15976 15981 15983 15998
-    16006 16007 16020 16034 16035 16406 16410 16411 16412 16610 16611 16612 16702 16872
+    16006 16007 16020 16034 16035 16406 16410 16411 16412 16610 16611 16612 16702 16764 16766 16872
     16874 16875 16876 16877 16878 16879 16880 16882 16883 16990 17040 17041 17042 17043
     17044 17046 17047 17048 17049 17053 17080 17081 17082 17083 17124 17276 18533 18534
     18535 18536 18537 18628 19782 28646 28647 28648 28650 28651 28656 28657 28664 28666
@@ -91,10 +91,10 @@ codes! {
     Overflow = 15, Limit;
     /// A batch with too many documents or statements.
     InvalidLength = 16, Limit;
+    /// An operation that makes no sense on what it is given.
+    IllegalOperation = 20, Invalid;
     /// Bytes that are not BSON.
     InvalidBSON = 22, Invalid;
-    /// What may not be done here, such as `$group` in a change stream.
-    IllegalOperation = 20, Invalid;
     /// The collection does not exist.
     NamespaceNotFound = 26, NotFound;
     /// The index does not exist.
@@ -135,6 +135,12 @@ codes! {
     InvalidPipelineOperator = 168, Invalid;
     /// Two arrays in one compound key.
     CannotIndexParallelArrays = 171, Invalid;
+    /// An index specification with an option that there is not.
+    InvalidIndexSpecificationOption = 197, Invalid;
+    /// What an index was being made for is gone.
+    IndexBuildAborted = 276, Conflict;
+    /// No index can serve a query that needs one, or the one it names can't.
+    NoQueryExecutionPlans = 291, Invalid;
     /// An operator where it may not be, such as `$expr` inside of `$elemMatch`.
     QueryFeatureNotAllowed = 224, Invalid;
     /// Pipelines in pipelines in pipelines, too deep.

@@ -3,17 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
-use crate::catalog::{self, Collection, append, entry_prefix, key_pattern};
+use crate::catalog::{Collection, append, entry_prefix};
 use crate::keycode;
 use crate::kv::{Direction, KvRead, KvWrite, Range, successor};
 use crate::path::{IndexValues, Path, index_values};
-use crate::{Code, Error, IndexSpec, Namespace, Result, show};
+use crate::query::Filter;
+use crate::{Code, Error, IndexKind, IndexSpec, Namespace, Result, show};
 
 /// Rows that one step of filling or clearing handles, so that neither holds a whole collection in memory.
 const CHUNK_ROWS: usize = 1000;
+/// Bytes of documents after which a step of filling ends.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 /// A secondary index.
 #[derive(Debug, Clone)]
@@ -23,6 +27,10 @@ pub(crate) struct Index {
     /// Bit i: some document had an array along the path of field i.
     pub(crate) multikey: u32,
     pub(crate) fields: Vec<IndexField>,
+    /// Only documents that it matches have entries.
+    pub(crate) partial: Option<Filter>,
+    /// Not all documents have their entries yet: writes keep it up, and no plan uses it.
+    pub(crate) building: bool,
 }
 
 /// One field of an index.
@@ -30,6 +38,8 @@ pub(crate) struct Index {
 pub(crate) struct IndexField {
     pub(crate) path: Path,
     pub(crate) descending: bool,
+    /// Whether the entries have hashes of the values.
+    pub(crate) hashed: bool,
     /// The path without its first 1, 2, ... parts: for what remains below an array.
     tails: Vec<Path>,
 }
@@ -45,18 +55,30 @@ pub(crate) struct DocumentKeys {
 
 impl Index {
     /// The index described by `spec`, whose paths must be field paths.
+    ///
+    /// # Errors
+    /// When a path or the partial filter can't be parsed.
     pub(crate) fn new(id: u32, spec: IndexSpec, multikey: u32) -> Result<Self> {
+        let hashed = spec.kind == IndexKind::Hashed;
         let fields = spec
             .keys
             .iter()
-            .map(|(path, direction)| IndexField::parse(path, *direction < 0));
+            .map(|(path, direction)| IndexField::parse(path, *direction < 0, hashed));
         let fields = fields.collect::<Result<_>>()?;
+        let partial = spec.partial_filter.as_deref().map(Filter::parse).transpose()?;
         Ok(Self {
             id,
             spec,
             multikey,
             fields,
+            partial,
+            building: false,
         })
+    }
+
+    /// Whether plans may use it.
+    pub(crate) fn is_visible(&self) -> bool {
+        !self.spec.hidden && !self.building
     }
 
     /// The document's keys.
@@ -77,11 +99,18 @@ impl Index {
 
     /// Shows `visit` each combination of values that the document has a key for. Returns the multikey fields.
     fn tuples<'d>(&self, document: &'d RawDocument, visit: &mut dyn FnMut(&[RawBsonRef<'d>])) -> Result<u32> {
+        if self
+            .partial
+            .as_ref()
+            .is_some_and(|partial| !partial.matches(document))
+        {
+            return Ok(0);
+        }
         let values: Vec<IndexValues<'d>> = self
             .fields
             .iter()
-            .map(|field| index_values(document, &field.path))
-            .collect();
+            .map(|field| field.values(document))
+            .collect::<Result<_>>()?;
         if self.spec.sparse && values.iter().all(|values| values.missing) {
             return Ok(0);
         }
@@ -225,12 +254,12 @@ impl Index {
                 }
             }
         });
-        duplicate_key(ns, &self.spec.name, key_pattern(&self.spec.keys), value)
+        duplicate_key(ns, &self.spec.name, self.spec.key_pattern(), value)
     }
 }
 
 impl IndexField {
-    fn parse(path: &str, descending: bool) -> Result<Self> {
+    fn parse(path: &str, descending: bool, hashed: bool) -> Result<Self> {
         let path = Path::parse(path)?;
         let parts: Vec<&str> = path.parts().iter().map(|part| &*part.name).collect();
         let tails = (1..parts.len())
@@ -239,8 +268,41 @@ impl IndexField {
         Ok(Self {
             path,
             descending,
+            hashed,
             tails,
         })
+    }
+
+    /// The values under which the index has the document.
+    fn values<'d>(&self, document: &'d RawDocument) -> Result<IndexValues<'d>> {
+        let mut found = index_values(document, &self.path);
+        if !self.hashed {
+            return Ok(found);
+        }
+        if found.multikey {
+            let message = format!(
+                "hashed indexes do not currently support array values, found one at {:?}",
+                self.path.as_str()
+            );
+            return Err(Error::new(Code::Location(16_766), message));
+        }
+        for value in &mut found.values {
+            let mut key = Vec::new();
+            keycode::encode(&mut key, *value, false);
+            *value = RawBsonRef::Int64(hash(&key));
+        }
+        Ok(found)
+    }
+
+    /// What remains of the path below `path`, when that leads to an array on the way and no part of the rest may name
+    /// a position in one.
+    pub(crate) fn tail_below(&self, path: &Path) -> Option<&Path> {
+        let (parts, above) = (self.path.parts(), path.parts());
+        let rest = parts.strip_prefix(above)?;
+        if above.is_empty() || rest.iter().any(|part| part.index.is_some()) {
+            return None;
+        }
+        self.tails.get(above.len() - 1)
     }
 
     /// The field's values below one element of the array that its first `depth` parts lead to.
@@ -261,6 +323,15 @@ impl IndexField {
             },
         }
     }
+}
+
+/// The hash of a value's ascending key bytes that a hashed index has in its stead: FNV-1a of 64 bits. It is part of
+/// the file's format.
+pub(crate) fn hash(key: &[u8]) -> i64 {
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    i64::from_be_bytes(hash.to_be_bytes())
 }
 
 /// The E11000 error in MongoDB's words.
@@ -371,7 +442,7 @@ impl<'c> Maintenance<'c> {
         let mut after = collection.clone();
         for (index, change) in after.indexes.iter_mut().zip(&self.changes) {
             if change.multikey & !index.multikey != 0 {
-                std::sync::Arc::make_mut(index).multikey |= change.multikey;
+                Arc::make_mut(index).multikey |= change.multikey;
             }
         }
         after
@@ -408,44 +479,52 @@ fn check_unique(
     }
 }
 
-/// Makes the entries of a new index for the documents that are there. Returns its multikey bits.
+/// What a step of filling did.
+pub(crate) struct Filled {
+    /// The store key where to go on; `None` at the end.
+    pub(crate) next: Option<Vec<u8>>,
+    /// By index: the fields that met an array.
+    pub(crate) multikey: Vec<u32>,
+}
+
+/// Makes the entries of new indexes for some of the documents that are there, those from the store key `from` on. An
+/// entry may be there already, made by a write that came first.
 ///
 /// # Errors
-/// `DuplicateKey`, `CannotIndexParallelArrays`, or whatever `check` (the deadline) says.
+/// `DuplicateKey`, `CannotIndexParallelArrays` and others for a document that has no place in an index.
 pub(crate) fn fill(
     kv: &mut dyn KvWrite,
     ns: &Namespace,
     collection: &Collection,
-    index: &Index,
-) -> Result<u32> {
+    indexes: &[&Arc<Index>],
+    from: &[u8],
+) -> Result<Filled> {
     let prefix = collection.prefix();
     let end = successor(&prefix).unwrap_or_default();
-    let mut from = prefix.clone();
-    let mut multikey = 0;
-    loop {
-        let mut documents: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        kv.scan(
-            Range::half_open(&from, &end),
-            Direction::Forward,
-            &mut |key, value| {
-                documents.push((key.to_vec(), value.to_vec()));
-                if documents.len() < CHUNK_ROWS {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
-        let Some((last, _)) = documents.last() else {
-            return Ok(multikey);
-        };
-        // The least key after it.
-        from = [last.as_slice(), &[0]].concat();
-        for (key, value) in &documents {
-            let id = &key[prefix.len()..];
-            let document = stored(value)?;
+    let mut documents: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut bytes = 0;
+    let mut full = false;
+    kv.scan(
+        Range::half_open(from, &end),
+        Direction::Forward,
+        &mut |key, value| {
+            bytes += value.len();
+            documents.push((key.to_vec(), value.to_vec()));
+            full = documents.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES;
+            if full {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    )?;
+    let mut multikey = vec![0; indexes.len()];
+    for (key, value) in &documents {
+        let id = &key[prefix.len()..];
+        let document = stored(value)?;
+        for (index, multikey) in indexes.iter().zip(&mut multikey) {
             let keys = index.keys(document)?;
-            multikey |= keys.multikey;
+            *multikey |= keys.multikey;
             for key in &keys.keys {
                 if index.spec.unique {
                     check_unique(kv, ns, index, key, id, Some(document))?;
@@ -455,41 +534,34 @@ pub(crate) fn fill(
             }
         }
     }
+    // The least key after the last one.
+    let next = documents.last().filter(|_| full);
+    Ok(Filled {
+        next: next.map(|(last, _)| [last.as_slice(), &[0]].concat()),
+        multikey,
+    })
 }
 
-/// Removes all rows whose keys begin with `prefix`.
-pub(crate) fn clear(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<()> {
+/// Removes some of the rows whose keys begin with `prefix`; true when that was the last of them.
+pub(crate) fn clear(kv: &mut dyn KvWrite, prefix: &[u8]) -> Result<bool> {
     let end = successor(prefix).unwrap_or_default();
-    loop {
-        let mut keys: Vec<Vec<u8>> = Vec::new();
-        kv.scan(
-            Range::half_open(prefix, &end),
-            Direction::Forward,
-            &mut |key, _| {
-                keys.push(key.to_vec());
-                if keys.len() < CHUNK_ROWS {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
-        if keys.is_empty() {
-            return Ok(());
-        }
-        for key in &keys {
-            kv.delete(key)?;
-        }
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    kv.scan(
+        Range::half_open(prefix, &end),
+        Direction::Forward,
+        &mut |key, _| {
+            keys.push(key.to_vec());
+            if keys.len() < CHUNK_ROWS {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    for key in &keys {
+        kv.delete(key)?;
     }
-}
-
-/// Removes a collection's documents and index entries.
-pub(crate) fn clear_collection(kv: &mut dyn KvWrite, collection: &Collection) -> Result<()> {
-    clear(kv, &collection.prefix())?;
-    collection
-        .indexes
-        .iter()
-        .try_for_each(|index| clear(kv, &catalog::entry_prefix(index.id)))
+    Ok(keys.len() < CHUNK_ROWS)
 }
 
 /// A document as it is stored.

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use cloudlet_base::Deadline;
 use prometheus::IntGauge;
 
+use crate::background::Background;
 use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::feed::{self, Pending};
@@ -17,7 +18,6 @@ use crate::kv::{KvWrite, Overlay};
 use crate::{Code, Error, Result};
 
 pub use crate::reply::Reply;
-use crate::reply::ReplySender;
 
 /// Most operations that share one commit.
 const OPERATIONS_PER_COMMIT_MAX: usize = 1024;
@@ -40,9 +40,14 @@ type ReadJob = Box<dyn FnOnce(&Engine) + Send>;
 pub(crate) struct Lanes {
     engine: Arc<Engine>,
     reads: Arc<Queue<ReadJob>>,
-    writes: Arc<Queue<Box<dyn WriteJob>>>,
+    writes: Writer,
+    background: Arc<Background>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// The way to the writer. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Writer(Arc<Queue<Box<dyn WriteJob>>>);
 
 impl Lanes {
     /// Starts the threads.
@@ -57,16 +62,17 @@ impl Lanes {
             engine.limits.read_queue_max,
             metrics.read_queue.clone(),
         ));
-        let writes = Arc::new(Queue::new(
+        let writes = Writer(Arc::new(Queue::new(
             "write_queue_max",
             engine.limits.write_queue_max,
             metrics.write_queue.clone(),
-        ));
+        )));
         // Built first, so that an error half-way stops the threads that were started.
         let mut lanes = Self {
             engine: engine.clone(),
             reads,
             writes,
+            background: Arc::default(),
             threads: Vec::new(),
         };
         for _ in 0..readers.max(1) {
@@ -75,7 +81,9 @@ impl Lanes {
         }
         let sweeper = engine.clone();
         lanes.spawn("docdb-sweeper", move || sweeper.transactions.sweep(&sweeper))?;
-        let queue = lanes.writes.clone();
+        let (writer, background, shared) = (lanes.writes.clone(), lanes.background.clone(), engine.clone());
+        lanes.spawn("docdb-background", move || background.run(&shared, &writer))?;
+        let queue = lanes.writes.0.clone();
         lanes.spawn("docdb-writer", move || write_loop(&queue, &engine))?;
         Ok(lanes)
     }
@@ -86,6 +94,11 @@ impl Lanes {
 
     pub(crate) fn engine_shared(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// The work that is done step by step.
+    pub(crate) fn background(&self) -> &Arc<Background> {
+        &self.background
     }
 
     /// Runs a short read now, on this thread.
@@ -106,7 +119,7 @@ impl Lanes {
         });
         match self.reads.push(job) {
             Ok(()) => reply,
-            Err(error) => Reply::ready(Err(error)),
+            Err((error, _)) => Reply::ready(Err(error)),
         }
     }
 
@@ -116,7 +129,17 @@ impl Lanes {
         deadline: Deadline,
         body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Reply<T> {
-        self.push_write(deadline, body, false)
+        self.writes.write(deadline, body)
+    }
+
+    /// As [`write`](Self::write), with what is to be done with its outcome, on the writer's thread.
+    pub(crate) fn write_then<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        finish: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        self.writes.push(deadline, false, body, finish);
     }
 
     /// Runs a write in a commit of its own: for those that change so much that it should not be held in memory.
@@ -125,26 +148,10 @@ impl Lanes {
         deadline: Deadline,
         body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Reply<T> {
-        self.push_write(deadline, body, true)
-    }
-
-    fn push_write<T: Send + 'static>(
-        &self,
-        deadline: Deadline,
-        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
-        alone: bool,
-    ) -> Reply<T> {
         let (sender, reply) = Reply::channel();
-        match self.writes.push(Box::new(Job {
-            body,
-            deadline,
-            alone,
-            outcome: None,
-            sender,
-        })) {
-            Ok(()) => reply,
-            Err(error) => Reply::ready(Err(error)),
-        }
+        self.writes
+            .push(deadline, true, body, move |outcome| sender.send(outcome));
+        reply
     }
 
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -159,10 +166,43 @@ impl Lanes {
     }
 }
 
+impl Writer {
+    /// As [`Lanes::write`].
+    pub(crate) fn write<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        let (sender, reply) = Reply::channel();
+        self.push(deadline, false, body, move |outcome| sender.send(outcome));
+        reply
+    }
+
+    fn push<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        alone: bool,
+        body: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        finish: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        let job = Box::new(Job {
+            body,
+            deadline,
+            alone,
+            outcome: None,
+            finish,
+        });
+        if let Err((error, job)) = self.0.push(job) {
+            job.finish(Err(error));
+        }
+    }
+}
+
 impl Drop for Lanes {
     fn drop(&mut self) {
         self.reads.close();
-        self.writes.close();
+        self.background.close();
+        self.writes.0.close();
         self.engine.transactions.close();
         self.engine.bell.close();
         for thread in self.threads.drain(..) {
@@ -208,13 +248,12 @@ impl<J> Queue<J> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, job: J) -> Result<()> {
+    /// Adds a job, or gives it back with the reason.
+    fn push(&self, job: J) -> Result<(), (Error, J)> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Error::new(
-                Code::ShutdownInProgress,
-                "the database is being closed",
-            ));
+            let error = Error::new(Code::ShutdownInProgress, "the database is being closed");
+            return Err((error, job));
         }
         let waiting = state.jobs.len();
         if waiting >= self.max {
@@ -222,7 +261,7 @@ impl<J> Queue<J> {
                 "{waiting} operations are waiting, and {} is {}; try again",
                 self.name, self.max
             );
-            return Err(Error::new(Code::TooManyRequests, message));
+            return Err((Error::new(Code::TooManyRequests, message), job));
         }
         state.jobs.push_back(job);
         self.depth.inc();
@@ -260,15 +299,21 @@ trait WriteJob: Send {
     fn finish(self: Box<Self>, committed: Result<()>);
 }
 
-struct Job<T, F> {
+struct Job<T, F, S> {
     body: F,
     deadline: Deadline,
     alone: bool,
     outcome: Option<Result<T>>,
-    sender: ReplySender<T>,
+    /// What is done with the outcome.
+    finish: S,
 }
 
-impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> WriteJob for Job<T, F> {
+impl<T, F, S> WriteJob for Job<T, F, S>
+where
+    T: Send,
+    F: FnMut(&mut Tx<'_>) -> Result<T> + Send,
+    S: FnOnce(Result<T>) + Send,
+{
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
         let outcome = check(&self.deadline, tx.engine).and_then(|()| guarded(|| (self.body)(tx)));
         let keep = outcome.is_ok();
@@ -284,12 +329,12 @@ impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> WriteJob for Job<T, F> 
         let Self {
             body,
             outcome,
-            sender,
+            finish,
             ..
         } = *self;
         // What it holds is free when its caller hears of it.
         drop(body);
-        sender.send(match (outcome, committed) {
+        finish(match (outcome, committed) {
             // Its own failure has nothing to do with the commit of the others.
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(outcome), Ok(())) => outcome,

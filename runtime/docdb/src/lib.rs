@@ -7,10 +7,11 @@
 //! - `query`, `update`, `projection`, `sort`, `expression`: texts to types, and the types' meaning on one document.
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
-//! - `catalog`, `index`: collections, index definitions, index maintenance.
+//! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
+//! - `background`: filling indexes and removing what was dropped, step by step.
 //! - `transaction`: several statements on a snapshot, committed as one.
 //! - `feed`: the log of changes and the streams that read it.
 //! - `verify`: do indexes and documents agree.  `metrics`, `object_ids`, `show`: as they say.
@@ -22,6 +23,7 @@ pub mod ops;
 
 pub mod kv;
 
+mod background;
 mod bounds;
 mod catalog;
 mod docs;
@@ -51,6 +53,7 @@ mod projection;
 mod properties;
 mod query;
 mod sort;
+mod specification;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod update;
@@ -65,5 +68,6 @@ pub use feed::{BeforeChange, ChangeCursor, Changed, Changes, FullDocument, Watch
 pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;
+pub use query::retain_matching;
 pub use transaction::Transaction;
 pub use verify::Verified;

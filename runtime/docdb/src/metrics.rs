@@ -21,10 +21,11 @@ pub(crate) enum Op {
     Catalog,
     Watch,
     NextChanges,
+    Expire,
 }
 
 impl Op {
-    const ALL: [Op; 14] = [
+    const ALL: [Op; 15] = [
         Op::Find,
         Op::NextPage,
         Op::Count,
@@ -39,6 +40,7 @@ impl Op {
         Op::Catalog,
         Op::Watch,
         Op::NextChanges,
+        Op::Expire,
     ];
 
     const fn label(self) -> &'static str {
@@ -57,6 +59,7 @@ impl Op {
             Op::Catalog => "catalog",
             Op::Watch => "watch",
             Op::NextChanges => "next_changes",
+            Op::Expire => "expire",
         }
     }
 }
@@ -113,6 +116,10 @@ pub(crate) struct Metrics {
     pub(crate) feed_trimmed: IntCounter,
     /// Bytes of the change log.
     pub(crate) feed_bytes: IntGauge,
+    /// Documents that were removed for their age.
+    pub(crate) expired: IntCounter,
+    /// Commands whose indexes are being filled.
+    pub(crate) index_builds: IntGauge,
     /// Transactions open now.
     pub(crate) transactions: IntGauge,
     /// By outcome; indexed by `TransactionEnd`.
@@ -205,6 +212,14 @@ impl Metrics {
                 "Events trimmed from the change log.",
             )?,
             feed_bytes: gauge("cloudlet_docdb_feed_bytes", "Bytes of the change log.")?,
+            expired: counter(
+                "cloudlet_docdb_expired_total",
+                "Documents removed because a TTL index said so.",
+            )?,
+            index_builds: gauge(
+                "cloudlet_docdb_index_builds",
+                "Index builds under way in the background.",
+            )?,
             transactions: gauge("cloudlet_docdb_transactions", "Transactions open now.")?,
             transactions_ended: TransactionEnd::ALL.map(|end| transactions.with_label_values(&[end.label()])),
             operations: Op::ALL.map(|op| operations.with_label_values(&[op.label()])),

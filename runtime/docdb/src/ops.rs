@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bson::{RawArrayBuf, RawBson, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBson, RawDocument, RawDocumentBuf};
 
 use crate::Error;
 
@@ -51,6 +51,10 @@ pub struct Find {
     pub limit: Option<u64>,
     /// Name of the index to use, or `$natural` for a collection scan; the planner chooses when absent.
     pub hint: Option<Arc<str>>,
+    /// Only what lies from this key of the hinted index on, e.g. `{a: 1, b: 2}`; needs `hint`.
+    pub min: Option<RawDocumentBuf>,
+    /// Only what lies before this key of the hinted index; needs `hint`.
+    pub max: Option<RawDocumentBuf>,
     /// Most documents in the first page; `None` is the engine's default (101).
     pub batch: Option<u32>,
 }
@@ -133,6 +137,24 @@ pub fn pipeline_update(stages: &[RawDocumentBuf]) -> RawDocumentBuf {
     let mut update = RawDocumentBuf::new();
     update.append(bson::raw::cstr!("$pipeline"), list);
     update
+}
+
+/// The field of a filter that carries variables; no operator has that name.
+pub(crate) const VARIABLES_FIELD: &str = "$variables";
+
+/// The filter of an update, delete or findAndModify statement with MongoDB's `let`: variables made of constants, for
+/// the expressions of the filter and of an update with a pipeline. `{$variables: {..}, ..filter}`.
+pub fn with_variables(filter: &RawDocument, variables: &RawDocument) -> RawDocumentBuf {
+    let mut with = RawDocumentBuf::new();
+    with.append(bson::raw::cstr!("$variables"), variables);
+    // A damaged filter stays damaged: it is refused when it is parsed.
+    for field in filter {
+        match field {
+            Ok((name, value)) => with.append(name, value),
+            Err(_) => return filter.to_owned(),
+        }
+    }
+    with
 }
 
 /// Update statements.
@@ -246,16 +268,53 @@ pub struct WriteError {
 }
 
 /// A secondary index.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct IndexSpec {
     /// Its name, unique within the collection; [`default_index_name`] when the caller has none.
     pub name: Arc<str>,
     /// The fields with their directions (1 or -1), at most 32.
     pub keys: Vec<(Arc<str>, i32)>,
+    /// What is entered for the fields.
+    pub kind: IndexKind,
     /// Whether two documents may not have the same key.
     pub unique: bool,
     /// Whether documents without any of the fields are left out.
     pub sparse: bool,
+    /// Whether the planner passes it over; it is kept up and enforced all the same.
+    pub hidden: bool,
+    /// Only documents that this filter matches are entered: equality, `$exists: true`, comparisons, `$in`, `$type`,
+    /// `$and` and `$or` of these.
+    pub partial_filter: Option<RawDocumentBuf>,
+    /// Documents whose date in the (only) field is older than this expire: 0 to 2^31 - 1.
+    pub expire_after_seconds: Option<i64>,
+}
+
+/// What an index enters for its fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IndexKind {
+    /// The values, in order.
+    #[default]
+    Ordered,
+    /// MongoDB's `hashed`: a hash of the value of the only field. Serves equality.
+    Hashed,
+}
+
+/// What [`Docs::modify_index`](crate::Docs::modify_index) changes; `None` leaves things as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IndexChange {
+    /// The new life of documents, in seconds.
+    pub expire_after_seconds: Option<i64>,
+    /// Whether the planner passes the index over.
+    pub hidden: Option<bool>,
+}
+
+/// What [`Docs::expire`](crate::Docs::expire) did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Documents removed.
+    pub deleted: u64,
+    /// Whether the budget was used up, so that there may be more.
+    pub more: bool,
 }
 
 /// MongoDB's name for an index that was given none: `a_1_b_-1`.

@@ -1,19 +1,29 @@
 //! Choosing how to reach a query's documents: which index, over which keys, in which direction, and whether the
 //! result still has to be sorted. Reads nothing but the catalog; running the plan is `exec`'s business.
+//!
+//! There are no statistics: of two plans the better one is told by what the filter fixes. A unique index of which all
+//! fields are fixed to values beats all; then more leading fields fixed to values beat fewer, and one with a range
+//! after them beats one without; then an index that gives the order asked for beats one that does not. An `$or` is a
+//! union of plans, as good as its worst, and is taken when no single plan is as good.
 
 use std::sync::Arc;
 
+use bson::{RawDocument, RawDocumentBuf};
+
 use crate::bounds::{self, Bounds};
-use crate::catalog::{Collection, ID_INDEX, entry_prefix};
+use crate::catalog::{Collection, ID_INDEX, document_prefix, entry_prefix};
+use crate::check::check_well_formed;
 use crate::index::Index;
 use crate::kv::{Direction, successor};
 use crate::path::Path;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::{Code, Error, Result};
+use crate::{Code, Error, Find, IndexKind, Limits, Result, keycode, value};
 
 /// Most key ranges of one plan: the product of the fields' intervals.
 const RANGES_MAX: usize = 1000;
+/// Most plans in a union; an `$or` of more is a filter.
+const BRANCHES_MAX: usize = 100;
 
 /// Where the rows come from.
 #[derive(Debug, Clone)]
@@ -22,6 +32,17 @@ pub(crate) enum Source {
     Documents,
     /// An index.
     Index(Arc<Index>),
+    /// Several plans, one after the other: the branches of an `$or`.
+    Union(Vec<Branch>),
+}
+
+/// A branch of a union. A document is shown by the first branch whose filter it matches, so that it is shown once and
+/// nothing has to be remembered.
+#[derive(Debug, Clone)]
+pub(crate) struct Branch {
+    pub(crate) plan: Plan,
+    /// The branch of the `$or`.
+    pub(crate) filter: Filter,
 }
 
 /// Whole store keys from `from` to `to`, the latter excluded.
@@ -45,11 +66,107 @@ pub(crate) struct Plan {
     pub(crate) bounded: bool,
     /// Whether each range is one value of every field.
     pub(crate) points: bool,
+    /// Whether the rows are exactly the documents that match, one each, so that counting needs no document.
+    pub(crate) exact: bool,
     /// The bounds of each field, as far as they are used; for `explain`.
     pub(crate) fields: Vec<Bounds>,
 }
 
+/// Ends of a query given as keys of its index: MongoDB's `min` and `max`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Window {
+    min: Option<RawDocumentBuf>,
+    max: Option<RawDocumentBuf>,
+}
+
+impl Window {
+    /// # Errors
+    /// When an end is not BSON, or there is no hint that says of which index it is a key.
+    pub(crate) fn parse(find: &Find, limits: &Limits) -> Result<Self> {
+        let end = |end: &Option<RawDocumentBuf>| {
+            let end = end.clone().filter(|end| !end.is_empty());
+            match &end {
+                None => {}
+                Some(_) if find.hint.is_none() => {
+                    return Err(Error::new(
+                        Code::BadValue,
+                        "min and max need a hint of which index to use",
+                    ));
+                }
+                Some(end) => check_well_formed(end, limits.depth_max)?,
+            }
+            Ok(end)
+        };
+        Ok(Self {
+            min: end(&find.min)?,
+            max: end(&find.max)?,
+        })
+    }
+}
+
 impl Plan {
+    /// Leaves of the plan's ranges what lies from the window's minimum on and before its maximum.
+    ///
+    /// # Errors
+    /// When an end is not a whole key of the plan's index.
+    pub(crate) fn narrow(&mut self, window: &Window) -> Result<()> {
+        let end = |end: &Option<RawDocumentBuf>| end.as_ref().map(|end| self.key(end)).transpose();
+        let (min, max) = (end(&window.min)?, end(&window.max)?);
+        for range in &mut self.ranges {
+            if let Some(min) = min.as_ref().filter(|min| **min > range.from) {
+                range.from.clone_from(min);
+            }
+            if let Some(max) = max.as_ref().filter(|max| **max < range.to) {
+                range.to.clone_from(max);
+            }
+        }
+        self.ranges.retain(|range| range.from < range.to);
+        Ok(())
+    }
+
+    /// The store key of a key of the plan's index, given with the names of its fields.
+    fn key(&self, named: &RawDocument) -> Result<Vec<u8>> {
+        let (mut key, fields): (_, Vec<(&str, bool)>) = match &self.source {
+            Source::Union(_) => {
+                return Err(Error::new(
+                    Code::BadValue,
+                    "min and max take the hint of the index whose keys they are",
+                ));
+            }
+            Source::Index(index) if index.spec.kind != IndexKind::Ordered => {
+                return Err(Error::new(
+                    Code::BadValue,
+                    format!(
+                        "min and max have no meaning for the hashed index {:?}",
+                        index.spec.name
+                    ),
+                ));
+            }
+            Source::Documents => (document_prefix(self.collection), vec![("_id", false)]),
+            Source::Index(index) => (
+                entry_prefix(index.id),
+                index
+                    .fields
+                    .iter()
+                    .map(|field| (field.path.as_str(), field.descending))
+                    .collect(),
+            ),
+        };
+        let same = value::fields(named)
+            .map(|(name, _)| name)
+            .eq(fields.iter().map(|(path, _)| *path));
+        if !same {
+            return Err(Error::new(
+                Code::BadValue,
+                "min and max must have the fields of the hinted index, in its order",
+            ));
+        }
+        for ((_, value), (_, descending)) in value::fields(named).zip(&fields) {
+            keycode::encode(&mut key, value, *descending);
+        }
+        Ok(key)
+    }
+
     /// Whether this is a lookup by `_id`.
     pub(crate) fn is_id_lookup(&self) -> bool {
         matches!(self.source, Source::Documents) && self.points && self.ranges.len() == 1
@@ -60,6 +177,7 @@ impl Plan {
         self.points
             && match &self.source {
                 Source::Documents => true,
+                Source::Union(_) => false,
                 // The begin of a descending field's range may be short of its key.
                 Source::Index(index) => {
                     let whole = self.fields.len() == index.fields.len();
@@ -84,32 +202,122 @@ pub(crate) fn choose(
     sort: Option<&SortSpec>,
     hint: Option<&str>,
 ) -> Result<Plan> {
+    let plans = consider(collection, filter, sort, hint)?;
+    let none = || Error::new(Code::NoQueryExecutionPlans, "no plan for the query");
+    plans.into_iter().next().ok_or_else(none)
+}
+
+/// The plans for `filter` and `sort` that come into question, the best one first.
+///
+/// # Errors
+/// As [`choose`].
+pub(crate) fn consider(
+    collection: &Collection,
+    filter: &Filter,
+    sort: Option<&SortSpec>,
+    hint: Option<&str>,
+) -> Result<Vec<Plan>> {
     match hint {
-        Some("$natural") => return Ok(scan(collection, sort)),
-        Some(ID_INDEX) => return Ok(by_id(collection, filter, sort).0),
+        Some("$natural") => return Ok(vec![scan(collection, sort)]),
+        Some(ID_INDEX) => return Ok(vec![by_id(collection, filter, sort).0]),
         Some(name) => {
-            let index = collection.index(name).ok_or_else(|| {
-                Error::new(
-                    Code::BadValue,
-                    format!("the hint names no index of the collection: {name:?}"),
-                )
+            let index = collection.index(name).filter(|index| index.is_visible());
+            let index = index.ok_or_else(|| {
+                let message = format!("hint provided does not correspond to an existing index: {name:?}");
+                Error::new(Code::BadValue, message)
             })?;
-            return Ok(by_index(collection, index, filter, sort).0);
+            if !holds_all(index, filter) {
+                let message = format!(
+                    "the hint names the partial index {name:?}, and the filter does not imply its partialFilterExpression"
+                );
+                return Err(Error::new(Code::NoQueryExecutionPlans, message));
+            }
+            return Ok(vec![by_index(collection, index, filter, sort).0]);
         }
         None => {}
     }
-    let (mut best, mut best_score) = by_id(collection, filter, sort);
-    if best.points && best.bounded {
-        return Ok(best);
+    let mut plans = singles(collection, filter, sort);
+    let best = plans.first().map(|(_, score)| *score);
+    if let Some((plan, weight)) = union(collection, filter, sort)
+        && best.is_none_or(|(whole, best, _, _)| !whole && weight > best)
+    {
+        plans.insert(0, (plan, (false, weight, false, true)));
     }
-    for index in &collection.indexes {
+    Ok(plans.into_iter().map(|(plan, _)| plan).collect())
+}
+
+/// The plans by one index, the best one first; among equals the collection itself and older indexes come first.
+fn singles(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> Vec<(Plan, Score)> {
+    let by_id = by_id(collection, filter, sort);
+    if by_id.0.points && by_id.0.bounded {
+        return vec![by_id];
+    }
+    let mut plans = vec![by_id];
+    let usable = |index: &&Arc<Index>| index.is_visible() && holds_all(index, filter);
+    for index in collection.indexes.iter().filter(usable) {
         let (plan, score) = by_index(collection, index, filter, sort);
-        let complete = !index.spec.sparse || plan.fields.iter().any(|bounds| bounds.exists);
-        if complete && score > best_score {
-            (best, best_score) = (plan, score);
+        let complete = !index.spec.sparse
+            || plan.fields.iter().any(|bounds| bounds.exists)
+            || index
+                .fields
+                .iter()
+                .any(|field| bounds::implies_exists(filter, &field.path));
+        if complete && (plan.bounded || (plan.sorted && sort.is_some())) {
+            plans.push((plan, score));
         }
     }
-    Ok(best)
+    plans.sort_by(|(_, a), (_, b)| b.cmp(a));
+    plans
+}
+
+/// The union of plans for an `$or` that the filter is or has, and how good its worst is.
+fn union(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> Option<(Plan, usize)> {
+    let whole = std::slice::from_ref(filter);
+    let parts = match filter {
+        Filter::And(parts) => parts.as_slice(),
+        _ => whole,
+    };
+    let unions = parts.iter().enumerate().filter_map(|(at, part)| {
+        let Filter::Or(any) = part else { return None };
+        if any.len() > BRANCHES_MAX {
+            return None;
+        }
+        let mut weight = usize::MAX;
+        let mut branches = Vec::with_capacity(any.len());
+        for branch in any {
+            // What else the filter asks for narrows each branch.
+            let others = parts.iter().enumerate().filter(|(other, _)| *other != at);
+            let both = others.map(|(_, part)| part).chain([branch]).cloned().collect();
+            let (plan, score) = singles(collection, &Filter::And(both), None).into_iter().next()?;
+            if !plan.bounded {
+                return None;
+            }
+            weight = weight.min(score.1);
+            branches.push(Branch {
+                plan,
+                filter: branch.clone(),
+            });
+        }
+        let plan = Plan {
+            collection: collection.id,
+            ranges: Vec::new(),
+            direction: Direction::Forward,
+            sorted: sort.is_none(),
+            bounded: true,
+            points: branches.iter().all(|branch| branch.plan.points),
+            exact: false,
+            fields: Vec::new(),
+            source: Source::Union(branches),
+        };
+        Some((plan, weight))
+    });
+    unions.max_by_key(|(_, weight)| *weight)
+}
+
+/// Whether a partial index has all documents that the filter matches.
+fn holds_all(index: &Index, filter: &Filter) -> bool {
+    let partial = index.partial.as_ref();
+    partial.is_none_or(|partial| bounds::implies(filter, partial))
 }
 
 /// How good a plan is: fields fixed to values, then a range, then a sort saved.
@@ -131,6 +339,7 @@ fn scan(collection: &Collection, sort: Option<&SortSpec>) -> Plan {
     let prefix = collection.prefix();
     let mut plan = build(collection.id, Source::Documents, prefix, &[false], Vec::new());
     plan.sorted = sort.is_none();
+    plan.exact = false;
     plan
 }
 
@@ -140,7 +349,8 @@ fn by_id(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> (
         Err(_) => return (scan(collection, sort), (false, 0, false, false)),
     };
     let fields: Vec<Bounds> = bounds::of_filter(filter, &path, false).into_iter().collect();
-    let direction = sort_direction(&[(&path, false)], &fields, sort);
+    let direction = sort_direction(&[(&path, false)], 0, &fields, sort);
+    let exact = bounds::is_exact(filter, &[&path][..fields.len()]);
     let mut plan = build(
         collection.id,
         Source::Documents,
@@ -149,33 +359,72 @@ fn by_id(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> (
         fields,
     );
     plan.set_direction(direction, sort);
+    plan.exact = exact;
     let score = score(&plan, true, sort, 1);
     (plan, score)
 }
 
+/// The best plan by one index. Conditions that one `$elemMatch` makes are about one element, and so are the values of
+/// one entry: they may be used together where others may not, so each `$elemMatch` is a plan of its own to try.
 fn by_index(
     collection: &Collection,
     index: &Arc<Index>,
     filter: &Filter,
     sort: Option<&SortSpec>,
 ) -> (Plan, Score) {
+    let mut best = by_index_with(collection, index, filter, sort, None);
+    let whole = std::slice::from_ref(filter);
+    let parts = match filter {
+        Filter::And(parts) => parts.as_slice(),
+        _ => whole,
+    };
+    for part in parts.iter().filter(|_| index.multikey != 0) {
+        for element in bounds::elements(part) {
+            let other = by_index_with(collection, index, filter, sort, Some(element));
+            if other.1 > best.1 {
+                best = other;
+            }
+        }
+    }
+    best
+}
+
+fn by_index_with(
+    collection: &Collection,
+    index: &Arc<Index>,
+    filter: &Filter,
+    sort: Option<&SortSpec>,
+    element: Option<(&Path, &Filter)>,
+) -> (Plan, Score) {
     let mut fields = Vec::new();
     let mut ranges = 1;
-    let mut multikey_used = false;
+    // Of a field with arrays: whether it was bound by what `element` says.
+    let mut multikey_used: Option<bool> = None;
     for (i, field) in index.fields.iter().enumerate() {
         let multikey = index.multikey >> i & 1 == 1;
-        // Two multikey fields may be met by different elements; an entry holds one element's values.
-        if multikey && multikey_used {
+        let within = element.filter(|_| multikey && multikey_used != Some(false));
+        let within = within.and_then(|(path, filter)| bounds::of_element(filter, field.tail_below(path)?));
+        let from_element = within.is_some();
+        // Otherwise two such fields may be met by different elements; an entry holds one element's values.
+        if multikey && !from_element && multikey_used.is_some() {
             break;
         }
-        let Some(bounds) = bounds::of_filter(filter, &field.path, multikey) else {
+        let bounds = within.or_else(|| bounds::of_filter(filter, &field.path, multikey));
+        let bounds = if field.hashed {
+            bounds.and_then(|bounds| bounds.hashed())
+        } else {
+            bounds
+        };
+        let Some(bounds) = bounds else {
             break;
         };
         ranges *= bounds.intervals.len();
         if ranges > RANGES_MAX {
             break;
         }
-        multikey_used |= multikey;
+        if multikey {
+            multikey_used = Some(from_element);
+        }
         let points = bounds.points();
         fields.push(bounds);
         if !points {
@@ -187,16 +436,19 @@ fn by_index(
         .iter()
         .map(|field| (&field.path, field.descending))
         .collect();
-    // Of an array the sort takes the smallest or largest element, the index has them all.
-    let direction = if index.multikey == 0 {
-        sort_direction(&keys, &fields, sort)
+    let ordered = index.spec.kind == IndexKind::Ordered;
+    let direction = if ordered {
+        sort_direction(&keys, index.multikey, &fields, sort)
     } else {
         None
     };
+    let used: Vec<&Path> = keys.iter().take(fields.len()).map(|(path, _)| *path).collect();
+    let exact = ordered && index.multikey == 0 && bounds::is_exact_in(filter, &used, index.partial.as_ref());
     let descending: Vec<bool> = keys.iter().map(|(_, descending)| *descending).collect();
     let source = Source::Index(index.clone());
     let mut plan = build(collection.id, source, entry_prefix(index.id), &descending, fields);
     plan.set_direction(direction, sort);
+    plan.exact = exact;
     let score = score(&plan, index.spec.unique, sort, index.fields.len());
     (plan, score)
 }
@@ -208,8 +460,16 @@ impl Plan {
     }
 }
 
-/// The direction in which the keys come in the order of `sort`, if they do in one.
-fn sort_direction(keys: &[(&Path, bool)], fields: &[Bounds], sort: Option<&SortSpec>) -> Option<Direction> {
+/// The direction in which the keys come in the order of `sort`, if they do in one. Of an array the sort takes the
+/// smallest or largest element and the index has them all, so a field with arrays sorts nothing; but where it is fixed
+/// to one value, the fields after it may.
+fn sort_direction(
+    keys: &[(&Path, bool)],
+    multikey: u32,
+    fields: &[Bounds],
+    sort: Option<&SortSpec>,
+) -> Option<Direction> {
+    let arrays = |place: usize| multikey >> place & 1 == 1;
     let single = |place: usize| {
         fields
             .get(place)
@@ -223,6 +483,7 @@ fn sort_direction(keys: &[(&Path, bool)], fields: &[Bounds], sort: Option<&SortS
             place += 1;
         }
         match keys.get(place) {
+            Some((at, _)) if at == &path && arrays(place) => return None,
             Some((at, descending)) if at == &path => {
                 let wanted = if *descending == (*sign < 0) {
                     Direction::Forward
@@ -238,7 +499,7 @@ fn sort_direction(keys: &[(&Path, bool)], fields: &[Bounds], sort: Option<&SortS
                 .iter()
                 .take(place)
                 .enumerate()
-                .any(|(i, (at, _))| at == &path && single(i)) => {}
+                .any(|(i, (at, _))| at == &path && single(i) && !arrays(i)) => {}
             _ => return None,
         }
     }
@@ -285,6 +546,7 @@ fn build(collection: u32, source: Source, prefix: Vec<u8>, descending: &[bool], 
         sorted: false,
         bounded: !fields.is_empty(),
         points: !fields.is_empty() && fields.iter().all(Bounds::points),
+        exact: false,
         fields,
     }
 }

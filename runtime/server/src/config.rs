@@ -37,6 +37,8 @@ pub(crate) struct NodeConfig {
     pub(crate) limits: Limits,
     /// The embedded database.
     pub(crate) database: Database,
+    /// The MongoDB listener.
+    pub(crate) mongo: Mongo,
     /// Objects and their cache.
     pub(crate) storage: Storage,
     /// The function host.
@@ -92,6 +94,17 @@ pub(crate) struct Database {
     pub(crate) cache_bytes: usize,
     /// Reader threads.
     pub(crate) readers: usize,
+}
+
+/// The MongoDB listener.
+#[derive(Debug, Clone)]
+pub(crate) struct Mongo {
+    /// Its address; without one there is no such listener.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Name of the replica set whose one member it says it is; otherwise it says that it is a router.
+    pub(crate) replica_set: Option<String>,
+    /// `host:port` at which clients reach it, for a replica set; otherwise the listener's address.
+    pub(crate) advertise: Option<String>,
 }
 
 /// Objects and their cache.
@@ -231,6 +244,12 @@ settings! {
     database_cache_bytes, "database.cache_bytes", "CLOUDLET_DATABASE_CACHE_BYTES";
     /// Threads that read the database [default: one a core]
     database_readers, "database.readers", "CLOUDLET_DATABASE_READERS";
+    /// Address of the MongoDB listener [default: none]
+    mongo_listen, "mongo.listen", "CLOUDLET_MONGO_LISTEN";
+    /// Name of the replica set that it says it is [default: none, a router]
+    mongo_replica_set, "mongo.replica_set", "CLOUDLET_MONGO_REPLICA_SET";
+    /// host:port at which clients reach it, for a replica set [default: mongo.listen]
+    mongo_advertise, "mongo.advertise", "CLOUDLET_MONGO_ADVERTISE";
     /// Directory of the objects [default: objects in data_dir]
     storage_dir, "storage.dir", "CLOUDLET_STORAGE_DIR";
     /// Bytes of the memory cache of objects [default: 128MiB]
@@ -399,6 +418,11 @@ impl<'a> Settings<'a> {
                 cache_bytes: self.get("database.cache_bytes", 256 << 20, bytes_usize),
                 readers: self.get("database.readers", cores, count),
             },
+            mongo: Mongo {
+                listen: self.get("mongo.listen", None, |text| address(text).map(Some)),
+                replica_set: self.get("mongo.replica_set", None, some_text),
+                advertise: self.get("mongo.advertise", None, some_text),
+            },
             storage: Storage {
                 cache_bytes: self.get("storage.cache_bytes", 128 << 20, bytes),
                 cached_object_bytes_max: self.get("storage.cached_object_bytes_max", 4 << 20, bytes),
@@ -519,6 +543,13 @@ fn nearest(name: &str) -> Option<&'static str> {
                 .find(|known| known.len() > 4 && name.starts_with(&known[..known.len() - 2]))
         })
         .copied()
+}
+
+fn some_text(text: &str) -> Result<Option<String>, String> {
+    match text.trim() {
+        "" => Err("expected a text that is not empty".into()),
+        text => Ok(Some(text.to_owned())),
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

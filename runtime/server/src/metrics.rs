@@ -72,14 +72,19 @@ pub(crate) enum Surface {
     Public,
     /// The admin API, health, metrics.
     Admin,
+    /// The MongoDB wire protocol.
+    Mongo,
 }
 
 impl Surface {
+    const ALL: [Surface; 3] = [Surface::Public, Surface::Admin, Surface::Mongo];
+
     /// The value of the label.
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Surface::Public => "public",
             Surface::Admin => "admin",
+            Surface::Mongo => "mongo",
         }
     }
 }
@@ -123,8 +128,8 @@ const SECONDS: &[f64] = &[
 pub(crate) struct Metrics {
     requests: Vec<[IntCounter; 5]>,
     seconds: Vec<Histogram>,
-    connections: [IntGauge; 2],
-    connections_total: [IntCounter; 2],
+    connections: [IntGauge; 3],
+    connections_total: [IntCounter; 3],
     closed: Vec<IntCounter>,
     /// Bytes of request bodies received.
     pub(crate) request_body_bytes: IntCounter,
@@ -204,9 +209,8 @@ impl Metrics {
             seconds: Kind::ALL
                 .map(|kind| seconds.with_label_values(&[kind.label()]))
                 .into(),
-            connections: [Surface::Public, Surface::Admin].map(|s| open.with_label_values(&[s.label()])),
-            connections_total: [Surface::Public, Surface::Admin]
-                .map(|s| accepted.with_label_values(&[s.label()])),
+            connections: Surface::ALL.map(|s| open.with_label_values(&[s.label()])),
+            connections_total: Surface::ALL.map(|s| accepted.with_label_values(&[s.label()])),
             closed: Closed::ALL
                 .map(|reason| closed.with_label_values(&[reason.label()]))
                 .into(),

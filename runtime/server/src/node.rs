@@ -11,6 +11,7 @@ use cloudlet_blob::{BlobConfig, BlobStore};
 use cloudlet_data::{Documents, Embedded, Find, Insert, Namespace};
 use cloudlet_docdb::Docs;
 use cloudlet_host::{Host, HostConfig, LogSink};
+use cloudlet_wire::{Parts, Settings, Topology, Wire};
 
 use crate::apps::registry::Registry;
 use crate::config::NodeConfig;
@@ -30,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) maintenance: maintenance::Metrics,
     pub(crate) documents: Arc<dyn Documents>,
+    /// The MongoDB wire protocol over the documents; its users are there whether or not it is listened to.
+    pub(crate) wire: Wire,
     pub(crate) blobs: BlobStore,
     pub(crate) auth: Auth,
     pub(crate) host: Host,
@@ -75,6 +78,17 @@ impl Node {
         let auth = Auth::open(documents.clone(), auth_config, clock.clone(), entropy.clone())
             .await
             .context("open the identity service")?;
+        let wire = Wire::open(
+            Parts {
+                documents: documents.clone(),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                registry: prometheus.clone(),
+            },
+            wire_settings(&config),
+        )
+        .await
+        .context("open the MongoDB protocol")?;
         let logs = Arc::new(Logs::default());
         let sink: Arc<dyn LogSink> = logs.clone();
         let host = Host::new(
@@ -99,6 +113,7 @@ impl Node {
             metrics,
             maintenance,
             documents,
+            wire,
             blobs,
             auth,
             host,
@@ -116,8 +131,8 @@ impl Node {
 
 /// Runs a node until it is told to stop by SIGTERM or SIGINT; requests in flight are finished within the grace.
 ///
-/// Prints on standard output `admin key: ck_...` (at the first start only), `listening public URL` and
-/// `listening admin URL`, one line each.
+/// Prints on standard output `admin key: ck_...` (at the first start only), `listening public URL`, with a MongoDB
+/// listener `listening mongo URL`, and `listening admin URL`, one line each.
 ///
 /// # Errors
 /// When the node can't be opened or a listener can't be bound.
@@ -146,6 +161,9 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         let front = front::Front::start(Arc::clone(&node)).await?;
         let maintenance = tokio::spawn(maintenance::run(node));
         say(&format!("listening public {}", front.public_url()));
+        if let Some(url) = front.mongo_url() {
+            say(&format!("listening mongo {url}"));
+        }
         say(&format!("listening admin {}", front.admin_url()));
         signals.wait().await;
         tracing::info!("stopping");
@@ -170,6 +188,21 @@ fn docdb_config(config: &NodeConfig) -> cloudlet_docdb::Config {
         cache_bytes: config.database.cache_bytes,
         readers: config.database.readers,
         ..cloudlet_docdb::Config::default()
+    }
+}
+
+fn wire_settings(config: &NodeConfig) -> Settings {
+    let mongo = &config.mongo;
+    let listens = || mongo.listen.map(|address| address.to_string());
+    Settings {
+        topology: match (&mongo.replica_set, mongo.advertise.clone().or_else(listens)) {
+            (Some(name), Some(address)) => Topology::ReplicaSet {
+                name: name.clone(),
+                address,
+            },
+            _ => Topology::Router,
+        },
+        ..Settings::default()
     }
 }
 

@@ -16,7 +16,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("blob", &["data", "base"]),
     ("auth", &["data", "base"]),
     ("host", &["auth", "blob", "data", "base"]),
-    ("server", &["host", "auth", "blob", "data", "docdb", "base"]),
+    ("wire", &["data", "base"]),
+    (
+        "server",
+        &["host", "wire", "auth", "blob", "data", "docdb", "base"],
+    ),
     ("xtask", &[]),
 ];
 
@@ -30,7 +34,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("clap", &["server"]),
     ("notify", &["server"]),
     ("indicatif", &["server", "xtask"]),
-    ("tokio", &["data", "blob", "auth", "host", "server"]),
+    ("tokio", &["data", "blob", "auth", "host", "wire", "server"]),
     ("anyhow", &["server", "xtask"]),
 ];
 

@@ -7,11 +7,11 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf};
 
 use super::Query;
 use super::scan::Meter;
-use crate::catalog::{Catalog, append, key_pattern};
+use crate::catalog::{Catalog, append};
 use crate::engine::Engine;
 use crate::kv::{Direction, KvRead};
 use crate::plan::{self, Plan, Source};
-use crate::{Namespace, Result};
+use crate::{IndexSpec, Namespace, Result, specification};
 
 /// Runs the query to its end and tells how.
 pub(crate) fn explain(
@@ -23,26 +23,30 @@ pub(crate) fn explain(
     meter: &mut Meter<'_>,
 ) -> Result<RawDocumentBuf> {
     let started = engine.clock.monotonic();
-    let (stage, returned) = match catalog.collection(ns) {
+    let mut rejected = RawArrayBuf::new();
+    let (winner, returned) = match catalog.collection(ns) {
         None => (stage("EOF"), 0),
         Some(collection) => {
-            let plan = plan::choose(
+            let mut plans = plan::consider(
                 collection,
                 &query.filter,
                 query.sort.as_ref(),
                 query.hint.as_deref(),
             )?;
-            (
-                winning_plan(&plan, query),
-                run(engine, kv, catalog, ns, query, meter)?,
-            )
+            if let Some(winner) = plans.first_mut() {
+                winner.narrow(&query.window)?;
+            }
+            let mut shown = plans.iter().map(|plan| shown_plan(plan, query));
+            let winner = shown.next().unwrap_or_else(|| stage("EOF"));
+            shown.for_each(|plan| rejected.push(plan));
+            (winner, run(engine, kv, catalog, ns, query, meter)?)
         }
     };
     let millis = engine.clock.monotonic().saturating_sub(started).as_millis();
     let mut planner = RawDocumentBuf::new();
     planner.append(cstr!("namespace"), ns.to_string());
-    planner.append(cstr!("winningPlan"), stage);
-    planner.append(cstr!("rejectedPlans"), RawArrayBuf::new());
+    planner.append(cstr!("winningPlan"), winner);
+    planner.append(cstr!("rejectedPlans"), rejected);
     let mut stats = RawDocumentBuf::new();
     stats.append(cstr!("executionSuccess"), true);
     stats.append(cstr!("nReturned"), number(returned));
@@ -97,7 +101,28 @@ fn above(name: &str, input: RawDocumentBuf) -> RawDocumentBuf {
     stage
 }
 
-fn winning_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
+/// The scan of an index or of the documents, without what is done to the rows.
+fn scan_stage(plan: &Plan) -> RawDocumentBuf {
+    let direction = match plan.direction {
+        Direction::Forward => "forward",
+        Direction::Backward => "backward",
+    };
+    match &plan.source {
+        Source::Documents => index_scan(plan, &specification::of_id(), false, direction),
+        Source::Index(index) => index_scan(plan, &index.spec, index.multikey != 0, direction),
+        Source::Union(branches) => {
+            let mut inputs = RawArrayBuf::new();
+            branches
+                .iter()
+                .for_each(|branch| inputs.push(scan_stage(&branch.plan)));
+            let mut or = stage("OR");
+            or.append(cstr!("inputStages"), inputs);
+            or
+        }
+    }
+}
+
+fn shown_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
     let direction = match plan.direction {
         Direction::Forward => "forward",
         Direction::Backward => "backward",
@@ -109,22 +134,7 @@ fn winning_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
             scan.append(cstr!("direction"), direction);
             scan
         }
-        Source::Documents => above(
-            "FETCH",
-            index_scan(plan, "_id_", &[("_id".into(), 1)], false, direction),
-        ),
-        Source::Index(index) => {
-            let mut scan = index_scan(
-                plan,
-                &index.spec.name,
-                &index.spec.keys,
-                index.multikey != 0,
-                direction,
-            );
-            scan.append(cstr!("isUnique"), index.spec.unique);
-            scan.append(cstr!("isSparse"), index.spec.sparse);
-            above("FETCH", scan)
-        }
+        _ => above("FETCH", scan_stage(plan)),
     };
     if query.sort.is_some() && !plan.sorted {
         at = above("SORT", at);
@@ -143,20 +153,17 @@ fn winning_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
     at
 }
 
-fn index_scan(
-    plan: &Plan,
-    name: &str,
-    keys: &[(Arc<str>, i32)],
-    multikey: bool,
-    direction: &str,
-) -> RawDocumentBuf {
+fn index_scan(plan: &Plan, spec: &IndexSpec, multikey: bool, direction: &str) -> RawDocumentBuf {
     let mut scan = stage("IXSCAN");
-    scan.append(cstr!("keyPattern"), key_pattern(keys));
-    scan.append(cstr!("indexName"), name);
+    scan.append(cstr!("keyPattern"), spec.key_pattern());
+    scan.append(cstr!("indexName"), &*spec.name);
     scan.append(cstr!("isMultiKey"), multikey);
+    scan.append(cstr!("isUnique"), spec.unique);
+    scan.append(cstr!("isSparse"), spec.sparse);
+    scan.append(cstr!("isPartial"), spec.partial_filter.is_some());
     scan.append(cstr!("direction"), direction);
     let mut bounds = RawDocumentBuf::new();
-    for (place, (path, sign)) in keys.iter().enumerate() {
+    for (place, (path, sign)) in spec.keys.iter().enumerate() {
         let mut intervals = RawArrayBuf::new();
         match plan.fields.get(place) {
             Some(field) => {

@@ -1,6 +1,8 @@
 //! Running queries: pages, cursors, counts, distinct values. `scan` walks a plan, `sorted` sorts what no index
-//! sorts, `write` changes documents, `explain` tells what happened.
+//! sorts, `write` changes documents, `expire` removes old ones, `build` makes indexes, `explain` tells what happened.
 
+pub(crate) mod build;
+pub(crate) mod expire;
 pub(crate) mod explain;
 pub(crate) mod scan;
 mod sorted;
@@ -13,17 +15,19 @@ use std::sync::Arc;
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use self::scan::{Meter, scan};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Collection};
 use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::kv::KvRead;
+use crate::ops::VARIABLES_FIELD;
 use crate::path::{self, Path};
 use crate::pipeline::{self, PipelineState};
-use crate::plan::{self, Plan, Source};
+use crate::plan::{self, Plan, Source, Window};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
+use crate::value::{fields, raw_fields};
 use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, keycode};
 
 pub(crate) use self::sorted::sorted_documents;
@@ -41,6 +45,7 @@ pub(crate) struct Query {
     pub(crate) limit: Option<u64>,
     pub(crate) hint: Option<Arc<str>>,
     pub(crate) runtime: Arc<Runtime>,
+    pub(crate) window: Window,
 }
 
 impl Query {
@@ -54,6 +59,7 @@ impl Query {
             limit: None,
             hint,
             runtime,
+            window: Window::default(),
         }
     }
 
@@ -82,7 +88,15 @@ impl Query {
             limit,
             hint: find.hint.clone(),
             runtime: scope.runtime().clone(),
+            window: Window::parse(find, limits)?,
         })
+    }
+
+    /// The plan of the query.
+    pub(crate) fn plan(&self, collection: &Collection) -> Result<Plan> {
+        let mut plan = plan::choose(collection, &self.filter, self.sort.as_ref(), self.hint.as_deref())?;
+        plan.narrow(&self.window)?;
+        Ok(plan)
     }
 
     fn project(&self, document: &RawDocument) -> Result<RawDocumentBuf> {
@@ -99,6 +113,28 @@ pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits, scope: &Scop
     }
     check_well_formed(document, limits.depth_max)?;
     Filter::parse_in(document, scope)
+}
+
+/// The filter of a statement that writes, with the scope of its variables
+/// ([`with_variables`](crate::with_variables)).
+pub(crate) fn parse_write_filter(
+    document: &RawDocument,
+    limits: &Limits,
+    scope: &Scope,
+) -> Result<(Filter, Scope)> {
+    let Some((VARIABLES_FIELD, variables)) = fields(document).next() else {
+        return Ok((parse_filter(document, limits, scope)?, scope.clone()));
+    };
+    check_well_formed(document, limits.depth_max)?;
+    let Some(variables) = variables.as_document() else {
+        return Err(Error::new(Code::TypeMismatch, "variables are a document"));
+    };
+    let scope = scope.with_let(variables)?;
+    let mut plain = RawDocumentBuf::new();
+    for (name, value) in raw_fields(document).skip(1) {
+        plain.append(name, value);
+    }
+    Ok((parse_filter(&plain, limits, &scope)?, scope))
 }
 
 pub(crate) fn parse_sort(document: Option<&RawDocument>, limits: &Limits) -> Result<Option<SortSpec>> {
@@ -203,12 +239,7 @@ pub(crate) fn find(
             cursor: None,
         });
     };
-    let plan = plan::choose(
-        collection,
-        &query.filter,
-        query.sort.as_ref(),
-        query.hint.as_deref(),
-    )?;
+    let plan = query.plan(collection)?;
     meter.admit(is_short(&plan, query))?;
     let position = match &query.sort {
         Some(sort) if !plan.sorted => {
@@ -273,11 +304,19 @@ pub(crate) fn rebind(catalog: &Catalog, ns: &Namespace, plan: &mut Plan) -> Resu
         .collection(ns)
         .filter(|collection| collection.id == plan.collection);
     let collection = collection.ok_or_else(|| gone(format!("collection {ns}")))?;
-    if let Source::Index(index) = &mut plan.source {
-        let now = collection.indexes.iter().find(|now| now.id == index.id);
-        *index = now
-            .ok_or_else(|| gone(format!("index {:?}", index.spec.name)))?
-            .clone();
+    match &mut plan.source {
+        Source::Documents => {}
+        Source::Index(index) => {
+            let now = collection.indexes.iter().find(|now| now.id == index.id);
+            *index = now
+                .ok_or_else(|| gone(format!("index {:?}", index.spec.name)))?
+                .clone();
+        }
+        Source::Union(branches) => {
+            for branch in branches {
+                rebind(catalog, ns, &mut branch.plan)?;
+            }
+        }
     }
     Ok(())
 }
@@ -390,6 +429,10 @@ pub(crate) fn count(
     let most = query
         .limit
         .map_or(u64::MAX, |limit| limit.saturating_add(query.skip));
+    if plan.exact {
+        let count = scan::count_rows(kv, &plan, most, meter)?;
+        return Ok(count.saturating_sub(query.skip));
+    }
     let mut count = 0;
     scan(kv, &plan, &query.filter, None, meter, &mut |_, _| {
         count += 1;

@@ -117,11 +117,94 @@ impl Drop for Meter<'_> {
 /// Sees a matching document and the store key of the row that led to it.
 pub(crate) type MatchVisitor<'v> = dyn FnMut(&[u8], &RawDocument) -> Result<ControlFlow<()>> + 'v;
 
-/// Shows `visit` the documents that match, in the plan's order, beginning after the row whose key is `after`.
+/// Shows `visit` the documents that match, in the plan's order, beginning after the row whose key is `after`. Of a
+/// union a row's key has the number of its branch before it.
 ///
 /// # Errors
 /// The meter's, the store's, or the visitor's.
 pub(crate) fn scan(
+    kv: &dyn KvRead,
+    plan: &Plan,
+    filter: &Filter,
+    after: Option<&[u8]>,
+    meter: &mut Meter<'_>,
+    visit: &mut MatchVisitor<'_>,
+) -> Result<()> {
+    let Source::Union(branches) = &plan.source else {
+        return scan_one(kv, plan, filter, after, meter, visit);
+    };
+    let (first, mut after) = match after.and_then(<[u8]>::split_first_chunk) {
+        Some((branch, key)) => (usize::from(u16::from_be_bytes(*branch)), Some(key)),
+        None => (0, None),
+    };
+    for (number, branch) in branches.iter().enumerate().skip(first) {
+        let mut row = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes().to_vec();
+        let mut stopped = false;
+        scan_one(
+            kv,
+            &branch.plan,
+            filter,
+            after.take(),
+            meter,
+            &mut |key, document| {
+                // What an earlier branch matches was shown there, and what this one does not will be by a later one.
+                for earlier in &branches[..number] {
+                    if earlier.filter.accepts(document)? {
+                        return Ok(ControlFlow::Continue(()));
+                    }
+                }
+                if !branch.filter.accepts(document)? {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                row.truncate(2);
+                row.extend_from_slice(key);
+                let flow = visit(&row, document)?;
+                stopped = flow.is_break();
+                Ok(flow)
+            },
+        )?;
+        if stopped {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How many rows a plan has, up to `most`; of an exact plan that is how many documents match.
+///
+/// # Errors
+/// The meter's or the store's.
+pub(crate) fn count_rows(kv: &dyn KvRead, plan: &Plan, most: u64, meter: &mut Meter<'_>) -> Result<u64> {
+    meter.check_deadline()?;
+    let mut count = 0;
+    let mut outcome = Ok(());
+    for range in &plan.ranges {
+        if count >= most || outcome.is_err() {
+            break;
+        }
+        kv.scan(
+            Range::half_open(&range.from, &range.to),
+            Direction::Forward,
+            &mut |_, _| {
+                outcome = meter.row();
+                if outcome.is_err() {
+                    return ControlFlow::Break(());
+                }
+                meter.keys += 1;
+                count += 1;
+                if count < most {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+    }
+    outcome.map(|()| count)
+}
+
+/// [`scan`] of a plan that is no union.
+fn scan_one(
     kv: &dyn KvRead,
     plan: &Plan,
     filter: &Filter,

@@ -38,8 +38,10 @@ pub(crate) fn sorted_documents(
         let key = sort.sort_key(document);
         bytes += key.len() + document.as_bytes().len();
         rows.push((key, document.to_owned()));
+        // With a limit only the first ones are kept: looked for when many have piled up, in number or in bytes.
         if let Some(wanted) = wanted
-            && rows.len() > wanted.saturating_mul(2).saturating_add(SLACK)
+            && (rows.len() > wanted.saturating_mul(2).saturating_add(SLACK)
+                || (bytes > max && rows.len() > wanted))
         {
             order(&mut rows);
             rows.truncate(wanted);
@@ -50,7 +52,7 @@ pub(crate) fn sorted_documents(
         }
         if bytes > max {
             let message = format!(
-                "sorting in memory took over {bytes} bytes, and sort_bytes_max is {max}; an index on the sort's fields or a limit would help"
+                "Sort exceeded memory limit: it took {bytes} bytes, and sort_bytes_max is {max}; nothing is spilled to disk, with or without allowDiskUse: an index on the sort's fields or a smaller limit would help"
             );
             return Err(Error::new(
                 Code::QueryExceededMemoryLimitNoDiskUseAllowed,

@@ -11,7 +11,7 @@ use cloudlet_base::Deadline;
 
 use super::scan::{Meter, scan};
 use super::sorted_documents;
-use crate::catalog::{Collection, append, document_prefix};
+use crate::catalog::{Collection, ID_INDEX, append, document_prefix};
 use crate::check::{check_well_formed, validate_document};
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
@@ -25,8 +25,8 @@ use crate::sort::SortSpec;
 use crate::update::{Now, Update};
 use crate::value::ensure_id_first;
 use crate::{
-    Code, Deleted, Error, FindAndModify, IndexSpec, Inserted, Limits, Modified, Namespace, Result, Updated,
-    WriteError, keycode,
+    Code, Deleted, Error, FindAndModify, IndexChange, IndexSpec, Inserted, Limits, Modified, Namespace,
+    Result, Updated, WriteError, keycode,
 };
 
 /// A document that is fit to be inserted, or why it is not.
@@ -66,15 +66,16 @@ impl ModifyStatement {
                 "a removal takes neither upsert nor the new document",
             ));
         }
+        let (filter, scope) = super::parse_write_filter(&modify.filter, limits, scope)?;
         let update = modify
             .update
             .as_deref()
-            .map(|update| parse_update(update, &modify.array_filters, limits, scope));
+            .map(|update| parse_update(update, &modify.array_filters, limits, &scope));
         Ok(Self {
-            filter: super::parse_filter(&modify.filter, limits, scope)?,
+            filter,
             sort: super::parse_sort(modify.sort.as_deref(), limits)?,
             update: update.transpose()?,
-            projection: super::parse_projection(modify.projection.as_deref(), limits, scope)?,
+            projection: super::parse_projection(modify.projection.as_deref(), limits, &scope)?,
             upsert: modify.upsert,
             return_new: modify.return_new,
         })
@@ -262,23 +263,42 @@ pub(crate) fn collection_to_write(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc
     }
 }
 
-/// Makes indexes, filling them from the documents that are there. Returns how many were made.
-pub(crate) fn create_indexes(tx: &mut Tx<'_>, ns: &Namespace, specs: &[IndexSpec]) -> Result<usize> {
-    let mut made = 0;
-    for spec in specs {
-        let collection = collection_to_write(tx, ns)?;
-        if crate::catalog::check_index(&collection, spec, &tx.engine.limits)?.is_none() {
-            continue;
-        }
-        let id = tx.catalog.allocate_id(tx.kv)?;
-        let mut index = crate::index::Index::new(id, spec.clone(), 0)?;
-        index.multikey = crate::index::fill(tx.kv, ns, &collection, &index)?;
-        let mut collection = Collection::clone(&collection);
-        collection.indexes.push(Arc::new(index));
-        tx.catalog.save(tx.kv, ns, collection)?;
-        made += 1;
+/// Changes what can be changed of an index. Returns it as it was and as it is.
+pub(crate) fn modify_index(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    name: &str,
+    change: &IndexChange,
+) -> Result<(IndexSpec, IndexSpec)> {
+    let missing = || Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}"));
+    let mut collection = Collection::clone(tx.catalog.collection(ns).ok_or_else(missing)?);
+    if name == ID_INDEX {
+        return Err(Error::new(
+            Code::BadValue,
+            "can't hide _id index or make it expire documents",
+        ));
     }
-    Ok(made)
+    let mut indexes = collection.indexes.iter_mut();
+    let index = indexes.find(|index| &*index.spec.name == name);
+    let index = index.ok_or_else(|| {
+        let message = format!("cannot find index {name:?} for ns {ns}");
+        Error::new(Code::IndexNotFound, message)
+    })?;
+    let index = Arc::make_mut(index);
+    let before = index.spec.clone();
+    if let Some(seconds) = change.expire_after_seconds {
+        crate::specification::check_expiry(&before, seconds)
+            .map_err(|error| Error::new(Code::InvalidOptions, error.to_string()))?;
+        index.spec.expire_after_seconds = Some(seconds);
+    }
+    if let Some(hidden) = change.hidden {
+        index.spec.hidden = hidden;
+    }
+    let after = index.spec.clone();
+    if before != after {
+        tx.catalog.save(tx.kv, ns, collection)?;
+    }
+    Ok((before, after))
 }
 
 /// A fresh ObjectId.
@@ -357,17 +377,23 @@ fn replace_one(
     Ok(())
 }
 
-fn remove_one(tx: &mut Tx<'_>, ns: &Namespace, collection: &Arc<Collection>, id: &[u8]) -> Result<()> {
+/// Removes the document whose `_id` has this key; false when there is none.
+pub(super) fn remove_one(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    collection: &Arc<Collection>,
+    id: &[u8],
+) -> Result<bool> {
     let mut key = document_prefix(collection.id);
     key.extend_from_slice(id);
     let Some(old) = get_vec(&*tx.kv, &key)? else {
-        return Ok(());
+        return Ok(false);
     };
     let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(stored(&old)?), None)?;
     store(tx, ns, collection, &maintenance)?;
     tx.kv.delete(&key)?;
     tx.feed.deleted(ns, collection, stored(&old)?);
-    Ok(())
+    Ok(true)
 }
 
 /// Writes index entries, and the catalog's row when an index meets its first array.
@@ -488,6 +514,7 @@ fn first_matching(
                 limit: Some(1),
                 hint: None,
                 runtime: Runtime::new(tx.engine, deadline),
+                window: plan::Window::default(),
             };
             let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.into_iter().next();

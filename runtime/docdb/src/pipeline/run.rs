@@ -12,7 +12,7 @@ use cloudlet_base::Deadline;
 use super::group::Groups;
 use super::join::Kept;
 use super::{Pipeline, Source, Stage, Unwind, check_held, with_path};
-use crate::catalog::{Catalog, key_pattern};
+use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::exec::scan::{MatchVisitor, Meter, scan};
 use crate::exec::{Query, sorted_documents};
@@ -227,27 +227,19 @@ impl<'a> Run<'a> {
         let Some(collection) = self.catalog.collection(self.ns) else {
             return Ok(Vec::new());
         };
-        let id = (crate::catalog::ID_INDEX.into(), vec![("_id".into(), 1)]);
-        let specs = collection
-            .indexes
-            .iter()
-            .map(|index| (index.spec.name.clone(), index.spec.keys.clone()));
-        let all = std::iter::once(id)
+        let specs = collection.indexes.iter().map(|index| index.spec.clone());
+        let all = std::iter::once(crate::specification::of_id())
             .chain(specs)
-            .map(|(name, keys): (std::sync::Arc<str>, Vec<_>)| {
-                let mut spec = RawDocumentBuf::new();
-                spec.append(cstr!("v"), 2);
-                spec.append(cstr!("key"), key_pattern(&keys));
-                spec.append(cstr!("name"), &*name);
+            .map(|spec| {
                 let mut accesses = RawDocumentBuf::new();
                 // Uses of single indexes are not counted.
                 accesses.append(cstr!("ops"), 0_i64);
                 accesses.append(cstr!("since"), self.runtime.now);
                 let mut out = RawDocumentBuf::new();
-                out.append(cstr!("name"), &*name);
-                out.append(cstr!("key"), key_pattern(&keys));
+                out.append(cstr!("name"), &*spec.name);
+                out.append(cstr!("key"), spec.key_pattern());
                 out.append(cstr!("accesses"), accesses);
-                out.append(cstr!("spec"), spec);
+                out.append(cstr!("spec"), spec.to_document());
                 out
             });
         Ok(all.collect())

@@ -165,6 +165,16 @@ impl Filter {
     }
 }
 
+/// Those of `documents` that a filter matches; for callers that filter what is in no collection.
+///
+/// # Errors
+/// As for a filter of a query.
+pub fn retain_matching(filter: &RawDocument, documents: &mut Vec<bson::RawDocumentBuf>) -> Result<()> {
+    let filter = Filter::parse(filter)?;
+    documents.retain(|document| filter.matches(document));
+    Ok(())
+}
+
 impl Predicate {
     /// Parses the operators of one field, `{$gt: 1, $lt: 5}`; the document has been checked.
     pub(crate) fn parse_on(name: &str, doc: &RawDocument) -> Result<Predicate> {

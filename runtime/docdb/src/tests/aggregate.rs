@@ -1092,3 +1092,49 @@ fn the_deepest_nesting_fits_the_stack() {
     });
     assert_eq!(run(&docs, unions).unwrap().len(), 19);
 }
+
+#[test]
+fn statements_that_write_take_variables() {
+    let docs = orders();
+    let let_ =
+        |filter: Document| with_variables(&raw(filter), &raw(doc! { "min": { "$add": [1, 1] }, "x": "y" }));
+    let at_least = || doc! { "$expr": { "$gte": ["$_id", "$$min"] } };
+    let statement = UpdateOne {
+        filter: let_(at_least()),
+        update: pipeline_update(&[raw(doc! { "$set": { "seen": "$$x" } })]),
+        multi: true,
+        upsert: false,
+        array_filters: Vec::new(),
+    };
+    let done = docs
+        .update(&ns(), updates(vec![statement]), Deadline::NEVER)
+        .wait()
+        .unwrap();
+    assert!(done.matched > 0 && done.errors.is_empty());
+    let seen = all(&docs, query(doc! { "seen": "y" })).unwrap();
+    assert_eq!(seen.len() as u64, done.matched);
+    let modify = FindAndModify {
+        filter: let_(doc! { "_id": 1 }),
+        update: Some(pipeline_update(&[raw(doc! { "$set": { "seen": "$$min" } })])),
+        return_new: true,
+        ..FindAndModify::default()
+    };
+    let modified = docs
+        .find_and_modify(&ns(), modify, Deadline::NEVER)
+        .wait()
+        .unwrap();
+    assert_eq!(modified.document.unwrap().get_i32("seen").unwrap(), 2);
+    let delete = |filter: RawDocumentBuf| {
+        let statements = vec![DeleteOne { filter, multi: true }];
+        let delete = Delete {
+            statements,
+            ordered: true,
+        };
+        docs.delete(&ns(), delete, Deadline::NEVER).wait().unwrap()
+    };
+    assert_eq!(delete(let_(at_least())).deleted, done.matched);
+    let unknown = delete(let_(doc! { "$expr": "$$other" }));
+    assert_eq!(unknown.errors[0].error.code(), Code::Location(17_276));
+    let odd = bson::rawdoc! { "$variables": 1 };
+    assert_eq!(delete(odd).errors[0].error.code(), Code::TypeMismatch);
+}

@@ -225,6 +225,68 @@ fn hints_are_followed_or_refused() {
 }
 
 #[test]
+fn min_and_max_are_keys_of_the_hinted_index() {
+    let docs = memory();
+    insert(
+        &docs,
+        (0..10).map(|n| doc! { "_id": n, "j": n / 2, "k": [n, n + 100] }),
+    );
+    make_index(&docs, index(&[("j", 1), ("_id", -1)]));
+    make_index(&docs, index(&[("k", 1)]));
+    let within = |hint: &str, min: Option<Document>, max: Option<Document>| Find {
+        hint: Some(hint.into()),
+        min: min.map(raw),
+        max: max.map(raw),
+        ..Find::default()
+    };
+    let check = |find: Find, expected: &[i32]| {
+        for batch in [1, 100] {
+            let batch = Some(batch);
+            assert_eq!(
+                ids(
+                    &docs,
+                    Find {
+                        batch,
+                        ..find.clone()
+                    }
+                ),
+                expected,
+                "{find:?}"
+            );
+        }
+    };
+    check(within("_id_", Some(doc! { "_id": 7 }), None), &[7, 8, 9]);
+    check(
+        within("_id_", Some(doc! { "_id": 2 }), Some(doc! { "_id": 4.0 })),
+        &[2, 3],
+    );
+    let compound = |j: i32, id: i32| Some(doc! { "j": j, "_id": id });
+    check(within("j_1__id_-1", compound(1, 2), compound(2, 4)), &[2, 5]);
+    check(within("j_1__id_-1", compound(3, 0), compound(1, 0)), &[]);
+    // Each document is in the index twice, and shown once.
+    check(
+        within("k_1", Some(doc! { "k": 8 }), Some(doc! { "k": 102 })),
+        &[8, 9, 0, 1],
+    );
+    let filtered = Find {
+        filter: raw(doc! { "j": { "$in": [1, 3] } }),
+        ..within("j_1__id_-1", compound(1, 2), None)
+    };
+    check(filtered, &[2, 7, 6]);
+    for find in [
+        within("j_1__id_-1", Some(doc! { "_id": 1, "j": 1 }), None),
+        within("j_1__id_-1", None, Some(doc! { "j": 1 })),
+        within("$natural", None, Some(doc! { "j": 1 })),
+        Find {
+            hint: None,
+            ..within("", None, Some(doc! { "_id": 1 }))
+        },
+    ] {
+        assert_eq!(all(&docs, find).unwrap_err().code(), Code::BadValue);
+    }
+}
+
+#[test]
 fn pages_go_on_where_they_stopped() {
     let docs = memory();
     insert(&docs, n(0..30));
@@ -520,7 +582,7 @@ fn index_specifications_are_checked() {
             unique: true,
             ..index(&[("a", 1)])
         }),
-        Err(Code::IndexOptionsConflict)
+        Err(Code::IndexKeySpecsConflict)
     );
     assert_eq!(
         make(IndexSpec {

@@ -109,12 +109,12 @@ fn a_newer_format_is_refused() {
     writing
         .open_table(table)
         .unwrap()
-        .insert(&b"\0format"[..], &2_u32.to_be_bytes()[..])
+        .insert(&b"\0format"[..], &3_u32.to_be_bytes()[..])
         .unwrap();
     writing.commit().unwrap();
     drop(database);
     let error = at(&path).unwrap_err();
-    assert!(error.to_string().contains("format version 2"), "{error}");
+    assert!(error.to_string().contains("format version 3"), "{error}");
 }
 
 #[test]

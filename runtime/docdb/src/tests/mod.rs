@@ -1,12 +1,15 @@
 //! The engine as its callers see it: commands through `Docs` over memory, over redb, and over stores that fail.
 
 mod aggregate;
+mod background;
 mod commands;
 mod crash;
 mod feed;
 mod files;
+mod indexes;
 mod lanes;
 mod model;
+mod plans;
 mod stores;
 
 use std::sync::Arc;
@@ -107,6 +110,7 @@ pub(crate) fn index(keys: &[(&str, i32)]) -> IndexSpec {
         keys,
         unique: false,
         sparse: false,
+        ..IndexSpec::default()
     }
 }
 

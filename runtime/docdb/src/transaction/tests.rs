@@ -177,6 +177,7 @@ fn unique_keys_hold_across_transactions() {
         keys: vec![("n".into(), 1)],
         unique: true,
         sparse: false,
+        ..IndexSpec::default()
     };
     docs.create_indexes(&ns(), vec![unique]).wait().unwrap();
     let one = docs.start_transaction().unwrap();
@@ -229,6 +230,7 @@ fn collections_are_made_and_lost_with_it() {
         keys: vec![("n".into(), 1)],
         unique: false,
         sparse: false,
+        ..IndexSpec::default()
     };
     docs.create_indexes(&ns(), vec![index]).wait().unwrap();
     assert_eq!(three.commit().wait().unwrap_err().code(), Code::WriteConflict);

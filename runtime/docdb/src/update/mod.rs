@@ -18,7 +18,7 @@ use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use self::operators::Operator;
 use self::path::UpdatePath;
-use crate::check::{check_id, check_size, check_well_formed, validate_document};
+use crate::check::{check_id, check_no_operators, check_size, check_well_formed, validate_document};
 use crate::expression::{Runtime, Scope};
 use crate::path::Path;
 use crate::pipeline::Stage;
@@ -174,6 +174,7 @@ impl Update {
                 "a replacement takes no array filters",
             ));
         }
+        check_no_operators(doc)?;
         validate_document(doc, &Limits::default())?;
         Ok(Update::Replace(doc.to_owned()))
     }

@@ -245,7 +245,6 @@ fn to_find(filter: Document, options: FindOptions) -> Result<Find, Failure> {
         projection: optional("projection", options.projection)?,
         skip: options.skip,
         limit: options.limit,
-        hint: None,
         batch: options
             .batch_size
             .filter(|batch| *batch > 0)

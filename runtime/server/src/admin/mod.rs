@@ -1,6 +1,7 @@
 //! The admin API, `/v1/...` on the admin listener: what the command line and the console use, and all that they
 //! use. Called by front/pipeline.rs, which has checked the admin key. `runtime/docs/admin-api.md` lists the routes.
 
+mod database_users;
 mod deployments;
 mod documents;
 mod functions;
@@ -63,6 +64,7 @@ async fn of_app(request: Request<'_>, app: &AppId, rest: &[&str]) -> Result<Resp
         ["documents", collection, verb] => documents::serve(request, app, collection, verb).await,
         ["objects", path @ ..] => objects::serve(request, app, &path.join("/")).await,
         ["users"] => keys::create_user(request, app).await,
+        ["database-users", rest @ ..] => database_users::serve(request, app, rest).await,
         _ => {
             let path = request.parts.uri.path().to_owned();
             Err(no_such_route(&path))

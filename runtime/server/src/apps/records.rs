@@ -133,6 +133,7 @@ pub(crate) async fn prepare(documents: &dyn Documents) -> Result<(), Error> {
         keys,
         unique: false,
         sparse: false,
+        ..IndexSpec::default()
     };
     documents.create_indexes(&deployments(), vec![index]).await?;
     Ok(())

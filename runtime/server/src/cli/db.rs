@@ -2,11 +2,12 @@
 
 use anyhow::Context as _;
 use http::Method;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::api::encoded;
 use super::context::Context;
 use super::functions::data_argument;
+use super::secret::from_stdin;
 use super::{NoMatch, out};
 
 #[derive(Debug, clap::Subcommand)]
@@ -75,10 +76,35 @@ pub(super) enum Command {
         #[arg(long)]
         multi: bool,
     },
+    /// Who may log in at the MongoDB listener
+    #[command(subcommand)]
+    User(User),
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum User {
+    /// Make a user, or change one; the password is read from standard input
+    Set {
+        /// Its name
+        name: String,
+        /// What it may do with the app's database: read, readWrite, dbAdmin, userAdmin, dbOwner
+        #[arg(long = "role", default_value = "readWrite", value_name = "ROLE")]
+        roles: Vec<String>,
+    },
+    /// List the users and their roles
+    List,
+    /// Remove a user
+    Delete {
+        /// Its name
+        name: String,
+    },
 }
 
 /// Runs the command.
 pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
+    if let Command::User(command) = command {
+        return user(context, command).await;
+    }
     let (client, app) = (context.client()?, context.app()?);
     let (collection, verb, body) = wire(&command)?;
     let mut path = format!("/v1/apps/{app}/documents/{}/{verb}", encoded(&collection));
@@ -89,6 +115,56 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<(
         .value(Method::POST, &path, Some(body.to_string().into()))
         .await?;
     show(context, &command, &answer)
+}
+
+async fn user(context: &Context, command: User) -> anyhow::Result<()> {
+    let (client, app) = (context.client()?, context.app()?);
+    let path = |name: &str| format!("/v1/apps/{app}/database-users/{}", encoded(name));
+    match command {
+        User::Set { name, roles } => {
+            let password = from_stdin(&format!("password of {name}"))?;
+            let body = json!({ "password": password, "roles": roles });
+            let answer = client
+                .value(Method::PUT, &path(&name), Some(body.to_string().into()))
+                .await?;
+            match context.json {
+                true => println!("{answer}"),
+                false => println!("{name} may log in to database {app} as {}", roles.join(", ")),
+            }
+        }
+        User::List => {
+            let answer = client.get(&format!("/v1/apps/{app}/database-users")).await?;
+            let users = answer["users"].as_array().cloned().unwrap_or_default();
+            if context.json {
+                println!("{answer}");
+            } else if !users.is_empty() {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let roles = |user: &Value| {
+                    let roles = user["roles"].as_array().map(Vec::as_slice).unwrap_or_default();
+                    roles.iter().map(text).collect::<Vec<_>>().join(", ")
+                };
+                let rows: Vec<_> = users
+                    .iter()
+                    .map(|user| vec![text(&user["name"]), roles(user)])
+                    .collect();
+                out::table(&["NAME", "ROLES"], &rows);
+            }
+            if users.is_empty() {
+                return Err(NoMatch(format!(
+                    "app {app} has no database users; make one with: cloudlet db user set NAME"
+                ))
+                .into());
+            }
+        }
+        User::Delete { name } => {
+            let answer = client.value(Method::DELETE, &path(&name), None).await?;
+            match context.json {
+                true => println!("{answer}"),
+                false => println!("{name} deleted"),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What the admin API wants for a command: collection, verb, body.
@@ -153,6 +229,7 @@ fn wire(command: &Command) -> anyhow::Result<(String, &'static str, Value)> {
             set("multi", (*multi).into());
             (collection, "delete")
         }
+        Command::User(_) => anyhow::bail!("users are no documents"),
     };
     Ok((collection.clone(), verb, Value::Object(body)))
 }
@@ -212,6 +289,7 @@ fn show(context: &Context, command: &Command, answer: &Value) -> anyhow::Result<
                 return none(&format!("no document of {collection:?} matches"));
             }
         }
+        Command::User(_) => {}
         Command::Delete { collection, .. } => {
             if !context.json {
                 println!("deleted {}", number("deleted"));

@@ -168,7 +168,6 @@ impl Op<'_> {
             projection: self.projection(parts)?,
             skip,
             limit: Some(limit),
-            hint: None,
             batch: u32::try_from(limit).ok(),
             ..Find::default()
         };

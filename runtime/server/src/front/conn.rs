@@ -1,4 +1,4 @@
-//! One connection: handshake with a timeout, then hyper, HTTP/1.1 or HTTP/2 by what the client says first, until the
+//! One connection: handshake with a timeout, then (but for the MongoDB listener) hyper, HTTP/1.1 or HTTP/2 by what the client says first, until the
 //! peer is done, falls out of pace, or the node drains. Requests go to pipeline.rs.
 
 use std::convert::Infallible;
@@ -88,7 +88,13 @@ pub(crate) async fn serve(
         None => Some(Stream::Plain(stream)),
         Some(certificate) => handshake(&node, stream, &certificate).await,
     };
-    if let Some(stream) = stream {
+    if surface == Surface::Mongo {
+        match stream {
+            Some(Stream::Plain(stream)) => node.wire.serve(stream, peer.to_string(), stopped).await,
+            Some(Stream::Tls(stream)) => node.wire.serve(stream, peer.to_string(), stopped).await,
+            None => {}
+        }
+    } else if let Some(stream) = stream {
         let secure = matches!(stream, Stream::Tls(_));
         let conn = Arc::new(Conn::new(node, surface, peer, secure));
         if let Some(stream) = drive(&conn, stream, stopped).await {

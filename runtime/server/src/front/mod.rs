@@ -37,13 +37,14 @@ pub(crate) struct Front {
     public: SocketAddr,
     public_scheme: &'static str,
     admin: SocketAddr,
+    mongo: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     workers: Arc<Workers>,
 }
 
 impl Front {
-    /// Binds both listeners and starts the workers.
+    /// Binds the listeners and starts the workers.
     ///
     /// # Errors
     /// When an address can't be bound or the certificate can't be used.
@@ -58,14 +59,21 @@ impl Front {
         let public = bind(config.listen, "public").await?;
         let admin = bind(config.admin_listen, "admin").await?;
         let (public_address, admin_address) = (public.local_addr()?, admin.local_addr()?);
+        let mongo = match config.mongo.listen {
+            Some(address) => Some(bind(address, "MongoDB").await?),
+            None => None,
+        };
+        let mongo_address = mongo.as_ref().map(TcpListener::local_addr).transpose()?;
 
         let (stop, stopped) = watch::channel(false);
         let workers = Arc::new(Workers::start(&node, &stopped)?);
         let mut tasks = Vec::new();
-        for (surface, socket, certificate) in [
+        let mut sockets = vec![
             (Surface::Public, public, certificate.clone()),
             (Surface::Admin, admin, None),
-        ] {
+        ];
+        sockets.extend(mongo.map(|mongo| (Surface::Mongo, mongo, certificate.clone())));
+        for (surface, socket, certificate) in sockets {
             let listener = listener::Listener {
                 surface,
                 socket,
@@ -85,6 +93,7 @@ impl Front {
             public: public_address,
             public_scheme,
             admin: admin_address,
+            mongo: mongo_address,
             stop,
             tasks,
             workers,
@@ -101,6 +110,17 @@ impl Front {
         format!("http://{}", self.admin)
     }
 
+    /// Where the MongoDB listener is, if there is one.
+    pub(crate) fn mongo_url(&self) -> Option<String> {
+        let address = self.mongo?;
+        let tls = if self.public_scheme == "https" {
+            "?tls=true"
+        } else {
+            ""
+        };
+        Some(format!("mongodb://{address}/{tls}"))
+    }
+
     /// Stops accepting, lets requests in flight finish within the configured grace, then ends the workers.
     pub(crate) async fn drain(self) {
         self.stop.send_replace(true);
@@ -115,7 +135,7 @@ impl Front {
 
 async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("bind the {what} listener to {address}; choose another with --listen or --admin-listen")
+        format!("bind the {what} listener to {address}; choose another with --listen, --admin-listen or --mongo-listen")
     })
 }
 

@@ -52,6 +52,11 @@ pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
     let routed = match cx.conn.surface {
         Surface::Public => route::public(cx.node(), &parts),
         Surface::Admin => route::admin(&parts),
+        // Its connections go to the wire protocol and never come here.
+        Surface::Mongo => Err(Failure::new(
+            cloudlet_base::Fault::NotFound,
+            "this listener does not speak HTTP",
+        )),
     };
     let route = match routed {
         Ok(route) => route,

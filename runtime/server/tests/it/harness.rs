@@ -18,6 +18,8 @@ pub(crate) struct Node {
     child: Child,
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The MongoDB listener, where there is one.
+    pub(crate) mongo: Option<SocketAddr>,
     /// The admin key, printed at the first start.
     pub(crate) key: String,
     dir: Arc<TempDir>,
@@ -74,7 +76,7 @@ impl Options {
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut readers = vec![follow(BufReader::new(child.stderr.take().unwrap()), log.clone())];
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let (mut public, mut admin) = (None, None);
+        let (mut public, mut admin, mut mongo) = (None, None, None);
         let mut line = String::new();
         while public.is_none() || admin.is_none() {
             line.clear();
@@ -89,6 +91,8 @@ impl Options {
                 key = text.to_owned();
             } else if let Some(url) = line.trim().strip_prefix("listening public ") {
                 public = Some(address(url));
+            } else if let Some(url) = line.trim().strip_prefix("listening mongo ") {
+                mongo = Some(address(url.trim_end_matches('/')));
             } else if let Some(url) = line.trim().strip_prefix("listening admin ") {
                 admin = Some(address(url));
             }
@@ -98,6 +102,7 @@ impl Options {
             child,
             public: public.unwrap(),
             admin: admin.unwrap(),
+            mongo,
             key,
             dir,
             log,

@@ -22,6 +22,7 @@ mod hotel;
 mod js_sdk;
 mod limits;
 mod metrics;
+mod mongo;
 mod routing;
 mod storage;
 mod tls;

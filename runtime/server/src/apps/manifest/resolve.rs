@@ -477,6 +477,7 @@ impl Resolver<'_, '_> {
             keys: parsed,
             unique: *unique,
             sparse: *sparse,
+            ..IndexSpec::default()
         })
     }
 

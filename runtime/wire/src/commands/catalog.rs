@@ -1,0 +1,247 @@
+//! Databases and collections: create, drop, rename, list.
+
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
+use cloudlet_data::{Namespace, retain_matching};
+
+use super::reply;
+use crate::args::{self, Args};
+use crate::call::{Call, check_database};
+use crate::error::{Code, CommandError, Result};
+use crate::roles::Need;
+
+/// `create`.
+pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let ns = call.target(&body)?;
+    let mut args = Args::new("create", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            // Options that ask for the ordinary.
+            "autoIndexId"
+            | "idIndex"
+            | "size"
+            | "max"
+            | "flags"
+            | "storageEngine"
+            | "indexOptionDefaults"
+            | "validationLevel"
+            | "validationAction"
+            | "recordIdsReplicated" => {}
+            "capped" | "temp" => {
+                if args::flag(name, value)? {
+                    return Err(args.unsupported(name));
+                }
+            }
+            "collation" => args::collation(value)?,
+            "validator" | "changeStreamPreAndPostImages" => {
+                if !args::document(name, value)?.is_empty() {
+                    return Err(args.unsupported(name));
+                }
+            }
+            "viewOn" | "pipeline" | "timeseries" | "clusteredIndex" | "expireAfterSeconds"
+            | "encryptedFields" => return Err(args.unsupported(name)),
+            name => return Err(args.unknown(name)),
+        }
+    }
+    match call.shared.documents.create_collection(&ns).await {
+        Ok(()) => Ok(RawDocumentBuf::new()),
+        Err(error) if error.code() == cloudlet_data::Code::NamespaceExists => Err(CommandError::new(
+            Code::NamespaceExists,
+            format!("Collection {ns} already exists."),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `drop`.
+pub(crate) async fn drop_collection(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let ns = call.target(&body)?;
+    let documents = &call.shared.documents;
+    let indexes = match documents.list_indexes(&ns).await {
+        Ok(indexes) => indexes.len(),
+        Err(error) if error.code() == cloudlet_data::Code::NamespaceNotFound => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let mut reply = RawDocumentBuf::new();
+    if documents.drop_collection(&ns).await? {
+        reply.append(cstr!("nIndexesWas"), i32::try_from(indexes).unwrap_or(i32::MAX));
+        reply.append(cstr!("ns"), ns.to_string());
+    }
+    Ok(reply)
+}
+
+/// `dropDatabase`.
+pub(crate) async fn drop_database(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    call.shared.documents.drop_database(&call.db).await?;
+    Ok(rawdoc! { "dropped": &*call.db })
+}
+
+/// `renameCollection`.
+pub(crate) async fn rename(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    if &*call.db != "admin" {
+        return Err(CommandError::new(
+            Code::Unauthorized,
+            "renameCollection may only be run against the admin database.",
+        ));
+    }
+    let from = match body.iter().next().transpose()? {
+        Some((_, value)) => full_name("renameCollection", value)?,
+        None => return Err(args::missing("renameCollection", "renameCollection")),
+    };
+    let (mut to, mut drop_target) = (None, false);
+    let mut args = Args::new("renameCollection", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "to" => to = Some(full_name("to", value)?),
+            "dropTarget" => drop_target = args::flag("dropTarget", value)?,
+            "stayTemp" => {}
+            name => return Err(args.unknown(name)),
+        }
+    }
+    let to = to.ok_or_else(|| args::missing("renameCollection", "to"))?;
+    call.require(Need::Write, &from.database)?;
+    call.require(Need::Write, &to.database)?;
+    call.shared
+        .documents
+        .rename_collection(&from, &to, drop_target)
+        .await?;
+    Ok(RawDocumentBuf::new())
+}
+
+fn full_name(name: &str, value: RawBsonRef<'_>) -> Result<Namespace> {
+    let text = args::text(name, value)?;
+    let (database, collection) = text.split_once('.').unwrap_or((text, ""));
+    check_database(database)?;
+    if collection.is_empty() {
+        let message = format!("Invalid namespace specified '{text}'");
+        return Err(CommandError::new(Code::InvalidNamespace, message));
+    }
+    Ok(Namespace::new(database, collection))
+}
+
+/// `listCollections`.
+pub(crate) async fn list_collections(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let (mut filter, mut name_only, mut batch) = (None, false, None);
+    let mut args = Args::new("listCollections", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "filter" => filter = args::maybe_document("filter", value)?.map(without_lookahead),
+            "nameOnly" => name_only = args::flag("nameOnly", value)?,
+            "cursor" => batch = batch_of(args::document("cursor", value)?)?,
+            "authorizedCollections" => {}
+            name => return Err(args.unknown(name)),
+        }
+    }
+    let names = call.shared.documents.list_collections(&call.db).await?;
+    let mut rows: Vec<RawDocumentBuf> = names
+        .iter()
+        .map(|name| {
+            rawdoc! {
+                "name": &**name,
+                "type": "collection",
+                "options": {},
+                "info": { "readOnly": false },
+                "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
+            }
+        })
+        .collect();
+    if let Some(filter) = filter {
+        retain_matching(&filter, &mut rows)?;
+    }
+    if name_only {
+        for row in &mut rows {
+            *row = rawdoc! { "name": row.get_str("name").unwrap_or_default(), "type": "collection" };
+        }
+    }
+    let ns = Namespace::new(call.db.clone(), "$cmd.listCollections");
+    reply::list(call, &ns, rows, batch)
+}
+
+/// The filter by which tools leave out the system's collections, `{name: /^(?!system\.)/}`, without the lookahead that
+/// the engine's regular expressions lack.
+fn without_lookahead(filter: RawDocumentBuf) -> RawDocumentBuf {
+    const PATTERN: &str = "^(?!system\\.)";
+    let mut plain = RawDocumentBuf::new();
+    for (name, value) in filter.iter().flatten() {
+        let pattern = match value {
+            RawBsonRef::RegularExpression(regex) if regex.options.is_empty() => Some(regex.pattern.as_str()),
+            RawBsonRef::Document(operators) if operators.iter().count() == 1 => {
+                operators.get_str("$regex").ok()
+            }
+            _ => None,
+        };
+        if name.as_str() == "name" && pattern == Some(PATTERN) {
+            let system = bson::Regex {
+                pattern: cstr!("^system\\.").to_owned(),
+                options: cstr!("").to_owned(),
+            };
+            plain.append(name, rawdoc! { "$not": system });
+        } else {
+            plain.append(name, value);
+        }
+    }
+    plain
+}
+
+/// `{batchSize}` of a cursor option.
+pub(crate) fn batch_of(cursor: &RawDocument) -> Result<Option<usize>> {
+    let Some(size) = cursor.get("batchSize")? else {
+        return Ok(None);
+    };
+    Ok(Some(
+        usize::try_from(args::count("batchSize", size)?).unwrap_or(usize::MAX),
+    ))
+}
+
+/// `listDatabases`: those that the caller may read.
+pub(crate) async fn list_databases(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let (mut filter, mut name_only) = (None, false);
+    let mut args = Args::new("listDatabases", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "filter" => filter = args::maybe_document("filter", value)?,
+            "nameOnly" => name_only = args::flag("nameOnly", value)?,
+            "authorizedDatabases" => {}
+            name => return Err(args.unknown(name)),
+        }
+    }
+    if &*call.db != "admin" {
+        return Err(CommandError::new(
+            Code::Unauthorized,
+            "listDatabases may only be run against the admin database.",
+        ));
+    }
+    let names = call.shared.documents.list_databases().await?;
+    let mut rows = Vec::new();
+    let mut total = 0;
+    for name in names {
+        // The platform's own have names that no driver may use.
+        if check_database(&name).is_err() || !call.may(Need::Read, &name) {
+            continue;
+        }
+        let bytes = super::stats::database_bytes(call, &name, name_only).await?;
+        total += bytes;
+        rows.push(rawdoc! { "name": &*name, "sizeOnDisk": bytes, "empty": false });
+    }
+    if let Some(filter) = filter {
+        retain_matching(&filter, &mut rows)?;
+    }
+    let mut databases = bson::RawArrayBuf::new();
+    for row in rows {
+        if name_only {
+            databases.push(rawdoc! { "name": row.get_str("name").unwrap_or_default() });
+        } else {
+            databases.push(row);
+        }
+    }
+    let mut reply = rawdoc! { "databases": databases };
+    if !name_only {
+        reply.append(cstr!("totalSize"), total);
+        reply.append(cstr!("totalSizeMb"), total / 1_048_576);
+    }
+    Ok(reply)
+}

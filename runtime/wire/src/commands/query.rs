@@ -1,0 +1,365 @@
+//! Reading: find, getMore, killCursors, count, distinct.
+
+use std::sync::Arc;
+
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
+use cloudlet_data::{Find, Namespace, Page};
+
+use super::reply;
+use crate::args::{self, Args};
+use crate::call::Call;
+use crate::cursors::Rest;
+use crate::error::{Code, CommandError, Result};
+use crate::transactions::too_old;
+
+/// A find command taken apart.
+pub(crate) struct FindArgs {
+    pub(crate) ns: Namespace,
+    pub(crate) find: Find,
+    single_batch: bool,
+    no_timeout: bool,
+}
+
+impl FindArgs {
+    /// # Errors
+    /// For arguments that are malformed, unknown or not supported.
+    pub(crate) async fn parse(call: &Call<'_>, body: &RawDocument) -> Result<Self> {
+        let ns = call.namespace(&args::collection("find", body)?)?;
+        let mut find = Find::default();
+        let (mut single_batch, mut no_timeout) = (false, false);
+        let mut hint = None;
+        let mut args = Args::new("find", body);
+        while let Some((name, value)) = args.next()? {
+            match name {
+                "filter" => find.filter = args::maybe_document("find.filter", value)?.unwrap_or_default(),
+                "sort" => find.sort = args::maybe_document("find.sort", value)?,
+                "projection" => find.projection = args::maybe_document("find.projection", value)?,
+                "hint" => hint = Some(value),
+                "skip" => find.skip = args::count("skip", value)?,
+                "limit" => find.limit = Some(args::count("limit", value)?).filter(|limit| *limit > 0),
+                "batchSize" => find.batch = Some(batch_size(value)?),
+                "singleBatch" => single_batch = args::flag("find.singleBatch", value)?,
+                "noCursorTimeout" => no_timeout = args::flag("find.noCursorTimeout", value)?,
+                "collation" => args::collation(value)?,
+                "let" => find.variables = args::maybe_document("let", value)?,
+                "min" => find.min = args::maybe_document("find.min", value)?,
+                "max" => find.max = args::maybe_document("find.max", value)?,
+                "returnKey" | "showRecordId" | "tailable" | "awaitData" => {
+                    if args::flag(name, value)? {
+                        return Err(args.unsupported(name));
+                    }
+                }
+                "allowDiskUse" | "allowPartialResults" | "oplogReplay" => {
+                    args::flag(name, value)?;
+                }
+                "options" | "ntoreturn" | "term" | "readOnce" | "snapshot" | "maxScan" => {}
+                name => return Err(args.unknown(name)),
+            }
+        }
+        find.hint = match hint {
+            None => None,
+            Some(hint) => resolve_hint(call, &ns, hint).await?,
+        };
+        natural_order(&mut find)?;
+        Ok(Self {
+            ns,
+            find,
+            single_batch,
+            no_timeout,
+        })
+    }
+}
+
+/// The natural order is that of `_id` here; nothing needs sorting to get it.
+fn natural_order(find: &mut Find) -> Result<()> {
+    let Some(direction) = find
+        .sort
+        .as_ref()
+        .and_then(|sort| sort.get("$natural").ok().flatten())
+    else {
+        return Ok(());
+    };
+    if args::integer("$natural", direction)? != 1 {
+        return Err(CommandError::new(
+            Code::CommandNotSupported,
+            "sorting by {$natural: -1} is not supported; sort by _id",
+        ));
+    }
+    find.sort = None;
+    find.hint = Some("$natural".into());
+    Ok(())
+}
+
+/// The name of the index that a hint means: a name, or the keys of an index.
+///
+/// # Errors
+/// `BadValue` when there is no such index.
+pub(crate) async fn resolve_hint(
+    call: &Call<'_>,
+    ns: &Namespace,
+    hint: RawBsonRef<'_>,
+) -> Result<Option<Arc<str>>> {
+    let keys = match hint {
+        RawBsonRef::Null => return Ok(None),
+        RawBsonRef::String(name) => return Ok(Some(name.into())),
+        RawBsonRef::Document(keys) if keys.is_empty() => return Ok(None),
+        RawBsonRef::Document(keys) => keys,
+        _ => {
+            return Err(CommandError::new(
+                Code::FailedToParse,
+                "Hint must be a string or an object",
+            ));
+        }
+    };
+    if let Some(direction) = keys.get("$natural")? {
+        return match args::integer("$natural", direction)? {
+            1 => Ok(Some("$natural".into())),
+            _ => Err(CommandError::new(
+                Code::CommandNotSupported,
+                "the hint {$natural: -1} is not supported",
+            )),
+        };
+    }
+    let indexes = match call.shared.documents.list_indexes(ns).await {
+        Ok(indexes) => indexes,
+        // A missing collection is an empty one, whatever the hint.
+        Err(error) if error.code() == cloudlet_data::Code::NamespaceNotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let found = indexes.into_iter().find(|index| same_keys(&index.keys, keys));
+    found.map(|index| Some(index.name)).ok_or_else(|| {
+        CommandError::new(
+            Code::BadValue,
+            "hint provided does not correspond to an existing index",
+        )
+    })
+}
+
+/// Whether a document names these keys in this order.
+pub(crate) fn same_keys(keys: &[(Arc<str>, i32)], document: &RawDocument) -> bool {
+    let mut fields = document.iter();
+    keys.iter().all(|(path, direction)| {
+        matches!(fields.next(), Some(Ok((name, value)))
+            if name.as_str() == &**path && args::integer("", value).ok() == Some(i64::from(*direction)))
+    }) && fields.next().is_none()
+}
+
+/// Checks that a hint names an index, for commands that read no more than the check: the result does not depend on
+/// which index is used.
+pub(crate) async fn check_hint(call: &Call<'_>, ns: &Namespace, hint: RawBsonRef<'_>) -> Result<()> {
+    let Some(name) = resolve_hint(call, ns, hint).await? else {
+        return Ok(());
+    };
+    if &*name == "$natural" {
+        return Ok(());
+    }
+    let known = match call.shared.documents.list_indexes(ns).await {
+        Ok(indexes) => indexes.iter().any(|index| index.name == name),
+        Err(error) if error.code() == cloudlet_data::Code::NamespaceNotFound => true,
+        Err(error) => return Err(error.into()),
+    };
+    if known {
+        return Ok(());
+    }
+    Err(CommandError::new(
+        Code::BadValue,
+        "hint provided does not correspond to an existing index",
+    ))
+}
+
+pub(crate) fn batch_size(value: RawBsonRef<'_>) -> Result<u32> {
+    Ok(u32::try_from(args::count("batchSize", value)?).unwrap_or(u32::MAX))
+}
+
+/// `find`.
+pub(crate) async fn find(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let args = FindArgs::parse(call, &body).await?;
+    let deadline = call.deadline.clone();
+    let mut page = call.statements.find(&args.ns, args.find, deadline).await?;
+    if args.single_batch {
+        page.cursor = None;
+    }
+    first_page(call, &args.ns, page, args.no_timeout)
+}
+
+/// Replies with a first page, and keeps the rest as a cursor of the caller.
+pub(crate) fn first_page(
+    call: &Call<'_>,
+    ns: &Namespace,
+    page: Page,
+    no_timeout: bool,
+) -> Result<RawDocumentBuf> {
+    let id = match page.cursor {
+        Some(cursor) => {
+            let rest = Rest::Documents(cursor, call.statements.clone());
+            reply::keep(call, ns, rest, no_timeout)?
+        }
+        None => 0,
+    };
+    Ok(reply::first_batch(
+        id,
+        &ns.to_string(),
+        &page.documents,
+        call.snapshot_time,
+    ))
+}
+
+/// `getMore`.
+pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let id = match body.iter().next().transpose()? {
+        Some((_, RawBsonRef::Int64(id))) => id,
+        Some((_, value)) => args::integer("getMore.getMore", value)?,
+        None => return Err(args::missing("getMore", "getMore")),
+    };
+    let (mut collection, mut batch) = (None, None);
+    let mut args = Args::new("getMore", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "collection" => collection = Some(args::text("getMore.collection", value)?),
+            "batchSize" => batch = Some(batch_size(value)?).filter(|batch| *batch > 0),
+            "term" | "lastKnownCommittedOpTime" => {}
+            name => return Err(args.unknown(name)),
+        }
+    }
+    let collection = collection.ok_or_else(|| args::missing("getMore", "collection"))?;
+    let ns = call.namespace(collection)?;
+    let shared = call.shared;
+    let idle = shared.limits.cursor_idle;
+    let by = reply::owner(call, &ns, false);
+    let rest = shared.cursors.take(id, &by, idle, shared.now())?;
+    // A getMore that fails or is dropped has lost the cursor's place: the cursor goes.
+    let mut guard = FinishOnDrop {
+        call_shared: shared,
+        id,
+        armed: true,
+    };
+    let (documents, rest) = match rest {
+        Rest::Documents(cursor, statements) => {
+            let page = statements.next_page(cursor, batch, call.deadline.clone()).await;
+            let page = page.map_err(|error| match error.code() {
+                // Outside of a transaction only a snapshot can have gone.
+                cloudlet_data::Code::NoSuchTransaction if call.transaction.is_none() => too_old(),
+                _ => error.into(),
+            })?;
+            let rest = page.cursor.map(|cursor| Rest::Documents(cursor, statements));
+            (page.documents, rest)
+        }
+        Rest::List(mut rest) => {
+            let count = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap_or(usize::MAX));
+            let documents = reply::take(&mut rest, count);
+            let more = !rest.as_slice().is_empty();
+            (documents, more.then_some(Rest::List(rest)))
+        }
+    };
+    let Some(rest) = rest else {
+        return Ok(reply::next_batch(0, &ns.to_string(), &documents));
+    };
+    guard.armed = false;
+    if !shared.cursors.give_back(id, rest, shared.now()) {
+        return Err(CommandError::new(
+            Code::CursorKilled,
+            format!("cursor id {id} was killed"),
+        ));
+    }
+    Ok(reply::next_batch(id, &ns.to_string(), &documents))
+}
+
+/// Forgets a cursor unless told otherwise.
+struct FinishOnDrop<'s> {
+    call_shared: &'s crate::shared::Shared,
+    id: i64,
+    armed: bool,
+}
+
+impl Drop for FinishOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.call_shared
+                .cursors
+                .finish(self.id, &self.call_shared.metrics);
+        }
+    }
+}
+
+/// `killCursors`.
+pub(crate) fn kill_cursors(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let ns = call.target(&body)?;
+    let ids = match body.get("cursors")? {
+        Some(ids) => args::array("killCursors.cursors", ids)?,
+        None => return Err(args::missing("killCursors", "cursors")),
+    };
+    let (mut killed, mut unknown) = (RawArrayBuf::new(), RawArrayBuf::new());
+    let user = call.user();
+    for id in ids {
+        let id = args::integer("killCursors.cursors", id?)?;
+        let metrics = &call.shared.metrics;
+        if call.shared.cursors.kill(id, &ns, user.as_ref(), metrics) {
+            killed.push(id);
+        } else {
+            unknown.push(id);
+        }
+    }
+    let mut reply = RawDocumentBuf::new();
+    reply.append(cstr!("cursorsKilled"), killed);
+    reply.append(cstr!("cursorsNotFound"), unknown);
+    reply.append(cstr!("cursorsAlive"), RawArrayBuf::new());
+    reply.append(cstr!("cursorsUnknown"), RawArrayBuf::new());
+    Ok(reply)
+}
+
+/// `count`.
+pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let ns = call.target(&body)?;
+    let mut filter = RawDocumentBuf::new();
+    let (mut skip, mut limit) = (0, None);
+    let mut args = Args::new("count", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "query" => filter = args::maybe_document("count.query", value)?.unwrap_or_default(),
+            "skip" => skip = args::count("skip", value)?,
+            // A negative limit is an old way to write a positive one.
+            "limit" => limit = Some(args::integer("limit", value)?.unsigned_abs()).filter(|limit| *limit > 0),
+            "hint" => check_hint(call, &ns, value).await?,
+            "collation" => args::collation(value)?,
+            "fields" => {}
+            name => return Err(args.unknown(name)),
+        }
+    }
+    let deadline = call.deadline.clone();
+    let n = call.statements.count(&ns, filter, skip, limit, deadline).await?;
+    let mut reply = RawDocumentBuf::new();
+    reply.append(cstr!("n"), reply::number(n));
+    Ok(reply)
+}
+
+/// `distinct`.
+pub(crate) async fn distinct(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let ns = call.target(&body)?;
+    let mut filter = RawDocumentBuf::new();
+    let mut key = None;
+    let mut args = Args::new("distinct", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "key" => key = Some(args::text("distinct.key", value)?),
+            "query" => filter = args::maybe_document("distinct.query", value)?.unwrap_or_default(),
+            "hint" => check_hint(call, &ns, value).await?,
+            "collation" => args::collation(value)?,
+            name => return Err(args.unknown(name)),
+        }
+    }
+    let key = key.ok_or_else(|| args::missing("distinct", "key"))?;
+    let deadline = call.deadline.clone();
+    let found = call.statements.distinct(&ns, key, filter, deadline).await?;
+    let mut values = RawArrayBuf::new();
+    found.into_iter().for_each(|value| values.push(value));
+    let mut reply = rawdoc! { "values": values };
+    if let Some(at) = call.snapshot_time {
+        reply.append(cstr!("atClusterTime"), at);
+    }
+    Ok(reply)
+}

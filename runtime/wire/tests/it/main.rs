@@ -1,0 +1,19 @@
+//! The protocol as its peers see it: bytes over a stream, and real drivers against the example server.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test program: it may fail loudly, and reads where its cache is"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod client;
+mod drivers;
+mod durability;
+mod limits;
+mod metrics;
+mod oddities;
+mod protocol;
+mod transactions;
