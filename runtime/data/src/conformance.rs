@@ -2,13 +2,15 @@
 //! asks for MongoDB's semantics and for nothing that only one engine promises. Panics at the first difference.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Bson, Document, RawBson, RawDocumentBuf, doc};
 use cloudlet_base::Deadline;
 
 use crate::{
-    Aggregate, Code, Delete, DeleteOne, Documents, Error, Find, FindAndModify, IndexSpec, Insert, Inserted,
-    Namespace, Update, UpdateOne, Updated, Write, default_index_name, pipeline_update,
+    Aggregate, BeforeChange, ChangeCursor, Changes, Code, Delete, DeleteOne, Documents, Error, Find,
+    FindAndModify, FullDocument, IndexSpec, Insert, Inserted, Namespace, Update, UpdateOne, Updated, Watch,
+    WatchScope, WatchStart, Write, default_index_name, pipeline_update,
 };
 
 /// Runs the suite in databases whose names begin with `prefix`; they should not be there yet, and are left behind.
@@ -32,6 +34,8 @@ pub async fn run(documents: &dyn Documents, prefix: &str) {
     suite("plans").indexes_answer_alike().await;
     suite("aggregations").aggregations().await;
     suite("transactions").transactions().await;
+    suite("changes").changes().await;
+    suite("resumes").resumes().await;
     suite("refusals").refusals().await;
     Suite {
         documents,
@@ -569,6 +573,197 @@ impl Suite<'_> {
             .await;
         assert_eq!(done.errors[0].error.code(), Code::BSONObjectTooLarge);
         assert_eq!(self.count(doc! {}).await, 0);
+    }
+
+    async fn changes(&self) {
+        self.documents.create_collection(&self.ns).await.expect("create");
+        self.documents.keep_images(&self.ns, true).await.expect("images");
+        let watch = Watch {
+            full_document: FullDocument::UpdateLookup,
+            before_change: BeforeChange::WhenAvailable,
+            ..Watch::default()
+        };
+        let stream = self.watch(watch).await.expect("watch");
+        self.insert([doc! { "_id": 1, "a": { "b": 1, "c": [1, 2, 3] }, "d": 1 }])
+            .await;
+        let set = doc! { "$set": { "a.b": 2 }, "$unset": { "d": "" }, "$push": { "a.c": 4 } };
+        self.update(doc! { "_id": 1 }, set, false).await;
+        self.update(doc! { "_id": 1 }, doc! { "new": true }, false).await;
+        self.delete(doc! { "_id": 1 }, false).await;
+        self.documents.drop_collection(&self.ns).await.expect("drop");
+        let (events, cursor) = self.events(stream).await;
+        assert!(cursor.is_none(), "the stream ends with the collection");
+        let kinds: Vec<&str> = events
+            .iter()
+            .map(|event| event.get_str("operationType").expect("a type"))
+            .collect();
+        assert_eq!(
+            kinds,
+            ["insert", "update", "replace", "delete", "drop", "invalidate"]
+        );
+        let first = doc! { "_id": 1, "a": { "b": 1, "c": [1, 2, 3] }, "d": 1 };
+        let ns = doc! { "db": &*self.ns.database, "coll": &*self.ns.collection };
+        assert_eq!(
+            events[0].get_document("fullDocument").expect("a document"),
+            &first
+        );
+        assert_eq!(
+            events[0].get_document("documentKey").expect("a document"),
+            &doc! { "_id": 1 }
+        );
+        let described = doc! {
+            "updatedFields": { "a.b": 2, "a.c.3": 4 }, "removedFields": ["d"], "truncatedArrays": []
+        };
+        let told = events[1].get_document("updateDescription").expect("described");
+        for part in ["removedFields", "truncatedArrays"] {
+            assert_eq!(told.get(part), described.get(part));
+        }
+        assert_eq!(told.get_document("updatedFields").expect("fields").len(), 2);
+        assert_eq!(
+            events[1]
+                .get_document("fullDocumentBeforeChange")
+                .expect("a document"),
+            &first
+        );
+        assert_eq!(
+            events[1].get("fullDocument"),
+            Some(&Bson::Null),
+            "it is gone by the time of the look"
+        );
+        assert_eq!(
+            events[2].get_document("fullDocument").expect("a document"),
+            &doc! { "_id": 1, "new": true }
+        );
+        assert_eq!(
+            events[3]
+                .get_document("fullDocumentBeforeChange")
+                .expect("a document"),
+            &doc! { "_id": 1, "new": true }
+        );
+        assert!(!events[3].contains_key("fullDocument"));
+        assert!(
+            events[..5]
+                .iter()
+                .all(|event| event.get_document("ns").expect("a document") == &ns)
+        );
+        let tokens: Vec<&str> = events
+            .iter()
+            .map(|event| {
+                event
+                    .get_document("_id")
+                    .expect("a token")
+                    .get_str("_data")
+                    .expect("text")
+            })
+            .collect();
+        assert!(tokens.is_sorted() && tokens[0] != tokens[1]);
+        let times: Vec<bson::Timestamp> = events
+            .iter()
+            .map(|event| event.get_timestamp("clusterTime").expect("a time"))
+            .collect();
+        assert!(times.is_sorted());
+        assert!(self.documents.operation_time().await.expect("time") >= times[4]);
+    }
+
+    async fn resumes(&self) {
+        let since = self.documents.operation_time().await.expect("time");
+        self.insert((1..=5).map(|id| doc! { "_id": id, "even": id % 2 == 0 }))
+            .await;
+        let at = |start| Watch {
+            start,
+            ..Watch::default()
+        };
+        let later = bson::Timestamp {
+            time: since.time,
+            increment: since.increment + 1,
+        };
+        let stream = self
+            .watch(at(WatchStart::AtOperationTime(later)))
+            .await
+            .expect("watch");
+        let (all, _) = self.events(stream).await;
+        let ids = |events: &[Document]| -> Vec<i32> {
+            let key = |event: &Document| event.get_document("documentKey").expect("a key").get_i32("_id");
+            events.iter().map(|event| key(event).expect("an id")).collect()
+        };
+        assert_eq!(ids(&all), [1, 2, 3, 4, 5]);
+        for (at_event, event) in all.iter().enumerate() {
+            let token = raw(event.get_document("_id").expect("a token").clone());
+            for start in [
+                WatchStart::ResumeAfter(token.clone()),
+                WatchStart::StartAfter(token),
+            ] {
+                let stream = self.watch(at(start)).await.expect("resume");
+                assert_eq!(ids(&self.events(stream).await.0), ids(&all[at_event + 1..]));
+            }
+        }
+        // A pipeline sees whole events, and where it lets none through the stream still gets on.
+        let watch = Watch {
+            pipeline: vec![
+                raw(doc! { "$match": { "fullDocument.even": true } }),
+                raw(doc! { "$unset": "ns" }),
+            ],
+            start: WatchStart::AtOperationTime(later),
+            ..Watch::default()
+        };
+        let stream = self.watch(watch.clone()).await.expect("watch");
+        let (even, cursor) = self.events(stream).await;
+        assert_eq!(ids(&even), [2, 4]);
+        assert!(!even[0].contains_key("ns"));
+        let token = cursor.expect("open").token();
+        let stream = self
+            .watch(at(WatchStart::ResumeAfter(token)))
+            .await
+            .expect("resume");
+        assert!(self.events(stream.clone()).await.0.is_empty());
+        // Waiting ends with an event, and otherwise with the time.
+        let none = self.next(stream.clone(), Duration::from_millis(20)).await;
+        assert!(none.events.is_empty() && none.cursor.is_some());
+        self.insert([doc! { "_id": 6 }]).await;
+        let one = self.next(stream, Duration::from_secs(60)).await;
+        assert_eq!(one.events.len(), 1);
+        let refused = Watch {
+            pipeline: vec![raw(doc! { "$group": { "_id": "$ns" } })],
+            ..Watch::default()
+        };
+        let error = self.watch(refused).await.expect_err("refused");
+        assert_eq!(error.code(), Code::IllegalOperation);
+        let error = self.watch(at(WatchStart::ResumeAfter(raw(doc! { "_data": "00" }))));
+        assert_eq!(
+            error.await.expect_err("no token").code(),
+            Code::InvalidResumeToken
+        );
+    }
+
+    async fn watch(&self, watch: Watch) -> Result<ChangeCursor, Error> {
+        self.documents
+            .watch(WatchScope::Collection(self.ns.clone()), watch)
+            .await
+    }
+
+    async fn next(&self, cursor: ChangeCursor, wait: Duration) -> Changes {
+        self.documents
+            .next_changes(cursor, None, wait, Deadline::NEVER)
+            .await
+            .expect("changes")
+    }
+
+    /// All events that are there, two at a time.
+    async fn events(&self, mut cursor: ChangeCursor) -> (Vec<Document>, Option<ChangeCursor>) {
+        let mut events = Vec::new();
+        loop {
+            let changes = self
+                .documents
+                .next_changes(cursor, Some(2), Duration::ZERO, Deadline::NEVER)
+                .await
+                .expect("changes");
+            let decode = |event: &RawDocumentBuf| Document::try_from(event.as_ref()).expect("an event");
+            events.extend(changes.events.iter().map(decode));
+            match changes.cursor {
+                Some(next) if !changes.events.is_empty() => cursor = next,
+                cursor => return (events, cursor),
+            }
+        }
     }
 
     async fn catalog(&self) {

@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bson::{RawBson, RawDocumentBuf};
+use bson::{RawBson, RawDocumentBuf, Timestamp};
 use cloudlet_base::Deadline;
 use cloudlet_docdb::{
-    Aggregate, Cursor, Delete, Deleted, Error, Find, FindAndModify, IndexSpec, Insert, Inserted, Modified,
-    Namespace, Page, Update, Updated, Write, Written,
+    Aggregate, ChangeCursor, Changes, Cursor, Delete, Deleted, Error, Find, FindAndModify, IndexSpec, Insert,
+    Inserted, Modified, Namespace, Page, Update, Updated, Watch, WatchScope, Write, Written,
 };
 
 /// A future that a trait object returns.
@@ -124,6 +125,46 @@ pub trait Documents: Statements {
 
     /// Several writes, all or nothing: the first failure undoes the others and is returned.
     fn transact(&self, writes: Vec<Write>, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Written>, Error>>;
+
+    /// Opens a change stream on a collection, a database or the deployment: MongoDB's events, in the order of the
+    /// changes. It gives no event yet.
+    ///
+    /// The events of one commit (a statement's, a transaction's) follow one another and are visible together. The
+    /// history is kept for a bounded time; what is resumed from a place that is no longer in it is answered with
+    /// `ChangeStreamHistoryLost`. Resume tokens outlive a restart, and their texts sort as the events do. Writers
+    /// never wait for a stream.
+    ///
+    /// # Errors
+    /// `ChangeStreamHistoryLost`, `InvalidResumeToken`, `IllegalOperation` for a stage that may not be in the
+    /// pipeline, `InvalidNamespace` for the platform's own databases, those of a malformed stage.
+    fn watch(&self, scope: WatchScope, watch: Watch) -> BoxFuture<'_, Result<ChangeCursor, Error>>;
+
+    /// The next events of a change stream, at most `batch` (and an `invalidate` after them). When there are none it
+    /// waits for some, for `wait` at most (an hour at the longest), and then answers with none and a newer token.
+    /// Without a cursor in the answer the stream is at its end. The cursor is a plain value: to try again after an
+    /// error, keep a clone.
+    ///
+    /// # Errors
+    /// `ChangeStreamHistoryLost` when the history was trimmed past the stream's place, `NoMatchingDocument` when an
+    /// image is required and was not kept, `ChangeStreamFatalError` when the pipeline takes away an event's `_id`,
+    /// those of the pipeline's expressions.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no event: the place is in the cursor.
+    fn next_changes(
+        &self,
+        cursor: ChangeCursor,
+        batch: Option<u32>,
+        wait: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Changes, Error>>;
+
+    /// The cluster time of the newest event: whatever is written after the answer has a later one.
+    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp, Error>>;
+
+    /// Whether change streams can have a collection's documents as they were before and after each change, for
+    /// changes from now on; `NamespaceNotFound` when there is no such collection.
+    fn keep_images<'a>(&'a self, ns: &'a Namespace, keep: bool) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Makes a collection; `NamespaceExists` when it exists.
     fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>>;

@@ -1,15 +1,19 @@
 //! Documents over the embedded engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bson::{RawBson, RawDocumentBuf};
+use bson::{RawBson, RawDocumentBuf, Timestamp};
 use cloudlet_base::Deadline;
 use cloudlet_docdb::{
-    Aggregate, Cursor, Delete, Deleted, Docs, Error, Find, FindAndModify, IndexSpec, Insert, Inserted,
-    Modified, Namespace, Page, Update, Updated, Write, Written,
+    Aggregate, ChangeCursor, Changes, Cursor, Delete, Deleted, Docs, Error, Find, FindAndModify, IndexSpec,
+    Insert, Inserted, Modified, Namespace, Page, Update, Updated, Watch, WatchScope, Write, Written,
 };
 
 use crate::{BoxFuture, Documents, Statements, Transaction};
+
+/// Longest that one call waits for events.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// The embedded engine behind the [`Documents`] seam.
 pub struct Embedded(Docs);
@@ -138,6 +142,49 @@ impl Documents for Embedded {
 
     fn transact(&self, writes: Vec<Write>, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Written>, Error>> {
         Box::pin(self.0.transact(writes, deadline))
+    }
+
+    fn watch(&self, scope: WatchScope, watch: Watch) -> BoxFuture<'_, Result<ChangeCursor, Error>> {
+        Box::pin(self.0.watch(scope, watch))
+    }
+
+    fn next_changes(
+        &self,
+        mut cursor: ChangeCursor,
+        batch: Option<u32>,
+        wait: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Changes, Error>> {
+        Box::pin(async move {
+            let until = tokio::time::Instant::now() + wait.min(WAIT_MAX);
+            loop {
+                let changes = self.0.next_changes(cursor, batch, deadline.clone()).await?;
+                let next = match &changes.cursor {
+                    Some(next) if changes.events.is_empty() && batch != Some(0) => next.clone(),
+                    _ => return Ok(changes),
+                };
+                // Passed over much that is not the stream's: there may be something of its own behind.
+                if !changes.more {
+                    if wait.is_zero() {
+                        return Ok(changes);
+                    }
+                    match tokio::time::timeout_at(until, self.0.changed(&next)).await {
+                        Ok(changed) => changed?,
+                        // Once more, for a token past what others wrote meanwhile.
+                        Err(_elapsed) => return self.0.next_changes(next, batch, deadline).await,
+                    }
+                }
+                cursor = next;
+            }
+        })
+    }
+
+    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp, Error>> {
+        Box::pin(self.0.operation_time())
+    }
+
+    fn keep_images<'a>(&'a self, ns: &'a Namespace, keep: bool) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.keep_images(ns, keep))
     }
 
     fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>> {

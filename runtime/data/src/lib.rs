@@ -20,9 +20,10 @@ mod session;
 pub mod testing;
 
 pub use cloudlet_docdb::{
-    Aggregate, Code, Cursor, Delete, DeleteOne, Deleted, Error, Expired, Find, FindAndModify, IndexChange,
-    IndexKind, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Update, UpdateOne, Updated, Write,
-    WriteError, Written, default_index_name, pipeline_update, retain_matching, with_variables,
+    Aggregate, BeforeChange, ChangeCursor, Changes, Code, Cursor, Delete, DeleteOne, Deleted, Error, Expired,
+    Find, FindAndModify, FullDocument, IndexChange, IndexKind, IndexSpec, Insert, Inserted, Modified,
+    Namespace, Page, Update, UpdateOne, Updated, Watch, WatchScope, WatchStart, Write, WriteError, Written,
+    default_index_name, pipeline_update, retain_matching, with_variables,
 };
 pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;

@@ -6,14 +6,15 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use bson::{Bson, Document, RawBson, RawDocumentBuf, oid::ObjectId};
+use bson::{Bson, Document, RawBson, RawDocumentBuf, Timestamp, oid::ObjectId};
 use cloudlet_base::Deadline;
 
 use crate::{
-    Aggregate, BoxFuture, Code, Cursor, Delete, Deleted, Documents, Error, Find, FindAndModify, IndexSpec,
-    Insert, Inserted, Modified, Namespace, Page, Statements, Transaction, Update, UpdateOne, Updated, Write,
-    WriteError, Written,
+    Aggregate, BoxFuture, ChangeCursor, Changes, Code, Cursor, Delete, Deleted, Documents, Error, Find,
+    FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Statements, Transaction, Update,
+    UpdateOne, Updated, Watch, WatchScope, Write, WriteError, Written,
 };
 
 /// The real engine, in memory.
@@ -585,6 +586,28 @@ impl Documents for MemoryDocuments {
             Code::IllegalOperation,
             "the model has no transactions",
         ))
+    }
+
+    fn watch(&self, _: WatchScope, _: Watch) -> BoxFuture<'_, Result<ChangeCursor>> {
+        unsupported("change streams")
+    }
+
+    fn next_changes(
+        &self,
+        _: ChangeCursor,
+        _: Option<u32>,
+        _: Duration,
+        _: Deadline,
+    ) -> BoxFuture<'_, Result<Changes>> {
+        unsupported("change streams")
+    }
+
+    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp>> {
+        unsupported("change streams")
+    }
+
+    fn keep_images<'a>(&'a self, _: &'a Namespace, _: bool) -> BoxFuture<'a, Result<()>> {
+        unsupported("change streams")
     }
 
     fn transact(&self, writes: Vec<Write>, _: Deadline) -> BoxFuture<'_, Result<Vec<Written>>> {

@@ -34,6 +34,8 @@ const COLLECTION_BYTES_MAX: usize = 200;
 #[derive(Debug, Clone)]
 pub(crate) struct Collection {
     pub(crate) id: u32,
+    /// Whether the change log gets documents as they were before and after each update and delete.
+    pub(crate) images: bool,
     pub(crate) indexes: Vec<Arc<Index>>,
 }
 
@@ -229,6 +231,7 @@ impl Catalog {
         let id = self.allocate_id(kv)?;
         let collection = Collection {
             id,
+            images: false,
             indexes: Vec::new(),
         };
         self.save(kv, ns, collection)
@@ -380,6 +383,9 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
     let mut row = RawDocumentBuf::new();
     row.append(bson::raw::cstr!("id"), i64::from(collection.id));
     row.append(bson::raw::cstr!("indexes"), indexes);
+    if collection.images {
+        row.append(bson::raw::cstr!("images"), true);
+    }
     row
 }
 
@@ -411,6 +417,8 @@ fn parse_collection(value: &[u8]) -> Option<Collection> {
         .map(|index| parse_index(index.ok()?.as_document()?).map(Arc::new));
     Some(Collection {
         id,
+        // Absent from rows that were written before there was a change log.
+        images: row.get_bool("images").unwrap_or(false),
         indexes: indexes.collect::<Option<_>>()?,
     })
 }

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
 use crate::exec::{self, Query, expire};
+use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
 use crate::limits::Limits;
@@ -348,7 +349,7 @@ impl Docs {
     pub fn drop_collection(&self, ns: &Namespace) -> Reply<bool> {
         self.begin(Op::Catalog);
         let ns = ns.clone();
-        self.drop_later(move |tx| tx.catalog.remove(tx.kv, &ns))
+        self.drop_later(move |tx| drop_one(tx, &ns))
     }
 
     /// Removes all collections of a database.
@@ -361,9 +362,13 @@ impl Docs {
                 .collections(&database)
                 .map(|(ns, _)| ns.clone())
                 .collect();
-            names
-                .iter()
-                .try_for_each(|ns| tx.catalog.remove(tx.kv, ns).map(drop))
+            for ns in &names {
+                drop_one(tx, ns)?;
+            }
+            if !names.is_empty() {
+                tx.feed.database_dropped(&database);
+            }
+            Ok(())
         })
     }
 
@@ -373,6 +378,92 @@ impl Docs {
         self.begin(Op::Catalog);
         let (from, to) = (from.clone(), to.clone());
         self.drop_later(move |tx| rename_one(tx, &from, &to, drop_target))
+    }
+
+    /// Whether the change log keeps a collection's documents as they were before and after each update, replacement
+    /// and delete: MongoDB's `changeStreamPreAndPostImages`. It holds for changes from now on.
+    ///
+    /// The reply's error: `NamespaceNotFound`.
+    pub fn keep_images(&self, ns: &Namespace, keep: bool) -> Reply<()> {
+        self.begin(Op::Catalog);
+        let ns = ns.clone();
+        self.lanes.write(Deadline::NEVER, move |tx| {
+            let collection = tx.catalog.collection(&ns).ok_or_else(|| no_collection(&ns))?;
+            let mut collection = crate::catalog::Collection::clone(collection);
+            collection.images = keep;
+            tx.catalog.save(tx.kv, &ns, collection).map(drop)
+        })
+    }
+
+    /// Whether a collection [keeps images](Self::keep_images).
+    ///
+    /// The reply's error: `NamespaceNotFound`.
+    pub fn keeps_images(&self, ns: &Namespace) -> Reply<bool> {
+        let engine = self.begin(Op::Catalog);
+        Reply::ready(engine.catalog().and_then(|catalog| {
+            let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
+            Ok(collection.images)
+        }))
+    }
+
+    /// Opens a change stream. It gives nothing yet; [`next_changes`](Self::next_changes) does.
+    ///
+    /// The reply's errors: `ChangeStreamHistoryLost` when the log no longer has the place to start from,
+    /// `InvalidResumeToken`, `IllegalOperation` for a stage that may not be in its pipeline, those of a malformed
+    /// stage, `InvalidNamespace` for what can't be watched, `CommandNotSupported` when the log is turned off.
+    pub fn watch(&self, scope: WatchScope, watch: Watch) -> Reply<ChangeCursor> {
+        let engine = self.begin(Op::Watch);
+        let parsed = guarded(|| {
+            if engine.limits.feed_bytes_max == 0 {
+                return Err(Error::new(
+                    Code::CommandNotSupported,
+                    "the change log is turned off (feed_bytes_max is 0)",
+                ));
+            }
+            let around = Surroundings::new(&engine.limits, engine.scope(&Deadline::NEVER));
+            Stream::parse(scope, &watch, &around)
+        });
+        let stream = match parsed {
+            Ok(stream) => Arc::new(stream),
+            Err(error) => return Reply::ready(Err(error)),
+        };
+        self.lanes
+            .read_here(|engine| engine.read(|kv, _| feed::open(kv, stream.clone(), &watch.start)))
+    }
+
+    /// The next events of a change stream, at most `batch`, as far as they are there: it does not wait for any. See
+    /// [`changed`](Self::changed) for that.
+    ///
+    /// The reply's errors: `ChangeStreamHistoryLost` when the log was trimmed past the stream's place,
+    /// `NoMatchingDocument` when an image is required and not there, `ChangeStreamFatalError` when the pipeline takes
+    /// away an event's `_id`, `BSONObjectTooLarge` for an event over 16 MiB, those of the pipeline's expressions.
+    pub fn next_changes(
+        &self,
+        cursor: ChangeCursor,
+        batch: Option<u32>,
+        deadline: Deadline,
+    ) -> Reply<Changes> {
+        self.begin(Op::NextChanges);
+        let inner = deadline.clone();
+        self.lanes.read(deadline, move |engine| {
+            engine.read(|kv, _| feed::next(engine, kv, cursor.clone(), batch, &inner))
+        })
+    }
+
+    /// Resolves when the stream may have events after the cursor's place; at once, when there may be some already.
+    pub fn changed(&self, cursor: &ChangeCursor) -> Changed {
+        let engine = self.lanes.engine();
+        engine
+            .bell
+            .listen(cursor.scope(), cursor.sequence(), engine.limits.listeners_max)
+    }
+
+    /// The cluster time of the newest event, or of the present second if there is none yet: whatever is written from
+    /// now on has a later one. What drivers are told as `operationTime`.
+    pub fn operation_time(&self) -> Reply<bson::Timestamp> {
+        let now = self.lanes.engine().clock.now();
+        self.lanes
+            .read_here(|engine| engine.read(|kv, _| feed::operation_time(kv, now)))
     }
 
     /// Names of the collections of a database, in order.
@@ -481,11 +572,13 @@ impl Docs {
         })
     }
 
-    /// Checks that every index entry has its document and every document its entries, over the whole store. Reads
+    /// Checks that every index entry has its document, every document its entries, and that the change log is whole,
+    /// over the whole store. Reads
     /// everything: for tests and for an operator who doubts the disk.
     pub fn verify(&self, deadline: Deadline) -> Reply<Verified> {
         self.lanes.read(deadline.clone(), move |engine| {
-            engine.read(|kv, catalog| verify(kv, catalog, &Meter::new(engine, &deadline)))
+            let depth_max = engine.limits.depth_max;
+            engine.read(|kv, catalog| verify(kv, catalog, depth_max, &Meter::new(engine, &deadline)))
         })
     }
 
@@ -659,6 +752,16 @@ impl PreparedWrite {
     }
 }
 
+/// Drops a collection; its rows are removed later.
+fn drop_one(tx: &mut Tx<'_>, ns: &Namespace) -> Result<bool> {
+    let Some(collection) = tx.catalog.collection(ns).cloned() else {
+        return Ok(false);
+    };
+    tx.catalog.remove(tx.kv, ns)?;
+    tx.feed.dropped(ns, &collection);
+    Ok(true)
+}
+
 fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bool) -> Result<()> {
     crate::catalog::check_namespace(to)?;
     let collection = tx.catalog.collection(from).ok_or_else(|| {
@@ -667,7 +770,7 @@ fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bo
             format!("source collection {from} does not exist"),
         )
     })?;
-    let collection = crate::catalog::Collection::clone(collection);
+    let collection = collection.clone();
     if from == to {
         return Err(Error::new(
             Code::IllegalOperation,
@@ -678,11 +781,14 @@ fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bo
         if !drop_target {
             return Err(Error::new(Code::NamespaceExists, "target namespace exists"));
         }
-        tx.catalog.remove(tx.kv, to)?;
+        drop_one(tx, to)?;
     }
     tx.catalog.check_room(to, &tx.engine.limits)?;
     tx.catalog.take_name(tx.kv, from)?;
-    tx.catalog.save(tx.kv, to, collection).map(drop)
+    let renamed = crate::catalog::Collection::clone(&collection);
+    tx.catalog.save(tx.kv, to, renamed)?;
+    tx.feed.renamed(from, &collection, to);
+    Ok(())
 }
 
 fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {

@@ -7,6 +7,7 @@ use cloudlet_base::{Clock, Deadline, Entropy};
 
 use crate::catalog::Catalog;
 use crate::expression::{Runtime, Scope};
+use crate::feed::{self, Bell};
 use crate::kv::{Kv, KvRead, KvSnapshot, KvWrite};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -24,6 +25,8 @@ pub(crate) struct Engine {
     pub(crate) ids: ObjectIds,
     pub(crate) metrics: Metrics,
     pub(crate) transactions: Arc<Transactions>,
+    /// Wakes the change streams that wait.
+    pub(crate) bell: Arc<Bell>,
 }
 
 /// What a commit does: gets the catalog and returns it as it shall be.
@@ -50,6 +53,15 @@ impl Engine {
     ) -> Result<Self> {
         kv.write(&mut |store| Catalog::prepare(store))?;
         let catalog = Arc::new(load(kv.as_ref())?);
+        let bell = Arc::new(Bell::default());
+        kv.read(&mut |store| {
+            let bounds = feed::bounds(store)?;
+            bell.ring(bounds.last, None);
+            metrics
+                .feed_bytes
+                .set(i64::try_from(bounds.bytes).unwrap_or(i64::MAX));
+            Ok(())
+        })?;
         Ok(Self {
             kv,
             catalog: RwLock::new(Published {
@@ -62,6 +74,7 @@ impl Engine {
             entropy,
             metrics,
             transactions: Arc::default(),
+            bell,
         })
     }
 
@@ -128,6 +141,25 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Tells metrics and waiting streams of events that were committed.
+    pub(crate) fn tell(&self, appended: &feed::Appended) {
+        self.metrics.feed_events.inc_by(appended.events);
+        self.metrics.feed_trimmed.inc_by(appended.trimmed);
+        self.metrics
+            .feed_bytes
+            .set(i64::try_from(appended.bytes).unwrap_or(i64::MAX));
+        self.bell.ring(appended.last, Some(&appended.touched));
+    }
+
+    /// After a commit that may be there or not: lets waiting streams see for themselves.
+    pub(crate) fn look_at_log(&self) {
+        // A store that can't be read now has no events for anybody; the next commit tells of all.
+        let _ = self.read(|kv, _| {
+            self.bell.ring(feed::bounds(kv)?.last, None);
+            Ok(())
+        });
     }
 
     fn published(&self) -> Result<RwLockReadGuard<'_, Published>> {

@@ -103,6 +103,8 @@ codes! {
     PathNotViable = 28, Invalid;
     /// Two parts of an update write the same path.
     ConflictingUpdateOperators = 40, Invalid;
+    /// A document that has to be there is not.
+    NoMatchingDocument = 47, NotFound;
     /// The collection exists already.
     NamespaceExists = 48, Conflict;
     /// The deadline passed.
@@ -159,6 +161,12 @@ codes! {
     NoSuchTransaction = 251, NotFound;
     /// A statement that may not be part of a transaction.
     OperationNotSupportedInTransaction = 263, Invalid;
+    /// A resume token that is none, or of another database.
+    InvalidResumeToken = 260, Invalid;
+    /// A change stream that can't go on and can't be resumed as it is.
+    ChangeStreamFatalError = 280, Invalid;
+    /// The change log was trimmed past the place where a stream would go on.
+    ChangeStreamHistoryLost = 286, NotFound;
     /// A transaction changed more than it may.
     TransactionTooLarge = 257, Limit;
     /// The disk is full or failing; nothing was written.

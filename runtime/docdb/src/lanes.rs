@@ -13,6 +13,7 @@ use prometheus::IntGauge;
 use crate::background::Background;
 use crate::catalog::Catalog;
 use crate::engine::Engine;
+use crate::feed::{self, Pending};
 use crate::kv::{KvWrite, Overlay};
 use crate::{Code, Error, Result};
 
@@ -29,6 +30,8 @@ pub(crate) struct Tx<'a> {
     pub(crate) catalog: Arc<Catalog>,
     /// Limits, time, chance, metrics.
     pub(crate) engine: &'a Engine,
+    /// The operation's events, for the change log.
+    pub(crate) feed: Pending,
 }
 
 type ReadJob = Box<dyn FnOnce(&Engine) + Send>;
@@ -201,6 +204,7 @@ impl Drop for Lanes {
         self.background.close();
         self.writes.0.close();
         self.engine.transactions.close();
+        self.engine.bell.close();
         for thread in self.threads.drain(..) {
             // The last handle may go on a lane, inside a waker that it woke; a thread can't wait for itself.
             if thread.thread().id() != thread::current().id() {
@@ -365,26 +369,44 @@ fn write_loop(queue: &Queue<Box<dyn WriteJob>>, engine: &Engine) {
 fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
     let started = engine.clock.monotonic();
     let mut changed = false;
+    let mut appended = None;
     let committed = guarded(|| {
         engine.commit(&mut |store, catalog| {
-            if let [job] = jobs.as_mut_slice()
+            appended = None;
+            let mut feed = Pending::new(&engine.limits);
+            let catalog = if let [job] = jobs.as_mut_slice()
                 && job.alone()
             {
                 let mut tx = Tx {
-                    kv: store,
+                    kv: &mut *store,
                     catalog,
                     engine,
+                    feed,
                 };
                 changed = job.run(&mut tx);
-                let abort = || Error::new(Code::InternalError, "the write failed");
-                return if changed { Ok(tx.catalog) } else { Err(abort()) };
+                if !changed {
+                    return Err(Error::new(Code::InternalError, "the write failed"));
+                }
+                feed = tx.feed;
+                tx.catalog
+            } else {
+                let mut merged = false;
+                let catalog = run_overlaid(engine, store, catalog, &mut jobs, &mut merged, &mut feed);
+                changed = merged;
+                catalog?
+            };
+            if !feed.is_empty() {
+                appended = Some(feed::append(store, &feed, engine.clock.now(), &engine.limits)?);
             }
-            let mut merged = false;
-            let catalog = run_overlaid(engine, store, catalog, &mut jobs, &mut merged);
-            changed = merged;
-            catalog
+            Ok(catalog)
         })
     });
+    match (appended, &committed) {
+        (Some(appended), Ok(())) => engine.tell(&appended),
+        // Whether its events are there is not known.
+        (Some(_), Err(_)) => engine.look_at_log(),
+        (None, _) => {}
+    }
     if changed && committed.is_ok() {
         let metrics = &engine.metrics;
         metrics.commits.inc();
@@ -407,6 +429,7 @@ fn run_overlaid(
     mut catalog: Arc<Catalog>,
     jobs: &mut [Box<dyn WriteJob>],
     merged: &mut bool,
+    feed: &mut Pending,
 ) -> Result<Arc<Catalog>> {
     for job in jobs {
         let mut overlay = Overlay::new(&*store);
@@ -414,11 +437,13 @@ fn run_overlaid(
             kv: &mut overlay,
             catalog: catalog.clone(),
             engine,
+            feed: Pending::new(&engine.limits),
         };
         if !job.run(&mut tx) {
             continue;
         }
         catalog = tx.catalog;
+        feed.extend(&tx.feed);
         for (key, change) in overlay.into_changes() {
             *merged = true;
             match change {

@@ -13,6 +13,7 @@
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
 //! - `background`: filling indexes and removing what was dropped, step by step.
 //! - `transaction`: several statements on a snapshot, committed as one.
+//! - `feed`: the log of changes and the streams that read it.
 //! - `verify`: do indexes and documents agree.  `metrics`, `object_ids`, `show`: as they say.
 //! - [`Docs`]: the façade that callers hold.
 
@@ -29,6 +30,7 @@ mod docs;
 mod engine;
 mod error;
 mod exec;
+mod feed;
 mod index;
 mod lanes;
 mod limits;
@@ -62,6 +64,7 @@ mod tests;
 
 pub use docs::{Config, Docs};
 pub use error::{Code, Error, Result};
+pub use feed::{BeforeChange, ChangeCursor, Changed, Changes, FullDocument, Watch, WatchScope, WatchStart};
 pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;

@@ -35,6 +35,14 @@ pub struct Limits {
     pub indexes_max: usize,
     /// Collections in one database.
     pub collections_max: usize,
+    /// Bytes of events that the change log keeps; the oldest go first. 0 turns the log, and change streams, off.
+    pub feed_bytes_max: u64,
+    /// Events that the change log keeps.
+    pub feed_events_max: u64,
+    /// How long the change log keeps events. It is trimmed when something is written.
+    pub feed_age_max: Duration,
+    /// Change streams that wait for events at once.
+    pub listeners_max: usize,
 }
 
 impl Default for Limits {
@@ -55,6 +63,10 @@ impl Default for Limits {
             transaction_lifetime: Duration::from_secs(60),
             indexes_max: 64,
             collections_max: 10_000,
+            feed_bytes_max: 256 * 1024 * 1024,
+            feed_events_max: 1_000_000,
+            feed_age_max: Duration::from_secs(7 * 24 * 3600),
+            listeners_max: 10_000,
         }
     }
 }

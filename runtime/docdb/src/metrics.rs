@@ -19,11 +19,13 @@ pub(crate) enum Op {
     FindAndModify,
     Transact,
     Catalog,
+    Watch,
+    NextChanges,
     Expire,
 }
 
 impl Op {
-    const ALL: [Op; 13] = [
+    const ALL: [Op; 15] = [
         Op::Find,
         Op::NextPage,
         Op::Count,
@@ -36,6 +38,8 @@ impl Op {
         Op::FindAndModify,
         Op::Transact,
         Op::Catalog,
+        Op::Watch,
+        Op::NextChanges,
         Op::Expire,
     ];
 
@@ -53,6 +57,8 @@ impl Op {
             Op::FindAndModify => "find_and_modify",
             Op::Transact => "transact",
             Op::Catalog => "catalog",
+            Op::Watch => "watch",
+            Op::NextChanges => "next_changes",
             Op::Expire => "expire",
         }
     }
@@ -104,6 +110,12 @@ pub(crate) struct Metrics {
     pub(crate) examined: IntCounter,
     /// Reads that ran on the caller's thread.
     pub(crate) inline_reads: IntCounter,
+    /// Events written to the change log.
+    pub(crate) feed_events: IntCounter,
+    /// Events trimmed from the change log.
+    pub(crate) feed_trimmed: IntCounter,
+    /// Bytes of the change log.
+    pub(crate) feed_bytes: IntGauge,
     /// Documents that were removed for their age.
     pub(crate) expired: IntCounter,
     /// Commands whose indexes are being filled.
@@ -191,6 +203,15 @@ impl Metrics {
                 "cloudlet_docdb_inline_reads_total",
                 "Reads that ran on their caller's thread.",
             )?,
+            feed_events: counter(
+                "cloudlet_docdb_feed_events_total",
+                "Events written to the change log.",
+            )?,
+            feed_trimmed: counter(
+                "cloudlet_docdb_feed_trimmed_total",
+                "Events trimmed from the change log.",
+            )?,
+            feed_bytes: gauge("cloudlet_docdb_feed_bytes", "Bytes of the change log.")?,
             expired: counter(
                 "cloudlet_docdb_expired_total",
                 "Documents removed because a TTL index said so.",

@@ -23,6 +23,7 @@ use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, ModifyStatement};
 use crate::exec::{self, Query};
+use crate::feed::Pending;
 use crate::kv::{Changes, KvRead, KvSnapshot, Overlay, get_vec};
 use crate::lanes::{Reply, Tx, guarded};
 use crate::metrics::TransactionEnd;
@@ -59,6 +60,8 @@ struct Open {
     catalog: Arc<Catalog>,
     changes: Changes,
     changed_bytes: usize,
+    /// The statements' events, for the commit.
+    feed: Pending,
     /// Collections that a statement wrote to.
     written: BTreeSet<Namespace>,
     claims: Claims,
@@ -276,6 +279,7 @@ impl Open {
                 None => tx.kv.delete(row)?,
             }
         }
+        tx.feed.extend(&self.feed);
         Ok(())
     }
 }
@@ -298,6 +302,7 @@ impl Docs {
                 catalog,
                 changes: Changes::new(),
                 changed_bytes: 0,
+                feed: Pending::new(&engine.limits),
                 written: BTreeSet::new(),
                 claims,
                 ends: Ends {
@@ -571,9 +576,11 @@ fn run<T>(
         kv: &mut overlay,
         catalog: open.catalog.clone(),
         engine,
+        feed: Pending::new(&engine.limits),
     };
     let answer = body(&mut tx)?;
     open.catalog = tx.catalog;
+    open.feed.extend(&tx.feed);
     let fresh = overlay.take_fresh();
     open.changed_bytes += overlay.written_bytes();
     open.changes = overlay.into_changes();

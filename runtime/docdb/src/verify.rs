@@ -1,4 +1,4 @@
-//! The check that an index and its documents agree, both ways, over the whole store.
+//! The check that an index and its documents agree, both ways, and that the change log is whole, over the whole store.
 
 use std::ops::ControlFlow;
 
@@ -6,7 +6,7 @@ use crate::catalog::{Catalog, Collection, document_prefix, entry_prefix};
 use crate::exec::scan::Meter;
 use crate::index::{Index, stored};
 use crate::kv::{Direction, KvRead, Range, get_vec, successor};
-use crate::{Code, Error, Namespace, Result, keycode};
+use crate::{Code, Error, Namespace, Result, feed, keycode};
 
 /// What a check looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,11 +17,18 @@ pub struct Verified {
     pub documents: u64,
     /// Index entries, each with its document.
     pub entries: u64,
+    /// Events of the change log.
+    pub events: u64,
 }
 
 /// # Errors
 /// `InternalError` that names the first row which is wrong.
-pub(crate) fn verify(kv: &dyn KvRead, catalog: &Catalog, meter: &Meter<'_>) -> Result<Verified> {
+pub(crate) fn verify(
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    depth_max: usize,
+    meter: &Meter<'_>,
+) -> Result<Verified> {
     let mut seen = Verified::default();
     for (ns, collection) in catalog.all() {
         seen.collections += 1;
@@ -30,6 +37,7 @@ pub(crate) fn verify(kv: &dyn KvRead, catalog: &Catalog, meter: &Meter<'_>) -> R
             entries(kv, ns, collection, index, meter, &mut seen)?;
         }
     }
+    seen.events = feed::verify(kv, depth_max, meter)?;
     Ok(seen)
 }
 

@@ -238,7 +238,7 @@ pub(crate) fn find_and_modify(
         Some(update) => {
             let new = update.apply(&old, &statement.filter, now(tx.engine), false)?;
             if let Some(new) = &new {
-                replace_one(tx, ns, &collection, &id, &old, new)?;
+                replace_one(tx, ns, &collection, &id, [&old, new], update)?;
             }
             new
         }
@@ -351,6 +351,7 @@ fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result
     let maintenance = Maintenance::check(&*tx.kv, ns, &collection, &id_bytes, None, Some(document))?;
     store(tx, ns, &collection, &maintenance)?;
     tx.kv.put(&key, document.as_bytes())?;
+    tx.feed.inserted(ns, &collection, document);
     Ok(RawBson::from(id))
 }
 
@@ -359,15 +360,21 @@ fn replace_one(
     ns: &Namespace,
     collection: &Arc<Collection>,
     id: &[u8],
-    old: &RawDocument,
-    new: &RawDocument,
+    [old, new]: [&RawDocument; 2],
+    update: &Update,
 ) -> Result<()> {
     validate_document(new, &tx.engine.limits)?;
     let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(old), Some(new))?;
     store(tx, ns, collection, &maintenance)?;
     let mut key = document_prefix(collection.id);
     key.extend_from_slice(id);
-    tx.kv.put(&key, new.as_bytes())
+    tx.kv.put(&key, new.as_bytes())?;
+    if update.is_replacement() {
+        tx.feed.replaced(ns, collection, old, new);
+    } else {
+        tx.feed.updated(ns, collection, old, new);
+    }
+    Ok(())
 }
 
 /// Removes the document whose `_id` has this key; false when there is none.
@@ -384,7 +391,9 @@ pub(super) fn remove_one(
     };
     let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(stored(&old)?), None)?;
     store(tx, ns, collection, &maintenance)?;
-    tx.kv.delete(&key).map(|()| true)
+    tx.kv.delete(&key)?;
+    tx.feed.deleted(ns, collection, stored(&old)?);
+    Ok(true)
 }
 
 /// Writes index entries, and the catalog's row when an index meets its first array.
@@ -434,7 +443,7 @@ fn update_one(
             .update
             .apply(old, &statement.filter, now(tx.engine), false)?;
         if let Some(new) = &new {
-            replace_one(tx, ns, &collection, &id, old, new)?;
+            replace_one(tx, ns, &collection, &id, [old, new], &statement.update)?;
             done.modified += 1;
         }
         done.matched += 1;

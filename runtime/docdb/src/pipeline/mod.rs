@@ -34,7 +34,7 @@ use crate::value::{elements, fields};
 use crate::{Code, Error, Result};
 
 pub(crate) use self::cursor::{PipelineState, explain, first_page, is_pending, next_page};
-pub(crate) use self::parse::Surroundings;
+pub(crate) use self::parse::{Surroundings, event_stages};
 pub(crate) use self::write::write_result;
 
 /// A parsed pipeline.

@@ -145,6 +145,51 @@ impl Pipeline {
     }
 }
 
+/// Parses the stages that a change stream sends its events through.
+///
+/// # Errors
+/// `IllegalOperation` for a stage that looks at more than one event or makes several of one; otherwise the code of
+/// what is wrong with a stage.
+pub(crate) fn event_stages(stages: &[RawDocumentBuf], around: &Surroundings) -> Result<Vec<Stage>> {
+    let max = around.limits.stages_max;
+    if stages.len() > max {
+        let message = format!(
+            "the pipeline has {} stages, and stages_max is {max}",
+            stages.len()
+        );
+        return Err(Error::new(Code::InvalidLength, message));
+    }
+    let mut parsed = Vec::new();
+    for stage in stages {
+        check_well_formed(stage, around.limits.depth_max)?;
+        let (name, argument) = Stage::split(RawBsonRef::Document(stage))?;
+        let made = Stage::parse(name, argument, around);
+        let allowed = matches!(
+            name,
+            "$match"
+                | "$project"
+                | "$addFields"
+                | "$set"
+                | "$unset"
+                | "$replaceRoot"
+                | "$replaceWith"
+                | "$redact"
+        );
+        // A name that is no stage at all is told as such; these are stages of whole pipelines only.
+        let whole = matches!(
+            name,
+            "$out" | "$merge" | "$documents" | "$collStats" | "$indexStats"
+        );
+        let known = whole || !matches!(&made, Err(error) if error.code() == Code::Location(40_324));
+        if known && !allowed {
+            let message = format!("{name} is not permitted in a $changeStream pipeline");
+            return Err(Error::new(Code::IllegalOperation, message));
+        }
+        parsed.extend(made?);
+    }
+    Ok(parsed)
+}
+
 /// A stage that stands in for the collection.
 fn first(name: &str, v: RawBsonRef<'_>, scope: &Scope) -> Result<Source> {
     match name {

@@ -27,7 +27,7 @@ fn unique() -> IndexSpec {
     }
 }
 
-/// All rows but the meta and catalog ones.
+/// The rows of documents and index entries, and those that say what is to be removed.
 fn rows(docs: &Docs) -> usize {
     let engine = docs.lanes.engine();
     let read = engine.read(|kv, _| {
@@ -36,7 +36,7 @@ fn rows(docs: &Docs) -> usize {
             Range::half_open(&[0], &[0xff]),
             Direction::Forward,
             &mut |key, _| {
-                rows += usize::from(key[0] >= 2 || key.starts_with(b"\0discard"));
+                rows += usize::from(matches!(key[0], 2 | 3) || key.starts_with(b"\0discard"));
                 ControlFlow::Continue(())
             },
         )?;

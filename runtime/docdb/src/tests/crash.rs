@@ -1,10 +1,12 @@
 //! Power failures at any moment: what was acknowledged is there afterwards, nothing is there by half, and indexes
-//! agree with documents. One seed gives the operations, the moment of the crash and which sectors survive it.
+//! agree with documents, and the change log has an event for each change that is there and none for one that is not.
+//! One seed gives the operations, the moment of the crash and which sectors survive it.
 
 use std::collections::BTreeMap;
 
 use cloudlet_base::SeededEntropy;
 
+use super::feed::history;
 use super::stores::on_disk;
 use super::*;
 use crate::kv::testing::Disk;
@@ -14,11 +16,17 @@ type State = Option<i32>;
 
 /// What is known of each document: its state for certain, or one of several after unanswered operations.
 #[derive(Default)]
-struct Known(BTreeMap<i32, Vec<State>>);
+struct Known {
+    states: BTreeMap<i32, Vec<State>>,
+    /// The states that the change log must tell of each document, in order.
+    told: BTreeMap<i32, Vec<State>>,
+    /// And the last one that it may tell: of an unanswered operation.
+    maybe: BTreeMap<i32, State>,
+}
 
 impl Known {
     fn of(&self, id: i32) -> Vec<State> {
-        self.0.get(&id).cloned().unwrap_or_else(|| vec![None])
+        self.states.get(&id).cloned().unwrap_or_else(|| vec![None])
     }
 
     fn certain(&self, id: i32) -> Option<State> {
@@ -29,9 +37,17 @@ impl Known {
     }
 
     fn answered(&mut self, id: i32, state: State, acknowledged: bool) {
+        // What changes nothing has no event.
+        if self.certain(id) != Some(state) {
+            if acknowledged {
+                self.told.entry(id).or_default().push(state);
+            } else {
+                self.maybe.insert(id, state);
+            }
+        }
         let mut states = if acknowledged { Vec::new() } else { self.of(id) };
         states.push(state);
-        self.0.insert(id, states);
+        self.states.insert(id, states);
     }
 }
 
@@ -84,7 +100,7 @@ fn check(docs: &Docs, known: &mut Known) -> Result<(), String> {
     if verified.documents != (here.len() * 2) as u64 {
         return Err(format!("{verified:?} and {} documents", here.len()));
     }
-    for id in known.0.keys().copied().collect::<Vec<_>>() {
+    for id in known.states.keys().copied().collect::<Vec<_>>() {
         let state = here.get(&id).copied();
         if !known.of(id).contains(&state) {
             return Err(format!(
@@ -92,10 +108,47 @@ fn check(docs: &Docs, known: &mut Known) -> Result<(), String> {
                 known.of(id)
             ));
         }
-        known.0.insert(id, vec![state]);
+        known.states.insert(id, vec![state]);
     }
-    if let Some(stranger) = here.keys().find(|id| !known.0.contains_key(id)) {
+    if let Some(stranger) = here.keys().find(|id| !known.states.contains_key(id)) {
         return Err(format!("document {stranger} was never written"));
+    }
+    check_log(docs, known, &here)
+}
+
+/// Compares the change log with what is known and with the documents that are there.
+fn check_log(docs: &Docs, known: &mut Known, here: &BTreeMap<i32, i32>) -> Result<(), String> {
+    let events = history(docs, WatchScope::Deployment).map_err(|error| error.to_string())?;
+    let mut told: BTreeMap<i32, Vec<State>> = BTreeMap::new();
+    for pair in events.chunks(2) {
+        let [one, twin] = pair else {
+            return Err("the log has a transaction by half".to_owned());
+        };
+        for part in ["operationType", "documentKey", "fullDocument"] {
+            if one.get(part) != twin.get(part) {
+                return Err(format!("the log mixes transactions: {one} and {twin}"));
+            }
+        }
+        let id = one.get_document("documentKey").unwrap().get_i32("_id").unwrap();
+        let document = one.get_document("fullDocument").ok();
+        let state = document.map(|document| document.get_i32("v").unwrap());
+        told.entry(id).or_default().push(state);
+    }
+    for (id, state) in std::mem::take(&mut known.maybe) {
+        let certain = known.told.entry(id).or_default();
+        if told.get(&id).is_some_and(|told| told.len() > certain.len()) {
+            certain.push(state);
+        }
+    }
+    known.told.retain(|_, states| !states.is_empty());
+    if told != known.told {
+        return Err(format!("the log tells {told:?} and should tell {:?}", known.told));
+    }
+    let last = told
+        .iter()
+        .filter_map(|(id, states)| Some((*id, (*states.last()?)?)));
+    if last.collect::<BTreeMap<i32, i32>>() != *here {
+        return Err("the log ends with other documents than are there".to_owned());
     }
     Ok(())
 }

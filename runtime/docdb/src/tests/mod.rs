@@ -4,6 +4,7 @@ mod aggregate;
 mod background;
 mod commands;
 mod crash;
+mod feed;
 mod files;
 mod indexes;
 mod lanes;

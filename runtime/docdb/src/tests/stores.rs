@@ -1,11 +1,13 @@
 //! The stores behind `Kv`: redb and memory answer alike, and a store that conflicts and fails changes nothing it
 //! should not.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use cloudlet_base::SeededEntropy;
 use prometheus::IntCounter;
 
+use super::feed::{history, replay};
 use super::*;
 use crate::kv::testing::{Disk, Mirror, Shaky};
 use crate::kv::{Direction, MemKv, Range, RedbKv, RedbOptions};
@@ -95,9 +97,12 @@ fn a_store_that_conflicts_and_fails_leaves_indexes_whole() {
         }
         let found = ids(&docs, query(doc! {}));
         assert!(certain.iter().all(|id| found.contains(id)));
-        assert_eq!(
-            docs.verify(Deadline::NEVER).wait().unwrap().documents,
-            found.len() as u64
-        );
+        let verified = docs.verify(Deadline::NEVER).wait().unwrap();
+        assert_eq!(verified.documents, found.len() as u64);
+        assert_eq!(verified.events, found.len() as u64);
+        let events = history(&docs, WatchScope::Deployment).unwrap();
+        let mut model = BTreeMap::new();
+        events.iter().for_each(|event| replay(&mut model, event));
+        assert!(model.keys().eq(found.iter()), "the log is the history");
     }
 }

@@ -1,0 +1,548 @@
+//! A stream of events over a part of the log: where it begins, which events it is about, how they look, and reading
+//! on from a place. Everything runs in one read of the store, bounded by what it looks at.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bson::raw::cstr;
+use bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
+use cloudlet_base::Deadline;
+
+use super::entry::{Entry, Kind, key_of};
+use super::log::{self, Bounds, bounds};
+use super::token::{Mark, Token, invalid};
+use super::{diff, is_logged};
+use crate::catalog::{check_namespace, document_prefix};
+use crate::engine::Engine;
+use crate::exec::scan::Meter;
+use crate::expression::Runtime;
+use crate::kv::{KvRead, get_vec};
+use crate::pipeline::{self, Stage, Surroundings};
+use crate::value::field;
+use crate::{Code, Error, Namespace, Result, keycode};
+
+/// Events of the log that one read looks at; a stream about little gets an empty batch and a newer token.
+const EXAMINED_MAX: u64 = 20_000;
+/// Events between two looks at the clock.
+const EVENTS_PER_CHECK: u64 = 256;
+/// What MongoDB lets an event be longer than a document.
+const EVENT_BYTES_EXTRA: usize = 16 * 1024;
+
+/// What a change stream is about. Collections named `system.` something are only seen by their own streams, and the
+/// platform's databases (a `/` in the name) by none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchScope {
+    /// One collection, which need not be there yet. The stream ends with an `invalidate` event when the collection
+    /// is dropped, or renamed from or to.
+    Collection(Namespace),
+    /// All collections of a database. The stream ends with an `invalidate` event when the database is dropped.
+    Database(Arc<str>),
+    /// All databases of the deployment.
+    Deployment,
+}
+
+impl WatchScope {
+    fn check(&self) -> Result<()> {
+        let database = match self {
+            WatchScope::Deployment => return Ok(()),
+            WatchScope::Collection(ns) => {
+                check_namespace(ns)?;
+                &ns.database
+            }
+            WatchScope::Database(database) => {
+                check_namespace(&Namespace::new(database.clone(), "c"))?;
+                database
+            }
+        };
+        if is_logged(database) {
+            return Ok(());
+        }
+        let message = format!("the database {database:?} is the platform's own and has no change streams");
+        Err(Error::new(Code::InvalidNamespace, message))
+    }
+
+    /// Whether a commit that touched a collection, or with an empty name the database, may be of interest.
+    pub(super) fn hears(&self, touched: &Namespace) -> bool {
+        match self {
+            WatchScope::Deployment => true,
+            WatchScope::Database(database) => touched.database == *database,
+            WatchScope::Collection(ns) => {
+                touched.database == ns.database
+                    && (touched.collection == ns.collection || touched.collection.is_empty())
+            }
+        }
+    }
+
+    fn names(&self, database: &str, collection: &str) -> bool {
+        match self {
+            WatchScope::Deployment => !collection.starts_with("system."),
+            WatchScope::Database(own) => **own == *database && !collection.starts_with("system."),
+            WatchScope::Collection(ns) => *ns.database == *database && *ns.collection == *collection,
+        }
+    }
+
+    fn shows(&self, entry: &Entry<'_>) -> bool {
+        self.names(entry.database, entry.collection)
+            || entry
+                .to
+                .is_some_and(|(database, collection)| self.names(database, collection))
+    }
+
+    /// Whether the stream ends after an event that it shows.
+    fn ends_with(&self, kind: Kind) -> bool {
+        match self {
+            WatchScope::Deployment => false,
+            WatchScope::Database(_) => kind == Kind::DropDatabase,
+            WatchScope::Collection(_) => matches!(kind, Kind::Drop | Kind::Rename | Kind::DropDatabase),
+        }
+    }
+}
+
+/// MongoDB's `fullDocument`: whether the event of an update has the whole document. Inserts and replacements always
+/// have theirs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FullDocument {
+    /// It has not.
+    #[default]
+    Default,
+    /// As it is when the event is read, which may be later than the update; null when it is gone.
+    UpdateLookup,
+    /// As the update left it, if the collection keeps images, otherwise null.
+    WhenAvailable,
+    /// As the update left it, or the stream fails with `NoMatchingDocument`.
+    Required,
+}
+
+/// MongoDB's `fullDocumentBeforeChange`: whether updates, replacements and deletes have the document as it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BeforeChange {
+    /// They have not.
+    #[default]
+    Off,
+    /// If the collection keeps images, otherwise null.
+    WhenAvailable,
+    /// Or the stream fails with `NoMatchingDocument`.
+    Required,
+}
+
+/// Where a change stream begins.
+#[derive(Debug, Clone, Default)]
+pub enum WatchStart {
+    /// With the next event.
+    #[default]
+    Now,
+    /// After the event with this resume token, or where the stream stood that gave this one between events. The
+    /// token of an `invalidate` is refused.
+    ResumeAfter(RawDocumentBuf),
+    /// As [`ResumeAfter`](Self::ResumeAfter), and past an `invalidate`.
+    StartAfter(RawDocumentBuf),
+    /// With the first event at this cluster time or later.
+    AtOperationTime(Timestamp),
+}
+
+/// A change stream to open.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    /// MongoDB's stages that each event goes through: `$match`, `$project`, `$addFields`, `$set`, `$unset`,
+    /// `$replaceRoot`, `$replaceWith`, `$redact`. An event must keep its `_id`.
+    pub pipeline: Vec<RawDocumentBuf>,
+    /// Whole documents with updates.
+    pub full_document: FullDocument,
+    /// Documents as they were before.
+    pub before_change: BeforeChange,
+    /// Where it begins.
+    pub start: WatchStart,
+}
+
+/// A parsed stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    scope: WatchScope,
+    stages: Vec<Stage>,
+    runtime: Arc<Runtime>,
+    full_document: FullDocument,
+    before_change: BeforeChange,
+}
+
+impl Stream {
+    /// # Errors
+    /// When a stage is malformed or may not be there, or the scope can't be watched.
+    pub(crate) fn parse(scope: WatchScope, watch: &Watch, around: &Surroundings) -> Result<Self> {
+        scope.check()?;
+        Ok(Self {
+            scope,
+            stages: pipeline::event_stages(&watch.pipeline, around)?,
+            runtime: around.scope.runtime().clone(),
+            full_document: watch.full_document,
+            before_change: watch.before_change,
+        })
+    }
+}
+
+/// The place where a change stream goes on: a plain value, which holds nothing of the store. Cheap to clone;
+/// dropping it costs nothing.
+#[derive(Debug, Clone)]
+pub struct ChangeCursor {
+    stream: Arc<Stream>,
+    at: Token,
+    /// The event there ends the stream, and that is still to be said.
+    ends: bool,
+}
+
+impl ChangeCursor {
+    /// The resume token of the place, for a stream that has given no event: MongoDB's `postBatchResumeToken`.
+    pub fn token(&self) -> RawDocumentBuf {
+        self.at.to_document()
+    }
+
+    /// What the stream is about.
+    pub fn scope(&self) -> &WatchScope {
+        &self.stream.scope
+    }
+
+    /// The number of the newest event that it is past.
+    pub(crate) fn sequence(&self) -> u64 {
+        // One that is to end has something to say already.
+        if self.ends { 0 } else { self.at.sequence }
+    }
+}
+
+/// Events of a change stream, in order.
+#[derive(Debug)]
+pub struct Changes {
+    /// The events, in MongoDB's shape.
+    pub events: Vec<RawDocumentBuf>,
+    /// The place after them and after what was passed over: MongoDB's `postBatchResumeToken`.
+    pub token: RawDocumentBuf,
+    /// Where to go on; `None` when the stream ended with an `invalidate`.
+    pub cursor: Option<ChangeCursor>,
+    /// Whether the log may have more already.
+    pub more: bool,
+}
+
+fn history_lost() -> Error {
+    Error::new(
+        Code::ChangeStreamHistoryLost,
+        "the place to go on from is no longer in the change log, which was trimmed (feed_bytes_max, feed_events_max, feed_age_max); start a new stream",
+    )
+}
+
+/// Finds the place where a stream begins.
+///
+/// # Errors
+/// `ChangeStreamHistoryLost` when the log was trimmed past it, `InvalidResumeToken`, the store's.
+pub(crate) fn open(kv: &dyn KvRead, stream: Arc<Stream>, start: &WatchStart) -> Result<ChangeCursor> {
+    let bounds = bounds(kv)?;
+    let between = |sequence: u64| -> Result<Token> {
+        let time = match sequence {
+            sequence if sequence == bounds.last => bounds.last_time,
+            // One that was trimmed, just before the first that is there.
+            sequence => log::time_of(kv, sequence)?.unwrap_or(bounds.first_time),
+        };
+        Ok(Token {
+            time,
+            sequence,
+            mark: Mark::Past,
+        })
+    };
+    let mut ends = false;
+    let at = match start {
+        WatchStart::Now => between(bounds.last)?,
+        WatchStart::AtOperationTime(time) => {
+            if bounds.first > 1 && *time < bounds.first_time {
+                return Err(history_lost());
+            }
+            between(log::first_at(kv, &bounds, *time)? - 1)?
+        }
+        WatchStart::ResumeAfter(token) => {
+            let token = Token::parse(token)?;
+            if token.mark == Mark::Invalidate {
+                return Err(invalid(
+                    "a stream can't resume after an invalidate; startAfter can go on from there",
+                ));
+            }
+            ends = check_token(kv, &bounds, token, &stream.scope)?;
+            token
+        }
+        WatchStart::StartAfter(token) => {
+            let token = Token::parse(token)?;
+            ends = check_token(kv, &bounds, token, &stream.scope)?;
+            token
+        }
+    };
+    Ok(ChangeCursor { stream, at, ends })
+}
+
+/// Checks that a token is of this log and what follows it is there. True when its event ends the stream.
+fn check_token(kv: &dyn KvRead, bounds: &Bounds, token: Token, scope: &WatchScope) -> Result<bool> {
+    if token.sequence > bounds.last {
+        return Err(invalid(
+            "the resume token is of no event that this database knows",
+        ));
+    }
+    if token.sequence + 1 < bounds.first {
+        return Err(history_lost());
+    }
+    if token.sequence < bounds.first {
+        // The event itself is gone, and all after it is there.
+        return Ok(false);
+    }
+    if log::time_of(kv, token.sequence)? != Some(token.time) {
+        return Err(invalid(
+            "the resume token is of another database, or of another copy of it",
+        ));
+    }
+    let mut ends = false;
+    if token.mark == Mark::Event {
+        log::scan(kv, token.sequence - 1, &mut |entry| {
+            ends = scope.shows(entry) && scope.ends_with(entry.kind);
+            Ok(ControlFlow::Break(()))
+        })?;
+    }
+    Ok(ends)
+}
+
+/// Reads on from a place: at most `batch` events (and an `invalidate` after them), and what one read may look at.
+///
+/// # Errors
+/// `ChangeStreamHistoryLost` when the log was trimmed past the place; those of the pipeline; `NoMatchingDocument`
+/// for an image that is required and not there; `ChangeStreamFatalError` when the pipeline takes an event's `_id`.
+pub(crate) fn next(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    mut cursor: ChangeCursor,
+    batch: Option<u32>,
+    deadline: &Deadline,
+) -> Result<Changes> {
+    let bounds = bounds(kv)?;
+    if cursor.at.sequence + 1 < bounds.first {
+        return Err(history_lost());
+    }
+    let batch = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap_or(usize::MAX));
+    let stream = cursor.stream.clone();
+    stream.runtime.set_deadline(deadline);
+    let meter = Meter::new(engine, deadline);
+    let mut events = Vec::new();
+    let (mut bytes, mut examined, mut log_bytes) = (0, 0_u64, 0);
+    let bytes_max = engine.limits.page_bytes_max;
+    if !cursor.ends && batch > 0 {
+        log::scan(kv, cursor.at.sequence, &mut |entry| {
+            examined += 1;
+            if examined.is_multiple_of(EVENTS_PER_CHECK) {
+                meter.check_deadline()?;
+            }
+            let token = Token {
+                time: entry.time,
+                sequence: entry.sequence,
+                mark: Mark::Event,
+            };
+            let shown = stream.scope.shows(entry);
+            let made = if shown {
+                stream.make(engine, kv, entry, token)?
+            } else {
+                None
+            };
+            if let Some(event) = made {
+                bytes += event.as_bytes().len();
+                if !events.is_empty() && bytes > bytes_max {
+                    return Ok(ControlFlow::Break(()));
+                }
+                events.push(event);
+            }
+            cursor.at = token;
+            cursor.ends = shown && stream.scope.ends_with(entry.kind);
+            log_bytes += entry.document.map_or(0, |document| document.as_bytes().len());
+            let full = events.len() >= batch || bytes >= bytes_max;
+            let enough = full || examined >= EXAMINED_MAX || log_bytes >= bytes_max;
+            Ok(if enough || cursor.ends {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })?;
+        cursor.at.mark = match events.last() {
+            // The token of the last event, if nothing was passed over since: clients may compare the two.
+            Some(event) if field(event, "_id") == Some(RawBsonRef::Document(&cursor.token())) => Mark::Event,
+            _ if cursor.ends => Mark::Event,
+            _ => Mark::Past,
+        };
+    }
+    if cursor.ends && batch > 0 {
+        cursor.at.mark = Mark::Invalidate;
+        events.extend(stream.invalidate(engine, kv, cursor.at)?);
+        return Ok(Changes {
+            events,
+            token: cursor.token(),
+            cursor: None,
+            more: false,
+        });
+    }
+    Ok(Changes {
+        events,
+        token: cursor.token(),
+        more: cursor.ends || cursor.at.sequence < bounds.last,
+        cursor: Some(cursor),
+    })
+}
+
+impl Stream {
+    /// The event of an entry, if the pipeline lets it through.
+    fn make(
+        &self,
+        engine: &Engine,
+        kv: &dyn KvRead,
+        entry: &Entry<'_>,
+        token: Token,
+    ) -> Result<Option<RawDocumentBuf>> {
+        let mut event = head(token, entry.kind.name(), entry.wall);
+        self.full_document(kv, entry, &mut event)?;
+        event.append(cstr!("ns"), names(entry.database, entry.collection));
+        if let Some((database, collection)) = entry.to {
+            event.append(cstr!("to"), names(database, collection));
+        }
+        if let Some(key) = key(entry) {
+            event.append(cstr!("documentKey"), key);
+        }
+        if let Some(description) = entry.description {
+            event.append(cstr!("updateDescription"), diff::shown(description));
+        }
+        self.before_change(entry, &mut event)?;
+        self.through(engine, event, token)
+    }
+
+    fn full_document(&self, kv: &dyn KvRead, entry: &Entry<'_>, event: &mut RawDocumentBuf) -> Result<()> {
+        let name = cstr!("fullDocument");
+        if entry.kind != Kind::Update {
+            if let Some(document) = entry.document {
+                event.append(name, document.to_owned());
+            }
+            return Ok(());
+        }
+        match (self.full_document, entry.document) {
+            (FullDocument::Default, _) => {}
+            (FullDocument::UpdateLookup, _) => match lookup(kv, entry)? {
+                Some(document) => append_bytes(event, &document)?,
+                None => event.append(name, RawBsonRef::Null),
+            },
+            (_, Some(document)) => event.append(name, document.to_owned()),
+            (FullDocument::WhenAvailable, None) => event.append(name, RawBsonRef::Null),
+            (FullDocument::Required, None) => return Err(no_image("fullDocument", entry)),
+        }
+        Ok(())
+    }
+
+    fn before_change(&self, entry: &Entry<'_>, event: &mut RawDocumentBuf) -> Result<()> {
+        let changes = matches!(entry.kind, Kind::Update | Kind::Replace | Kind::Delete);
+        if !changes || self.before_change == BeforeChange::Off {
+            return Ok(());
+        }
+        let name = cstr!("fullDocumentBeforeChange");
+        match entry.before {
+            Some(document) => event.append(name, document.to_owned()),
+            None if self.before_change == BeforeChange::Required => {
+                return Err(no_image("fullDocumentBeforeChange", entry));
+            }
+            None => event.append(name, RawBsonRef::Null),
+        }
+        Ok(())
+    }
+
+    fn invalidate(&self, engine: &Engine, kv: &dyn KvRead, token: Token) -> Result<Option<RawDocumentBuf>> {
+        let mut wall = engine.clock.now().millis();
+        if token.sequence > 0 {
+            log::scan(kv, token.sequence - 1, &mut |entry| {
+                wall = entry.wall;
+                Ok(ControlFlow::Break(()))
+            })?;
+        }
+        self.through(engine, head(token, "invalidate", wall), token)
+    }
+
+    /// Sends an event through the pipeline.
+    fn through(
+        &self,
+        engine: &Engine,
+        event: RawDocumentBuf,
+        token: Token,
+    ) -> Result<Option<RawDocumentBuf>> {
+        let mut event = event;
+        for stage in &self.stages {
+            match stage.apply_to(&event, &self.runtime)? {
+                Some(made) => event = made,
+                None => return Ok(None),
+            }
+        }
+        let id = token.to_document();
+        if !self.stages.is_empty() && field(&event, "_id") != Some(RawBsonRef::Document(&id)) {
+            return Err(Error::new(
+                Code::ChangeStreamFatalError,
+                "the pipeline changed or removed the _id of an event, which is its resume token",
+            ));
+        }
+        let (bytes, max) = (
+            event.as_bytes().len(),
+            engine.limits.document_bytes_max + EVENT_BYTES_EXTRA,
+        );
+        if bytes > max {
+            let message =
+                format!("a change event has {bytes} bytes, and {max} are allowed; a $project would help");
+            return Err(Error::new(Code::BSONObjectTooLarge, message));
+        }
+        Ok(Some(event))
+    }
+}
+
+/// What every event begins with.
+fn head(token: Token, operation: &str, wall: i64) -> RawDocumentBuf {
+    let mut event = RawDocumentBuf::new();
+    event.append(cstr!("_id"), token.to_document());
+    event.append(cstr!("operationType"), operation);
+    event.append(cstr!("clusterTime"), token.time);
+    event.append(cstr!("wallTime"), DateTime::from_millis(wall));
+    event
+}
+
+fn names(database: &str, collection: &str) -> RawDocumentBuf {
+    let mut names = RawDocumentBuf::new();
+    names.append(cstr!("db"), database);
+    if !collection.is_empty() {
+        names.append(cstr!("coll"), collection);
+    }
+    names
+}
+
+fn key(entry: &Entry<'_>) -> Option<RawDocumentBuf> {
+    match (entry.key, entry.document) {
+        (Some(key), _) => Some(key.to_owned()),
+        (None, Some(document)) => Some(key_of(document)),
+        (None, None) => None,
+    }
+}
+
+/// The document of an event as it is now, if its collection is there and has it.
+fn lookup(kv: &dyn KvRead, entry: &Entry<'_>) -> Result<Option<Vec<u8>>> {
+    let Some(key) = key(entry) else {
+        return Ok(None);
+    };
+    let Some(id) = field(&key, "_id") else {
+        return Ok(None);
+    };
+    // By the collection's number: one that was dropped has no documents, also if its name was given again.
+    let mut row = document_prefix(entry.collection_id);
+    keycode::encode(&mut row, id, false);
+    get_vec(kv, &row)
+}
+
+fn append_bytes(event: &mut RawDocumentBuf, document: &[u8]) -> Result<()> {
+    let document: &RawDocument = crate::index::stored(document)?;
+    event.append(cstr!("fullDocument"), document.to_owned());
+    Ok(())
+}
+
+fn no_image(what: &str, entry: &Entry<'_>) -> Error {
+    let message = format!(
+        "{what} is required, and the change log has no image of a document of {}.{}; its collection did not keep them",
+        entry.database, entry.collection
+    );
+    Error::new(Code::NoMatchingDocument, message)
+}
