@@ -74,7 +74,8 @@ impl IndexSpec {
                         return Err(Error::new(Code::CannotCreateIndex, message));
                     }
                 }
-                "v" | "ns" | "background" | "2dsphereIndexVersion" | "hashVersion" => {}
+                // `dropDups` means nothing since MongoDB 3.0, which passes it over, too.
+                "v" | "ns" | "background" | "dropDups" | "2dsphereIndexVersion" | "hashVersion" => {}
                 option => {
                     let message = format!("the field '{option}' is not valid for an index specification");
                     return Err(Error::new(Code::InvalidIndexSpecificationOption, message));

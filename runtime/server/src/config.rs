@@ -94,6 +94,8 @@ pub(crate) struct Database {
     pub(crate) cache_bytes: usize,
     /// Reader threads.
     pub(crate) readers: usize,
+    /// Bytes of history that the change log keeps; 0 turns it off.
+    pub(crate) change_log_bytes: u64,
     /// Time between two looks for documents that TTL indexes say are over their time.
     pub(crate) expire_interval: Duration,
 }
@@ -246,6 +248,8 @@ settings! {
     database_cache_bytes, "database.cache_bytes", "CLOUDLET_DATABASE_CACHE_BYTES";
     /// Threads that read the database [default: one a core]
     database_readers, "database.readers", "CLOUDLET_DATABASE_READERS";
+    /// Bytes of history that the change log keeps [default: 0, no log]
+    database_change_log_bytes, "database.change_log_bytes", "CLOUDLET_DATABASE_CHANGE_LOG_BYTES";
     /// Time between two looks for documents that are over their time [default: 60s]
     database_expire_interval, "database.expire_interval", "CLOUDLET_DATABASE_EXPIRE_INTERVAL";
     /// Address of the MongoDB listener [default: none]
@@ -421,6 +425,10 @@ impl<'a> Settings<'a> {
             database: Database {
                 cache_bytes: self.get("database.cache_bytes", 256 << 20, bytes_usize),
                 readers: self.get("database.readers", cores, count),
+                change_log_bytes: self.get("database.change_log_bytes", 0, |text| match text.trim() {
+                    "0" => Ok(0),
+                    text => bytes(text),
+                }),
                 expire_interval: self.get("database.expire_interval", Duration::from_secs(60), duration),
             },
             mongo: Mongo {

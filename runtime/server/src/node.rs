@@ -193,7 +193,10 @@ fn docdb_config(config: &NodeConfig) -> cloudlet_docdb::Config {
         path: Some(config.data_dir.join("docs.redb")),
         cache_bytes: config.database.cache_bytes,
         readers: config.database.readers,
-        ..cloudlet_docdb::Config::default()
+        limits: cloudlet_docdb::Limits {
+            feed_bytes_max: config.database.change_log_bytes,
+            ..cloudlet_docdb::Limits::default()
+        },
     }
 }
 
