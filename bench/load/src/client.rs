@@ -19,6 +19,18 @@ pub(crate) struct Outcome {
     pub(crate) latency: Histogram<u64>,
 }
 
+impl Outcome {
+    fn empty() -> Result<Self> {
+        Ok(Self {
+            requests: 0,
+            errors: 0,
+            bytes: 0,
+            elapsed: Duration::ZERO,
+            latency: Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 3)?,
+        })
+    }
+}
+
 /// Loads `address` over `connections` connections for `duration`.
 pub(crate) async fn load(
     address: SocketAddr,
@@ -51,13 +63,7 @@ pub(crate) async fn load(
             set.spawn_local(async move { one_connection(stream, request.as_bytes(), until).await })
         })
         .collect();
-    let mut outcome = Outcome {
-        requests: 0,
-        errors: 0,
-        bytes: 0,
-        elapsed: Duration::ZERO,
-        latency: Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 3)?,
-    };
+    let mut outcome = Outcome::empty()?;
     set.run_until(async {
         for task in tasks {
             let part = task.await.context("a connection's task failed")??;
@@ -74,13 +80,7 @@ pub(crate) async fn load(
 }
 
 async fn one_connection(mut stream: TcpStream, request: &[u8], until: Instant) -> Result<Outcome> {
-    let mut outcome = Outcome {
-        requests: 0,
-        errors: 0,
-        bytes: 0,
-        elapsed: Duration::ZERO,
-        latency: Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 3)?,
-    };
+    let mut outcome = Outcome::empty()?;
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let sent = Instant::now();

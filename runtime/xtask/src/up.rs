@@ -288,7 +288,8 @@ impl Node {
 
     /// Asks the node to stop and waits for it.
     fn stop(mut self) -> Result<()> {
-        process::run(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))
+        // The shell's own `kill`: the program of that name is not part of a minimal system.
+        process::run(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &self.child.id().to_string()]))
             .context("stop the node")?;
         let asked = Instant::now();
         loop {

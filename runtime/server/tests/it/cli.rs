@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{App, Node};
+use crate::harness::{App, Node, terminate};
 use crate::http::Client;
 
 /// What a command did.
@@ -384,14 +384,7 @@ fn dev_serves_what_is_saved_and_survives_mistakes() {
     assert_eq!(Client::connect(public).get("/any/where").text(), "two");
     // Other commands in the directory find the node.
     assert!(desk.run(&["versions"]).ok().contains("active"));
-    let id = dev.0.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
+    terminate(&dev.0);
     let status = dev.0.wait().unwrap();
     let mut rest = String::new();
     errors.for_each(|line| rest.push_str(&line));

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -26,6 +27,12 @@ pub(crate) struct Node {
     log: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
     expected: Vec<&'static str>,
+}
+
+/// Sends SIGTERM to a program that was started here.
+pub(crate) fn terminate(child: &Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
 }
 
 /// How to start a node.
@@ -224,11 +231,7 @@ impl Node {
 
     /// Sends SIGTERM without waiting.
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+        terminate(&self.child);
     }
 
     /// Stops the node gracefully and checks that it ended well and logged nothing unexpected.
