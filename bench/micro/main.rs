@@ -20,6 +20,10 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use support::{App, Node};
 
+/// The node's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 5;
 const WARM_UP: usize = 2_000;
 const INVOCATIONS: usize = 10_000;
