@@ -476,3 +476,25 @@ pub(crate) fn test_cache() -> PathBuf {
     std::fs::create_dir_all(&dir).unwrap();
     dir
 }
+
+/// What [`run`] says is missing when a program of Python's can't be started.
+pub(crate) const PYTHON: &str = "Python 3 with venv";
+/// The same of Node.js' programs.
+pub(crate) const NODE_JS: &str = "Node.js 20 or newer with npm";
+
+/// Runs a program that has to succeed; gives its standard output. `needs` is what to install when it can't be started.
+pub(crate) fn run(needs: &str, command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("this test needs {needs}: can't start {command:?}: {error}"));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    // A Python without venv starts, and then fails.
+    assert!(
+        output.status.success(),
+        "{command:?} failed (it needs {needs}):\n{out}{err}"
+    );
+    out.into_owned()
+}
