@@ -8,7 +8,7 @@ use super::api::encoded;
 use super::context::Context;
 use super::functions::data_argument;
 use super::secret::from_stdin;
-use super::{NoMatch, out};
+use super::{NoMatch, check, out};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -17,6 +17,8 @@ pub(super) enum Command {
     /// Who may log in at the MongoDB listener
     #[command(subcommand)]
     User(User),
+    /// Look for damage in the database of a data directory, whose node must be stopped
+    Check(check::Args),
 }
 
 /// One request each to the admin API's documents.
@@ -112,6 +114,7 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<(
     match command {
         Command::Documents(command) => documents(context, command).await,
         Command::User(command) => user(context, command).await,
+        Command::Check(args) => check::run(context, args),
     }
 }
 

@@ -151,12 +151,17 @@ fn command(dir: &Path, args: &[String]) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    without_settings(&mut command);
+    command
+}
+
+/// The program as it is without any settings in the environment of the tests.
+pub(crate) fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CLOUDLET_") {
             command.env_remove(name);
         }
     }
-    command
 }
 
 /// The same command, started by a shell that ignores the signal; what it becomes does then, too.
