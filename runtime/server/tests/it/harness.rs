@@ -267,7 +267,6 @@ impl Node {
     }
 
     /// Kills the node as a power failure would.
-    #[allow(dead_code, reason = "for tests of durability")]
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
