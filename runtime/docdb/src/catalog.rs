@@ -61,6 +61,36 @@ pub(crate) fn entry_prefix(index_id: u32) -> Vec<u8> {
     id_key(ENTRIES, index_id)
 }
 
+/// Rows that belong to numbered things, for who looks at all of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kinds {
+    Documents,
+    Entries,
+}
+
+impl Kinds {
+    /// The keys of all these rows, the upper end excluded.
+    pub(crate) fn range(self) -> (Vec<u8>, Vec<u8>) {
+        let kind = match self {
+            Self::Documents => DOCUMENTS,
+            Self::Entries => ENTRIES,
+        };
+        (vec![kind], vec![kind + 1])
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Documents => "documents",
+            Self::Entries => "index entries",
+        }
+    }
+
+    /// The keys that no row has: those after the change log's.
+    pub(crate) fn beyond() -> (Vec<u8>, Vec<u8>) {
+        (vec![ENTRIES + 2], vec![0xff; 8])
+    }
+}
+
 fn id_key(kind: u8, id: u32) -> Vec<u8> {
     // Room for most keys, so that appending to it does not allocate again.
     let mut key = Vec::with_capacity(48);
@@ -148,17 +178,30 @@ impl Catalog {
         kv.delete(&discard_key(prefix))
     }
 
+    /// Whether all rows whose keys begin with `prefix` are to be removed.
+    pub(crate) fn is_discarded(kv: &dyn KvRead, prefix: &[u8]) -> Result<bool> {
+        kv.get(&discard_key(prefix), &mut |_| {})
+    }
+
     /// Reads the catalog.
     ///
     /// # Errors
     /// When the store's format is newer than this program, or its rows make no sense.
     pub(crate) fn load(kv: &dyn KvRead) -> Result<Self> {
+        match Self::load_any(kv)? {
+            (FORMAT_VERSION, catalog) => Ok(catalog),
+            (version, _) => Err(unreadable(version)),
+        }
+    }
+
+    /// Reads the catalog of a store of this format or an older one, and which one it is.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_any(kv: &dyn KvRead) -> Result<(u32, Self)> {
         let version = read_u32(kv, "format")?;
-        if version != FORMAT_VERSION {
-            let message = format!(
-                "the store has format version {version}, and this program reads version {FORMAT_VERSION}; use a newer program"
-            );
-            return Err(Error::new(Code::UnsupportedFormat, message));
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
+            return Err(unreadable(version));
         }
         let mut catalog = Self {
             collections: BTreeMap::new(),
@@ -179,7 +222,12 @@ impl Catalog {
                 }
             },
         )?;
-        outcome.map(|()| catalog)
+        outcome.map(|()| (version, catalog))
+    }
+
+    /// The number that the next collection or index gets.
+    pub(crate) fn next_id(&self) -> u32 {
+        self.next_id
     }
 
     /// The collection, if it is there.
@@ -449,6 +497,13 @@ fn parse_index(row: &RawDocument) -> Option<Index> {
     let mut index = Index::new(id, spec, multikey).ok()?;
     index.building = row.get("building").ok()?.is_some_and(crate::value::is_true);
     Some(index)
+}
+
+fn unreadable(version: u32) -> Error {
+    let message = format!(
+        "the store has format version {version}, and this program reads version {FORMAT_VERSION}; use a newer program"
+    );
+    Error::new(Code::UnsupportedFormat, message)
 }
 
 fn damaged(what: &str) -> Error {

@@ -22,7 +22,7 @@ use crate::metrics::{Metrics, Op};
 use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
-use crate::verify::{Verified, verify};
+use crate::verify::{Verified, inconsistent, verify};
 use crate::{Code, Error, Result, background, specification};
 
 /// Rows that a read may look at on its caller's thread.
@@ -572,13 +572,19 @@ impl Docs {
         })
     }
 
-    /// Checks that every index entry has its document, every document its entries, and that the change log is whole,
-    /// over the whole store. Reads
-    /// everything: for tests and for an operator who doubts the disk.
+    /// Checks that every index entry has its document, every document its entries, every row its collection or index,
+    /// and that the change log is whole, over the whole store; an error tells of the first that is not. Reads
+    /// everything: for tests. An operator who doubts the disk has [`check_file`](crate::check_file).
     pub fn verify(&self, deadline: Deadline) -> Reply<Verified> {
         self.lanes.read(deadline.clone(), move |engine| {
             let depth_max = engine.limits.depth_max;
-            engine.read(|kv, catalog| verify(kv, catalog, depth_max, &Meter::new(engine, &deadline)))
+            engine.read(|kv, catalog| {
+                let meter = Meter::new(engine, &deadline);
+                let mut found = |finding| Err(inconsistent(&finding));
+                verify(kv, catalog, depth_max, &mut found, &mut |_| {
+                    meter.check_deadline()
+                })
+            })
         })
     }
 

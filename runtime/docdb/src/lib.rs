@@ -14,7 +14,7 @@
 //! - `background`: filling indexes and removing what was dropped, step by step.
 //! - `transaction`: several statements on a snapshot, committed as one.
 //! - `feed`: the log of changes and the streams that read it.
-//! - `verify`: do indexes and documents agree.  `metrics`, `object_ids`, `show`: as they say.
+//! - `verify`: do indexes and documents agree, also in a file that nobody has open.  `metrics`, `object_ids`, `show`: as they say.
 //! - [`Docs`]: the façade that callers hold.
 
 #![forbid(unsafe_code)]
@@ -70,4 +70,4 @@ pub use limits::Limits;
 pub use ops::*;
 pub use query::retain_matching;
 pub use transaction::Transaction;
-pub use verify::Verified;
+pub use verify::{Finding, Verified, check_file};

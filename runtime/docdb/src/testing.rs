@@ -15,10 +15,27 @@ use crate::query::{ARGUMENT_DEPTH_MAX, Filter};
 use crate::sort::SortSpec;
 use crate::update::{Now, Update};
 use crate::value::{as_object, compare, elements, fields};
-use crate::{Aggregate, Config, Docs, Limits, Namespace, keycode};
+use crate::{Aggregate, Config, Docs, Limits, Namespace, keycode, show};
+
+/// A fuzz target's body.
+pub type FuzzTarget = fn(&[u8]);
+
+/// All of them by name; inputs to begin with are in `runtime/fuzz/seeds/NAME`.
+pub const FUZZ_TARGETS: &[(&str, FuzzTarget)] = &[
+    ("bson", fuzz_bson),
+    ("expression", fuzz_expression),
+    ("filter", fuzz_filter),
+    ("keycode", fuzz_keycode),
+    ("pipeline", fuzz_pipeline),
+    ("projection", fuzz_projection),
+    ("sort", fuzz_sort),
+    ("update", fuzz_update),
+];
 
 /// How often an expression may look at the clock before it is stopped.
 const FUZZ_CHECKS_MAX: u32 = 200;
+/// Values of one input that are compared with each other.
+const FUZZ_VALUES_MAX: usize = 32;
 /// How long a pipeline may run before it is stopped.
 const FUZZ_TIME_MAX: Duration = Duration::from_millis(200);
 
@@ -201,18 +218,271 @@ pub fn fuzz_keycode(data: &[u8]) {
         keycode::encode(&mut key, v, false);
         key
     };
-    let values: Vec<_> = fields(doc).map(|(_, v)| v).collect();
-    for pair in values.windows(2) {
-        assert_eq!(key(pair[0]).cmp(&key(pair[1])), compare(pair[0], pair[1]));
-        assert_eq!(keycode::field_len(&key(pair[0]), false), Some(key(pair[0]).len()));
+    let values: Vec<_> = fields(doc)
+        .map(|(_, value)| (key(value), value))
+        .take(FUZZ_VALUES_MAX)
+        .collect();
+    for (one_key, one) in &values {
+        assert_eq!(keycode::field_len(one_key, false), Some(one_key.len()));
+        let mut descending = one_key.clone();
+        keycode::invert(&mut descending);
+        assert_eq!(keycode::field_len(&descending, true), Some(one_key.len()));
+        for (other_key, other) in &values {
+            assert_eq!(
+                one_key.cmp(other_key),
+                compare(*one, *other),
+                "{one:?} and {other:?}"
+            );
+        }
     }
+}
+
+/// Any bytes: what passes the check of documents from outside can be read to its end and written again.
+pub fn fuzz_bson(data: &[u8]) {
+    let Ok(doc) = RawDocument::from_bytes(data) else {
+        return;
+    };
+    if check_well_formed(doc, Limits::default().depth_max).is_err() {
+        return;
+    }
+    let read = bson::Document::try_from(doc).expect("checked documents can be read");
+    let written = RawDocumentBuf::try_from(&read).expect("what was read can be written");
+    check_well_formed(&written, Limits::default().depth_max).expect("what was written is well-formed");
+    let _ = show::document(doc);
+    let _ = validate_document(doc, &Limits::default());
+    assert!(compare(RawBsonRef::Document(doc), RawBsonRef::Document(doc)).is_eq());
 }
 
 #[cfg(test)]
 mod tests {
-    use bson::doc;
+    use std::path::PathBuf;
+
+    use bson::{Bson, Document, doc};
+    use cloudlet_base::Entropy as _;
 
     use super::*;
+
+    /// Changed inputs for each seed.
+    const CHANGED_PER_SEED: usize = 1000;
+    /// Changes to one input, at most.
+    const CHANGES_MAX: usize = 4;
+
+    fn seeds(name: &str) -> Vec<Vec<u8>> {
+        let dir: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../fuzz/seeds", name]
+            .iter()
+            .collect();
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+            .unwrap_or_else(|error| panic!("{dir:?}: {error}"))
+            .map(|file| file.unwrap().path())
+            .collect();
+        // The order of a directory differs from machine to machine.
+        files.sort();
+        files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+    }
+
+    /// Makes other inputs of those that are there.
+    struct Changer {
+        entropy: SeededEntropy,
+        /// Values to put in the place of others.
+        values: Vec<Bson>,
+    }
+
+    impl Changer {
+        fn below(&mut self, bound: usize) -> usize {
+            let mut bytes = [0; 8];
+            self.entropy.fill(&mut bytes);
+            usize::try_from(u64::from_le_bytes(bytes) % bound.max(1) as u64).unwrap()
+        }
+
+        fn change(&mut self, input: &[u8]) -> Vec<u8> {
+            let mut changed = input.to_vec();
+            for _ in 0..=self.below(CHANGES_MAX) {
+                changed = match self.below(3) {
+                    0 => self.bytes(changed),
+                    _ => self.inside(&changed),
+                };
+            }
+            changed
+        }
+
+        /// Bytes that are others, gone, or more.
+        fn bytes(&mut self, mut input: Vec<u8>) -> Vec<u8> {
+            let at = self.below(input.len());
+            let end = (at + self.below(9)).min(input.len());
+            match self.below(4) {
+                0 if at < input.len() => input[at] ^= 1 << self.below(8),
+                1 if at < input.len() => input[at] = [0, 1, 0x24, 0x7F, 0x80, 0xFF][self.below(6)],
+                2 => drop(input.drain(at..end)),
+                _ => {
+                    let again = input[at..end].to_vec();
+                    drop(input.splice(at..at, again));
+                }
+            }
+            input
+        }
+
+        /// The documents with one value somewhere inside put in the place of another, or one name changed.
+        fn inside(&mut self, input: &[u8]) -> Vec<u8> {
+            let mut documents = Vec::new();
+            let mut rest = input;
+            while let Some(length) = rest.first_chunk::<4>() {
+                let length = usize::try_from(i32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+                let Some((first, after)) = rest.split_at_checked(length) else {
+                    break;
+                };
+                let raw = RawDocument::from_bytes(first).ok();
+                let Some(document) = raw.and_then(|raw| Document::try_from(raw).ok()) else {
+                    break;
+                };
+                documents.push(Bson::Document(document));
+                rest = after;
+            }
+            if documents.is_empty() {
+                return self.bytes(input.to_vec());
+            }
+            let nth = self.below(documents.len());
+            self.walk(&mut documents[nth]);
+            let mut bytes = Vec::new();
+            // An empty document may have become something else.
+            for document in documents.iter().filter_map(Bson::as_document) {
+                // Names with NUL can't be written.
+                let raw = RawDocumentBuf::try_from(document);
+                bytes.extend(raw.map(RawDocumentBuf::into_bytes).unwrap_or_default());
+            }
+            bytes
+        }
+
+        fn walk(&mut self, value: &mut Bson) {
+            match value {
+                Bson::Document(document) if !document.is_empty() => {
+                    let nth = self.below(document.len());
+                    let name = document.keys().nth(nth).unwrap().clone();
+                    match self.below(12) {
+                        0 => drop(document.remove(&name)),
+                        1 => {
+                            let value = document.remove(&name).unwrap();
+                            document.insert(format!("${name}"), value);
+                        }
+                        2 => {
+                            let value = document.get(&name).unwrap().clone();
+                            document.insert(format!("{name}.0"), value);
+                        }
+                        _ => self.step(document.get_mut(&name).unwrap()),
+                    }
+                }
+                Bson::Array(array) if !array.is_empty() => {
+                    let nth = self.below(array.len());
+                    self.step(&mut array[nth]);
+                }
+                other => self.put(other),
+            }
+        }
+
+        fn step(&mut self, value: &mut Bson) {
+            let nested = matches!(value, Bson::Document(_) | Bson::Array(_));
+            match self.below(4) {
+                0 => self.put(value),
+                1 if nested => {
+                    let inner = value.clone();
+                    *value = Bson::Array(vec![inner]);
+                }
+                _ => self.walk(value),
+            }
+        }
+
+        fn put(&mut self, value: &mut Bson) {
+            let nth = self.below(self.values.len());
+            *value = self.values[nth].clone();
+        }
+    }
+
+    /// Tells the input that a target did not survive.
+    struct Input<'i>(&'i str, &'i [u8]);
+
+    impl Drop for Input<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                let hex: String = self.1.iter().map(|byte| format!("{byte:02x}")).collect();
+                eprintln!("target {} fails with the bytes {hex}", self.0);
+            }
+        }
+    }
+
+    fn replay(name: &str) {
+        let (_, target) = FUZZ_TARGETS.iter().find(|(known, _)| *known == name).unwrap();
+        let seeds = seeds(name);
+        let kinds = Document::try_from(
+            RawDocument::from_bytes(
+                &std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds/bson/types")).unwrap(),
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        let mut values: Vec<Bson> = kinds.into_iter().map(|(_, value)| value).collect();
+        values.extend([i64::MIN, i64::MAX, -1, 0, 64].map(Bson::Int64));
+        values.extend([f64::NAN, f64::INFINITY, -0.0, 1e300].map(Bson::Double));
+        values.extend(["$a", "$$ROOT", "$", "a.0.b", "", "$a.b.c"].map(|text| Bson::String(text.into())));
+        values.extend([
+            Bson::Array(Vec::new()),
+            Bson::Document(doc! {}),
+            Bson::Int32(i32::MIN),
+        ]);
+        let mut changer = Changer {
+            entropy: SeededEntropy::new(1),
+            values,
+        };
+        for seed in &seeds {
+            let _input = Input(name, seed);
+            target(seed);
+        }
+        for seed in &seeds {
+            for _ in 0..CHANGED_PER_SEED {
+                let changed = changer.change(seed);
+                let _input = Input(name, &changed);
+                target(&changed);
+            }
+        }
+    }
+
+    #[test]
+    fn bson_survives_its_seeds_and_changes_of_them() {
+        replay("bson");
+    }
+
+    #[test]
+    fn expression_survives_its_seeds_and_changes_of_them() {
+        replay("expression");
+    }
+
+    #[test]
+    fn filter_survives_its_seeds_and_changes_of_them() {
+        replay("filter");
+    }
+
+    #[test]
+    fn keycode_survives_its_seeds_and_changes_of_them() {
+        replay("keycode");
+    }
+
+    #[test]
+    fn pipeline_survives_its_seeds_and_changes_of_them() {
+        replay("pipeline");
+    }
+
+    #[test]
+    fn projection_survives_its_seeds_and_changes_of_them() {
+        replay("projection");
+    }
+
+    #[test]
+    fn sort_survives_its_seeds_and_changes_of_them() {
+        replay("sort");
+    }
+
+    #[test]
+    fn update_survives_its_seeds_and_changes_of_them() {
+        replay("update");
+    }
 
     /// Each input changed at each byte: a fuzz target is of use only if it survives this.
     #[test]

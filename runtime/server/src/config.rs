@@ -307,6 +307,11 @@ impl NodeConfig {
         settings.resolve(args)
     }
 
+    /// The file of the embedded database.
+    pub(crate) fn database_file(&self) -> PathBuf {
+        self.data_dir.join("docs.redb")
+    }
+
     /// The defaults with everything under `data_dir` and both listeners on free loopback ports: for tests and `dev`.
     pub(crate) fn ephemeral(data_dir: &Path) -> Result<Self, Problems> {
         let args = ServeArgs {

@@ -190,7 +190,7 @@ fn say(line: &str) {
 
 fn docdb_config(config: &NodeConfig) -> cloudlet_docdb::Config {
     cloudlet_docdb::Config {
-        path: Some(config.data_dir.join("docs.redb")),
+        path: Some(config.database_file()),
         cache_bytes: config.database.cache_bytes,
         readers: config.database.readers,
         limits: cloudlet_docdb::Limits {

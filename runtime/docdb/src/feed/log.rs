@@ -9,7 +9,6 @@ use bson::Timestamp;
 
 use super::entry::{Entry, Pending, Place};
 use crate::check::check_well_formed;
-use crate::exec::scan::Meter;
 use crate::kv::{Direction, KvRead, KvWrite, Range};
 use crate::{Code, Error, Limits, Namespace, Result};
 
@@ -404,16 +403,20 @@ fn block_events(key: &[u8], value: &[u8], after: u64, visit: &mut Visitor<'_>) -
 }
 
 /// Checks that numbers, times and sizes run on from block to block, and that every event can be read. Gives how many
-/// events there are.
+/// events there are, and tells `tick` so before each block.
 ///
 /// # Errors
-/// `InternalError` that says what is wrong.
-pub(crate) fn verify(kv: &dyn KvRead, depth_max: usize, meter: &Meter<'_>) -> Result<u64> {
+/// `InternalError` that says what is wrong; those of `tick`.
+pub(crate) fn verify(
+    kv: &dyn KvRead,
+    depth_max: usize,
+    tick: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<u64> {
     let mut before: Option<Block> = None;
     let mut events = 0;
     let mut outcome = Ok(());
     let mut check = |key: &[u8], value: &[u8]| -> Result<()> {
-        meter.check_deadline()?;
+        tick(events)?;
         let block = Block::parse(key, value).ok_or_else(|| damaged("a block's head makes no sense"))?;
         if let Some(before) = before.replace(block) {
             let follows = block.first == before.next()

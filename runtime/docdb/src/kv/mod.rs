@@ -1,7 +1,7 @@
 //! The seam to the ordered store: byte strings to byte strings in `memcmp` order, with atomic durable writes and
 //! consistent reads. Seven methods, object-safe and synchronous; everything derived from them lives above, once.
 //! [`RedbKv`] is the store on disk, [`MemKv`] the one in memory. Only `catalog`, `index`, `exec`, `lanes`,
-//! `transaction` and `feed` call it.
+//! `transaction`, `feed` and `verify` call it.
 
 mod mem;
 mod overlay;

@@ -70,6 +70,44 @@ impl RedbKv {
         })
     }
 
+    /// Opens the store in the file at `path`, which has to be there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and when there is no file or an empty one.
+    pub fn open_existing(path: &Path, options: RedbOptions) -> Result<Self> {
+        let refuse = |what: &str| {
+            let message = format!("open the database file {:?}: {what}", path.display().to_string());
+            Err(Error::new(Code::UnsupportedFormat, message))
+        };
+        match std::fs::metadata(path) {
+            Ok(file) if !file.is_file() => refuse("it is not a file"),
+            Ok(file) if file.len() == 0 => refuse("it is empty"),
+            Ok(_) => Self::open(path, options),
+            Err(error) => refuse(&error.to_string()),
+        }
+    }
+
+    /// Checks the checksums of all pages, as they are on the disk. False when the records of which pages are in use
+    /// were wrong, and are put right.
+    ///
+    /// # Errors
+    /// When a page is damaged, or can't be read.
+    pub fn check_pages(&self) -> Result<bool> {
+        let mut opened = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(database) = &mut opened.database else {
+            return Err(closed());
+        };
+        // As at opening: some damage makes a debug build of redb panic.
+        let checked = catch_unwind(AssertUnwindSafe(|| database.check_integrity()));
+        match checked {
+            Ok(Ok(well)) => Ok(well),
+            Ok(Err(error)) => match Failure::from(error) {
+                Failure::Body(error) | Failure::Medium(error) => Err(error),
+            },
+            Err(_) => Err(damaged("its pages contradict each other")),
+        }
+    }
+
     /// Opens or makes the store in whatever `open` gives.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod background;
+mod check;
 mod commands;
 mod crash;
 mod feed;

@@ -8,10 +8,22 @@ use super::api::encoded;
 use super::context::Context;
 use super::functions::data_argument;
 use super::secret::from_stdin;
-use super::{NoMatch, out};
+use super::{NoMatch, check, out};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    #[command(flatten)]
+    Documents(Documents),
+    /// Who may log in at the MongoDB listener
+    #[command(subcommand)]
+    User(User),
+    /// Look for damage in the database of a data directory, whose node must be stopped
+    Check(check::Args),
+}
+
+/// One request each to the admin API's documents.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Documents {
     /// Print documents, one a line
     Find {
         /// The collection
@@ -76,9 +88,6 @@ pub(super) enum Command {
         #[arg(long)]
         multi: bool,
     },
-    /// Who may log in at the MongoDB listener
-    #[command(subcommand)]
-    User(User),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -102,13 +111,18 @@ pub(super) enum User {
 
 /// Runs the command.
 pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
-    if let Command::User(command) = command {
-        return user(context, command).await;
+    match command {
+        Command::Documents(command) => documents(context, command).await,
+        Command::User(command) => user(context, command).await,
+        Command::Check(args) => check::run(context, args),
     }
+}
+
+async fn documents(context: &Context, command: Documents) -> anyhow::Result<()> {
     let (client, app) = (context.client()?, context.app()?);
     let (collection, verb, body) = wire(&command)?;
     let mut path = format!("/v1/apps/{app}/documents/{}/{verb}", encoded(&collection));
-    if matches!(command, Command::Find { canonical: true, .. }) {
+    if matches!(command, Documents::Find { canonical: true, .. }) {
         path.push_str("?format=canonical");
     }
     let answer = client
@@ -168,11 +182,11 @@ async fn user(context: &Context, command: User) -> anyhow::Result<()> {
 }
 
 /// What the admin API wants for a command: collection, verb, body.
-fn wire(command: &Command) -> anyhow::Result<(String, &'static str, Value)> {
+fn wire(command: &Documents) -> anyhow::Result<(String, &'static str, Value)> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     let (collection, verb) = match command {
-        Command::Find {
+        Documents::Find {
             collection,
             filter,
             sort,
@@ -191,11 +205,11 @@ fn wire(command: &Command) -> anyhow::Result<(String, &'static str, Value)> {
             set("limit", (*limit).into());
             (collection, "find")
         }
-        Command::Count { collection, filter } => {
+        Documents::Count { collection, filter } => {
             set("filter", object("filter", filter)?);
             (collection, "count")
         }
-        Command::Insert {
+        Documents::Insert {
             collection,
             documents,
         } => {
@@ -207,7 +221,7 @@ fn wire(command: &Command) -> anyhow::Result<(String, &'static str, Value)> {
             set("documents", documents.into());
             (collection, "insert")
         }
-        Command::Update {
+        Documents::Update {
             collection,
             filter,
             update,
@@ -220,7 +234,7 @@ fn wire(command: &Command) -> anyhow::Result<(String, &'static str, Value)> {
             set("upsert", (*upsert).into());
             (collection, "update")
         }
-        Command::Delete {
+        Documents::Delete {
             collection,
             filter,
             multi,
@@ -229,7 +243,6 @@ fn wire(command: &Command) -> anyhow::Result<(String, &'static str, Value)> {
             set("multi", (*multi).into());
             (collection, "delete")
         }
-        Command::User(_) => anyhow::bail!("users are no documents"),
     };
     Ok((collection.clone(), verb, Value::Object(body)))
 }
@@ -241,14 +254,14 @@ fn object(what: &str, text: &str) -> anyhow::Result<Value> {
     Ok(Value::Object(value))
 }
 
-fn show(context: &Context, command: &Command, answer: &Value) -> anyhow::Result<()> {
+fn show(context: &Context, command: &Documents, answer: &Value) -> anyhow::Result<()> {
     let number = |name: &str| answer[name].as_u64().unwrap_or_default();
     if context.json {
         println!("{answer}");
     }
     let none = |what: &str| Err(NoMatch(what.to_owned()).into());
     match command {
-        Command::Find { collection, .. } => {
+        Documents::Find { collection, .. } => {
             let documents = answer["documents"]
                 .as_array()
                 .map(Vec::as_slice)
@@ -263,7 +276,7 @@ fn show(context: &Context, command: &Command, answer: &Value) -> anyhow::Result<
                 return none(&format!("no document of {collection:?} matches"));
             }
         }
-        Command::Count { collection, .. } => {
+        Documents::Count { collection, .. } => {
             if !context.json {
                 println!("{}", number("count"));
             }
@@ -271,13 +284,13 @@ fn show(context: &Context, command: &Command, answer: &Value) -> anyhow::Result<
                 return none(&format!("no document of {collection:?} matches"));
             }
         }
-        Command::Insert { .. } if context.json => {}
-        Command::Insert { .. } => {
+        Documents::Insert { .. } if context.json => {}
+        Documents::Insert { .. } => {
             let rows = answer["ids"].as_array().map(Vec::as_slice).unwrap_or_default();
             let rows: Vec<_> = rows.iter().map(|id| vec![id.to_string()]).collect();
             out::table(&["INSERTED"], &rows);
         }
-        Command::Update { collection, .. } => {
+        Documents::Update { collection, .. } => {
             let upserted = !answer["upserted"].is_null();
             if !context.json {
                 println!("matched {}, modified {}", number("matched"), number("modified"));
@@ -289,8 +302,7 @@ fn show(context: &Context, command: &Command, answer: &Value) -> anyhow::Result<
                 return none(&format!("no document of {collection:?} matches"));
             }
         }
-        Command::User(_) => {}
-        Command::Delete { collection, .. } => {
+        Documents::Delete { collection, .. } => {
             if !context.json {
                 println!("deleted {}", number("deleted"));
             }
@@ -308,7 +320,7 @@ mod tests {
 
     #[test]
     fn the_order_of_fields_is_kept() {
-        let command = Command::Find {
+        let command = Documents::Find {
             collection: "c".into(),
             filter: "{}".into(),
             sort: Some(r#"{"z":1,"a":-1}"#.into()),

@@ -1,5 +1,5 @@
-//! The command line. Each command is a file; all of them but `serve`, `dev`, `new`, `build`, `validate` and
-//! `doctor` are thin clients of the admin API. Standard output carries the result and nothing else, so that it can
+//! The command line. Each command is a file; all of them but `serve`, `dev`, `new`, `build`, `validate`,
+//! `doctor` and `db check` are thin clients of the admin API. Standard output carries the result and nothing else, so that it can
 //! be piped; progress and errors go to standard error. Called by main.rs.
 
 #![allow(
@@ -12,6 +12,7 @@ mod api;
 mod auth;
 mod build;
 mod bundle;
+mod check;
 mod context;
 mod db;
 mod deploy;

@@ -4,10 +4,11 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use cloudlet_docdb::kv::{Kv as _, RedbKv, RedbOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{App, Node, terminate};
+use crate::harness::{App, Node, terminate, without_settings};
 use crate::http::Client;
 
 /// What a command did.
@@ -37,11 +38,7 @@ impl Done {
 
 fn command(dir: &Path, node: Option<&Node>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloudlet"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CLOUDLET_") {
-            command.env_remove(name);
-        }
-    }
+    without_settings(&mut command);
     command
         .current_dir(dir)
         .env("CLOUDLET_CONFIG_DIR", dir.join("config"));
@@ -228,6 +225,65 @@ fn documents_are_found_inserted_updated_and_deleted() {
     );
     db(&["delete", "notes", "{}"]).fails(&["matches"]);
     desk.stop();
+}
+
+#[test]
+fn a_database_is_checked_when_its_node_is_stopped() {
+    let mut desk = Desk::new(Some(Node::with(&App::new("web"))));
+    desk.run(&[
+        "--app",
+        "web",
+        "db",
+        "insert",
+        "notes",
+        r#"[{"_id":1},{"_id":2}]"#,
+    ])
+    .ok();
+    let node = desk.node.take().unwrap();
+    let data = node.dir();
+    let check = |args: &[&str]| {
+        let dir = data.path().to_str().unwrap();
+        desk.run(&[&["db", "check", "--data-dir", dir], args].concat())
+    };
+    check(&[]).fails(&["another node or process has it open; stop that one"]);
+    node.stop();
+    let told = check(&[]).ok();
+    assert!(
+        told.contains("is whole: ") && told.contains("format version "),
+        "{told}"
+    );
+    let told: Value = serde_json::from_str(&check(&["--json"]).ok()).unwrap();
+    assert!(told["documents"].as_u64().unwrap() > 2, "{told}");
+    assert_eq!(told["findingCount"], 0);
+
+    let file = data.path().join("docs.redb");
+    // A document's row without its collection, made below the engine.
+    let options = RedbOptions {
+        cache_bytes: 1 << 20,
+        quick_repair: false,
+        fsyncs: prometheus::IntCounter::new("fsyncs", "not shown").unwrap(),
+    };
+    let store = RedbKv::open(&file, options).unwrap();
+    store
+        .write(&mut |rows| rows.put(&[2, 0, 1, 0, 0, 10], b"lost"))
+        .unwrap();
+    drop(store);
+    let damaged = check(&[]);
+    assert!(
+        damaged.out.contains("there are documents of number 00010000"),
+        "{damaged:?}"
+    );
+    damaged.fails(&["is damaged: 1 found"]);
+    let damaged = check(&["--json"]);
+    assert_eq!(damaged.code, 1);
+    let told: Value = serde_json::from_str(&damaged.out).unwrap();
+    assert_eq!(told["findings"].as_array().unwrap().len(), 1, "{told}");
+
+    std::fs::write(&file, "somebody's text\n".repeat(1000)).unwrap();
+    check(&[]).fails(&["not a database file of cloudlet"]);
+    std::fs::remove_file(&file).unwrap();
+    check(&[]).fails(&["docs.redb", "No such file"]);
+    assert!(!file.exists(), "a check made a file");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{App, Node, Options};
+use crate::harness::{App, Node, Options, PYTHON, run};
 
 /// The version that the test was written against.
 const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
@@ -58,8 +58,11 @@ fn python_component() -> Vec<u8> {
     let cache = crate::harness::test_cache();
     let env = cache.join("componentize-py");
     if !env.join("bin/componentize-py").exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&env));
-        run(Command::new(env.join("bin/pip")).args(["install", "--quiet", COMPONENTIZE_PY]));
+        run(PYTHON, Command::new("python3").args(["-m", "venv"]).arg(&env));
+        run(
+            PYTHON,
+            Command::new(env.join("bin/pip")).args(["install", "--quiet", COMPONENTIZE_PY]),
+        );
     }
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("app.py"), APP).unwrap();
@@ -74,28 +77,19 @@ fn python_component() -> Vec<u8> {
         );
     }
     let component: PathBuf = dir.path().join("app.wasm");
-    run(Command::new(env.join("bin/componentize-py"))
-        .args(["-d", "wit", "-w", "proxy", "componentize", "app", "-o"])
-        .arg(&component)
-        .current_dir(dir.path()));
+    run(
+        PYTHON,
+        Command::new(env.join("bin/componentize-py"))
+            .args(["-d", "wit", "-w", "proxy", "componentize", "app", "-o"])
+            .arg(&component)
+            .current_dir(dir.path()),
+    );
     std::fs::read(&component).unwrap()
 }
 
 fn copy_package(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     std::fs::copy(from.join("package.wit"), to.join("package.wit")).unwrap();
-}
-
-fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("can't run {command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?} failed:\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 #[test]

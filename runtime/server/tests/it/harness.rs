@@ -158,12 +158,17 @@ fn command(dir: &Path, args: &[String]) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    without_settings(&mut command);
+    command
+}
+
+/// The program as it is without any settings in the environment of the tests.
+pub(crate) fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CLOUDLET_") {
             command.env_remove(name);
         }
     }
-    command
 }
 
 /// The same command, started by a shell that ignores the signal; what it becomes does then, too.
@@ -265,7 +270,6 @@ impl Node {
     }
 
     /// Kills the node as a power failure would.
-    #[allow(dead_code, reason = "for tests of durability")]
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -478,4 +482,26 @@ pub(crate) fn test_cache() -> PathBuf {
         .map_or_else(|| workspace().join("target/test-cache"), PathBuf::from);
     std::fs::create_dir_all(&dir).unwrap();
     dir
+}
+
+/// What [`run`] says is missing when a program of Python's can't be started.
+pub(crate) const PYTHON: &str = "Python 3 with venv";
+/// The same of Node.js' programs.
+pub(crate) const NODE_JS: &str = "Node.js 20 or newer with npm";
+
+/// Runs a program that has to succeed; gives its standard output. `needs` is what to install when it can't be started.
+pub(crate) fn run(needs: &str, command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("this test needs {needs}: can't start {command:?}: {error}"));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    // A Python without venv starts, and then fails.
+    assert!(
+        output.status.success(),
+        "{command:?} failed (it needs {needs}):\n{out}{err}"
+    );
+    out.into_owned()
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{App, Node, test_cache};
+use crate::harness::{App, NODE_JS, Node, run, test_cache};
 
 const PACKAGES: [&str; 2] = ["@cloudbase/js-sdk@3.7.0", "jsdom@29.1.1"];
 
@@ -18,22 +18,19 @@ fn packages() -> PathBuf {
     }
     std::fs::create_dir_all(&cache).unwrap();
     std::fs::write(cache.join("package.json"), r#"{"private":true}"#).unwrap();
-    let output = Command::new("npm")
-        .args([
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--no-save",
-            "--ignore-scripts",
-        ])
-        .args(PACKAGES)
-        .current_dir(&cache)
-        .output()
-        .expect("npm is needed to test the SDK: install Node.js 20 or newer with npm");
-    assert!(
-        output.status.success(),
-        "npm install failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
+    let install = [
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--no-save",
+        "--ignore-scripts",
+    ];
+    run(
+        NODE_JS,
+        Command::new("npm")
+            .args(install)
+            .args(PACKAGES)
+            .current_dir(&cache),
     );
     std::fs::write(stamp, wanted).unwrap();
     cache
@@ -49,19 +46,13 @@ fn the_js_sdk_works_unmodified() {
         .lines("[auth]\nanonymous = true\npassword = true");
     let node = Node::with(&app);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/js_sdk.cjs");
-    let output = Command::new("node")
-        .arg(script)
-        .arg(packages())
-        .arg(node.public.to_string())
-        .output()
-        .expect("Node.js is needed to test the SDK: install Node.js 20 or newer with npm");
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
+    let out = run(
+        NODE_JS,
+        Command::new("node")
+            .arg(script)
+            .arg(packages())
+            .arg(node.public.to_string()),
     );
-    assert!(
-        output.status.success() && out.contains("all well"),
-        "{out}\n{err}"
-    );
+    assert!(out.contains("all well"), "{out}");
     node.stop();
 }

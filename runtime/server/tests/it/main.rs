@@ -20,6 +20,7 @@ mod front;
 mod full_disk;
 mod hotel;
 mod js_sdk;
+mod kill;
 mod limits;
 mod metrics;
 mod mongo;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{App, Node, Options, test_cache};
+use crate::harness::{App, Node, Options, PYTHON, run, test_cache};
 
 const PYMONGO: &str = "pymongo==4.20.0";
 
@@ -14,23 +14,17 @@ fn python() -> PathBuf {
     let env = test_cache().join("pymongo");
     let stamp = env.join("installed");
     if !std::fs::read_to_string(&stamp).is_ok_and(|seen| seen == PYMONGO) {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&env));
-        run(Command::new(env.join("bin/pip")).args(["install", "--quiet", PYMONGO]));
+        run(
+            PYTHON,
+            Command::new("python3").args(["-m", "venv", "--clear"]).arg(&env),
+        );
+        run(
+            PYTHON,
+            Command::new(env.join("bin/pip")).args(["install", "--quiet", PYMONGO]),
+        );
         std::fs::write(stamp, PYMONGO).unwrap();
     }
     env.join("bin/python")
-}
-
-fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("can't run {command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?} failed:\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 fn app(name: &'static str) -> App {
@@ -50,7 +44,7 @@ fn drive(script: &str, args: &[&str]) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/it")
         .join(script);
-    run(Command::new(python()).arg(file).args(args));
+    run(PYTHON, Command::new(python()).arg(file).args(args));
 }
 
 #[test]
