@@ -159,8 +159,9 @@ pub trait Documents: Statements {
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Changes, Error>>;
 
-    /// The cluster time of the newest event: whatever is written after the answer has a later one.
-    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp, Error>>;
+    /// The cluster time of the newest event: whatever is written after the answer has a later one. None when there
+    /// are no change streams.
+    fn operation_time(&self) -> BoxFuture<'_, Result<Option<Timestamp>, Error>>;
 
     /// Whether change streams can have a collection's documents as they were before and after each change, for
     /// changes from now on; `NamespaceNotFound` when there is no such collection.

@@ -179,8 +179,8 @@ impl Documents for Embedded {
         })
     }
 
-    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp, Error>> {
-        Box::pin(self.0.operation_time())
+    fn operation_time(&self) -> BoxFuture<'_, Result<Option<Timestamp>, Error>> {
+        Box::pin(std::future::ready(Ok(self.0.operation_time())))
     }
 
     fn keep_images<'a>(&'a self, ns: &'a Namespace, keep: bool) -> BoxFuture<'a, Result<(), Error>> {

@@ -459,11 +459,13 @@ impl Docs {
     }
 
     /// The cluster time of the newest event, or of the present second if there is none yet: whatever is written from
-    /// now on has a later one. What drivers are told as `operationTime`.
-    pub fn operation_time(&self) -> Reply<bson::Timestamp> {
-        let now = self.lanes.engine().clock.now();
-        self.lanes
-            .read_here(|engine| engine.read(|kv, _| feed::operation_time(kv, now)))
+    /// now on has a later one. What drivers are told as `operationTime`. None when the change log is turned off.
+    pub fn operation_time(&self) -> Option<bson::Timestamp> {
+        let engine = self.lanes.engine();
+        (engine.limits.feed_bytes_max > 0).then(|| {
+            let last = engine.bell.last_time();
+            last.unwrap_or_else(|| feed::time_before(engine.clock.now()))
+        })
     }
 
     /// Names of the collections of a database, in order.

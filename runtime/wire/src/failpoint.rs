@@ -47,48 +47,82 @@ pub(crate) struct Strike {
     pub(crate) write_concern_error: Option<RawDocumentBuf>,
 }
 
-/// The one fail point there is.
-pub(crate) struct FailPoint(Mutex<(Mode, FailCommand)>);
+/// The fail points there are.
+pub(crate) struct FailPoint {
+    /// `failCommand`.
+    command: Mutex<(Mode, FailCommand)>,
+    /// `failGetMoreAfterCursorCheckout`: what a getMore fails with that has its cursor already.
+    get_more: Mutex<(Mode, FailCommand)>,
+}
 
 impl Default for FailPoint {
     fn default() -> Self {
-        Self(Mutex::new((Mode::Off, FailCommand::default())))
+        Self {
+            command: Mutex::new((Mode::Off, FailCommand::default())),
+            get_more: Mutex::new((Mode::Off, FailCommand::default())),
+        }
+    }
+}
+
+impl Mode {
+    /// Counts a command that it is about; true when it strikes.
+    fn strikes(&mut self) -> bool {
+        match self {
+            Mode::Off => return false,
+            Mode::AlwaysOn => {}
+            Mode::Times(left) => {
+                *left -= 1;
+                if *left == 0 {
+                    *self = Mode::Off;
+                }
+            }
+            Mode::Skip(left) if *left > 0 => {
+                *left -= 1;
+                return false;
+            }
+            Mode::Skip(_) => {}
+        }
+        true
     }
 }
 
 impl FailPoint {
-    /// Sets it from `{configureFailPoint: "failCommand", mode, data}`.
+    /// Sets one from `{configureFailPoint: "failCommand", mode, data}`.
     ///
     /// # Errors
     /// When it can't be understood; nothing changes then.
     pub(crate) fn configure(&self, body: &RawDocument) -> Result<()> {
         let mut mode = Mode::Off;
         let mut data = FailCommand::default();
+        let mut point = &self.command;
         for field in body {
             let (name, value) = field?;
             match name.as_str() {
                 "configureFailPoint" => {
                     let name = args::text("configureFailPoint", value)?;
-                    if name != "failCommand" {
-                        let message = format!("failpoint {name} is not known, only failCommand is");
-                        return Err(CommandError::new(Code::CommandNotSupported, message));
-                    }
+                    point = match name {
+                        "failCommand" => &self.command,
+                        "failGetMoreAfterCursorCheckout" => &self.get_more,
+                        name => {
+                            let message = format!("failpoint {name} is not known");
+                            return Err(CommandError::new(Code::CommandNotSupported, message));
+                        }
+                    };
                 }
                 "mode" => mode = parse_mode(value)?,
                 "data" => data = parse_data(args::document("data", value)?)?,
                 _ => {}
             }
         }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (mode, data);
+        *point.lock().unwrap_or_else(PoisonError::into_inner) = (mode, data);
         Ok(())
     }
 
     /// What happens to a command, counting it.
     pub(crate) fn strike(&self, command: &str, ns: &str, app_name: Option<&str>) -> Option<Strike> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.command.lock().unwrap_or_else(PoisonError::into_inner);
         let (mode, data) = &mut *state;
-        if *mode == Mode::Off
-            || !data.commands.iter().any(|named| named == command)
+        if !data.commands.iter().any(|named| named == command)
             || data
                 .app_name
                 .as_deref()
@@ -97,22 +131,14 @@ impl FailPoint {
         {
             return None;
         }
-        match mode {
-            Mode::Off => return None,
-            Mode::AlwaysOn => {}
-            Mode::Times(left) => {
-                *left -= 1;
-                if *left == 0 {
-                    *mode = Mode::Off;
-                }
-            }
-            Mode::Skip(left) if *left > 0 => {
-                *left -= 1;
-                return None;
-            }
-            Mode::Skip(_) => {}
-        }
-        Some(data.strike.clone())
+        mode.strikes().then(|| data.strike.clone())
+    }
+
+    /// The failure of a getMore that has its cursor, if one was ordered.
+    pub(crate) fn strike_get_more(&self) -> Option<CommandError> {
+        let mut state = self.get_more.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mode, data) = &mut *state;
+        mode.strikes().then(|| data.strike.error(false, None))?
     }
 }
 
