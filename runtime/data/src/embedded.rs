@@ -122,6 +122,18 @@ impl Statements for $engine {
 statements!(Embedded, EmbeddedTransaction);
 
 impl Transaction for EmbeddedTransaction {
+    fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.create_collection(ns))
+    }
+
+    fn create_indexes<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        indexes: Vec<IndexSpec>,
+    ) -> BoxFuture<'a, Result<(Option<usize>, usize), Error>> {
+        Box::pin(self.0.create_indexes(ns, indexes))
+    }
+
     fn commit(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.0.commit())
     }

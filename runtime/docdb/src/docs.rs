@@ -340,7 +340,7 @@ impl Docs {
         self.begin(Op::Catalog);
         let ns = ns.clone();
         self.lanes.write(Deadline::NEVER, move |tx| {
-            tx.catalog.create(tx.kv, &ns, &tx.engine.limits).map(drop)
+            write::create_collection(tx, &ns).map(drop)
         })
     }
 
@@ -807,7 +807,11 @@ fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
         at.ok_or_else(|| Error::new(Code::IndexNotFound, format!("index not found with name [{name}]")))?;
     let index = collection.indexes.remove(at);
     Catalog::discard(tx.kv, &crate::catalog::entry_prefix(index.id))?;
-    tx.catalog.save(tx.kv, ns, collection).map(drop)
+    let collection = tx.catalog.save(tx.kv, ns, collection)?;
+    if !index.building {
+        tx.feed.index_dropped(ns, &collection, &index.spec);
+    }
+    Ok(())
 }
 
 fn no_collection(ns: &Namespace) -> Error {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 use cloudlet_base::{CancelFlag, Deadline};
-use cloudlet_data::{Namespace, Statements};
+use cloudlet_data::{Namespace, Statements, Transaction};
 use tokio::sync::SemaphorePermit;
 
 use crate::args;
 use crate::commands;
 use crate::conn::{Conn, Login};
 use crate::error::{Code, CommandError, RETRYABLE_WRITE_ERROR, Result, is_retryable_write};
-use crate::failpoint::Strike;
+use crate::failpoint::{Strike, WriteStrike};
 use crate::frame::{ReplyForm, Request, Sequence};
 use crate::logical_time;
 use crate::metrics::{Limit, Raised};
@@ -56,6 +56,8 @@ pub(crate) struct Call<'a> {
     pub(crate) session: Option<SessionId>,
     /// The number of the transaction that it is part of.
     pub(crate) transaction: Option<i64>,
+    /// That transaction, while it is open.
+    pub(crate) open: Option<Arc<dyn Transaction>>,
     /// The time of the snapshot that it reads.
     pub(crate) snapshot_time: Option<Timestamp>,
     body: RawDocumentBuf,
@@ -101,6 +103,22 @@ impl Call<'_> {
     /// The collection that the command's first field names.
     pub(crate) fn target(&self, body: &bson::RawDocument) -> Result<Namespace> {
         self.namespace(&args::collection(&self.name, body)?)
+    }
+
+    /// What a fail point does to it, a numbered write.
+    fn write_strike(&self) -> Option<WriteStrike> {
+        if !self.shared.settings.test_commands {
+            return None;
+        }
+        let named = |name: &&str| matches!(*name, "documents" | "updates" | "deletes");
+        let sent = self.sequences.iter().find(|sequence| named(&&*sequence.name));
+        let inline = || {
+            let fields = self.body.iter().flatten();
+            let mut arrays = fields.filter(|(name, _)| named(&name.as_str()));
+            arrays.find_map(|(_, value)| Some(value.as_array()?.into_iter().count()))
+        };
+        let statements = sent.map(|sequence| sequence.documents.len()).or_else(inline);
+        self.shared.fail_point.strike_write(statements.unwrap_or(1))
     }
 
     /// Who sends it, as cursors and sessions remember; none when authentication is off.
@@ -299,6 +317,7 @@ async fn carry_out(
         permit: Some(permit),
         session,
         transaction: None,
+        open: None,
         snapshot_time: None,
         body: request.body,
     };
@@ -319,9 +338,20 @@ async fn carry_out(
         (Some(number), Some(writes)) => {
             // One numbered write of a session at a time: a retry waits for the first try to end.
             let mut writes = writes.lock().await;
+            let mut lose = false;
             let outcome = match writes.begin(number)? {
                 Turn::Done(reply) => Ok(reply),
-                Turn::New => commands::run(verb, &mut call).await,
+                Turn::New => {
+                    match call.write_strike() {
+                        Some(WriteStrike::Before(None)) => return Ok(Done::Close),
+                        Some(WriteStrike::Before(Some(code))) => {
+                            return Err(CommandError::ordered(code, "failing a write as ordered"));
+                        }
+                        Some(WriteStrike::After) => lose = true,
+                        None => {}
+                    }
+                    commands::run(verb, &mut call).await
+                }
             };
             let mut reply = outcome.map_err(|mut error| {
                 if error.is_retryable_write() {
@@ -333,6 +363,9 @@ async fn carry_out(
                 shared
                     .sessions
                     .remember(session, &mut writes, &reply, &shared.limits);
+            }
+            if lose {
+                return Ok(Done::Close);
             }
             add_concern(verb, &generic, strike.as_ref(), &mut reply);
             Ok(Done::Reply(reply))

@@ -41,6 +41,8 @@ pub(crate) struct Strike {
     pub(crate) close: bool,
     /// Fail with this.
     pub(crate) error_code: Option<i32>,
+    /// Fail a numbered write with this before it is carried out.
+    before_commit: Option<i32>,
     /// Labels of the failure; none given means those that the server would give.
     pub(crate) error_labels: Option<Vec<String>>,
     /// Carry the command out, and tell that its write concern failed.
@@ -53,6 +55,17 @@ pub(crate) struct FailPoint {
     command: Mutex<(Mode, FailCommand)>,
     /// `failGetMoreAfterCursorCheckout`: what a getMore fails with that has its cursor already.
     get_more: Mutex<(Mode, FailCommand)>,
+    /// `onPrimaryTransactionalWrite`: what a numbered write fails with before or after it is carried out.
+    write: Mutex<(Mode, FailCommand)>,
+}
+
+/// What happens to a numbered write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteStrike {
+    /// It is not carried out; and is answered with this code, or the connection closes.
+    Before(Option<i32>),
+    /// It is carried out, and the connection closes.
+    After,
 }
 
 impl Default for FailPoint {
@@ -60,6 +73,7 @@ impl Default for FailPoint {
         Self {
             command: Mutex::new((Mode::Off, FailCommand::default())),
             get_more: Mutex::new((Mode::Off, FailCommand::default())),
+            write: Mutex::new((Mode::Off, FailCommand::default())),
         }
     }
 }
@@ -103,6 +117,7 @@ impl FailPoint {
                     point = match name {
                         "failCommand" => &self.command,
                         "failGetMoreAfterCursorCheckout" => &self.get_more,
+                        "onPrimaryTransactionalWrite" => &self.write,
                         name => {
                             let message = format!("failpoint {name} is not known");
                             return Err(CommandError::new(Code::CommandNotSupported, message));
@@ -113,6 +128,14 @@ impl FailPoint {
                 "data" => data = parse_data(args::document("data", value)?)?,
                 _ => {}
             }
+        }
+        if std::ptr::eq(point, &self.write) {
+            // This one closes unless told otherwise.
+            let told = body
+                .get_document("data")
+                .ok()
+                .and_then(|data| data.get("closeConnection").ok()?);
+            data.strike.close |= told.is_none();
         }
         *point.lock().unwrap_or_else(PoisonError::into_inner) = (mode, data);
         Ok(())
@@ -132,6 +155,20 @@ impl FailPoint {
             return None;
         }
         mode.strikes().then(|| data.strike.clone())
+    }
+
+    /// What happens to a numbered write of so many statements, each of which is counted until it strikes. A write that
+    /// it strikes after some statements is carried out as a whole.
+    pub(crate) fn strike_write(&self, statements: usize) -> Option<WriteStrike> {
+        let mut state = self.write.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mode, data) = &mut *state;
+        if !(0..statements.max(1)).any(|_| mode.strikes()) {
+            return None;
+        }
+        Some(match data.strike.before_commit {
+            Some(code) => WriteStrike::Before((!data.strike.close).then_some(code)),
+            None => WriteStrike::After,
+        })
     }
 
     /// The failure of a getMore that has its cursor, if one was ordered.
@@ -227,6 +264,10 @@ fn parse_data(data: &RawDocument) -> Result<FailCommand> {
                 let code = args::integer("errorCode", value)?;
                 fail.strike.error_code = i32::try_from(code).ok();
             }
+            "failBeforeCommitExceptionCode" => {
+                let code = args::integer("failBeforeCommitExceptionCode", value)?;
+                fail.strike.before_commit = i32::try_from(code).ok();
+            }
             "errorLabels" => {
                 fail.strike.error_labels = Some(texts("errorLabels", args::array("errorLabels", value)?)?);
             }
@@ -256,6 +297,29 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
+
+    #[test]
+    fn strikes_writes_before_or_after() {
+        let point = FailPoint::default();
+        let set = |mode: bson::RawBson, data: RawDocumentBuf| {
+            let order =
+                rawdoc! { "configureFailPoint": "onPrimaryTransactionalWrite", "mode": mode, "data": data };
+            point.configure(&order).unwrap();
+        };
+        assert_eq!(point.strike_write(1), None);
+        set(rawdoc! { "times": 1 }.into(), rawdoc! {});
+        assert_eq!(point.strike_write(5), Some(WriteStrike::After));
+        assert_eq!(point.strike_write(1), None);
+        set(
+            rawdoc! { "skip": 2 }.into(),
+            rawdoc! { "failBeforeCommitExceptionCode": 1, "closeConnection": false },
+        );
+        assert_eq!(point.strike_write(2), None);
+        assert_eq!(point.strike_write(1), Some(WriteStrike::Before(Some(1))));
+        set("alwaysOn".into(), rawdoc! { "failBeforeCommitExceptionCode": 1 });
+        assert_eq!(point.strike_write(1), Some(WriteStrike::Before(None)));
+        assert!(point.strike("insert", "db.c", None).is_none());
+    }
 
     #[test]
     fn strikes_as_often_as_told() {

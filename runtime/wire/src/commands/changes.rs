@@ -180,8 +180,10 @@ impl Options {
                 "allChangesForCluster" => {
                     parsed.whole_cluster = args::flag("$changeStream.allChangesForCluster", value)?;
                 }
-                "showExpandedEvents"
-                | "showMigrationEvents"
+                "showExpandedEvents" => {
+                    watch.expanded = args::flag("$changeStream.showExpandedEvents", value)?;
+                }
+                "showMigrationEvents"
                 | "allowToRunOnConfigDB"
                 | "allowToRunOnSystemNS"
                 | "showSystemEvents" => {

@@ -245,6 +245,57 @@ async fn a_stream_begins_where_it_is_told() {
     assert_eq!(client.code(more(id, LONG_MS)).await, 43);
 }
 
+#[tokio::test]
+async fn collections_and_indexes_are_told_of_when_asked_for() {
+    let wire = wire(open_to_all()).await;
+    let mut client = Client::connect(&wire);
+    let plain = open(&mut client, doc! {}).await;
+    let all = open(&mut client, doc! { "showExpandedEvents": true }).await;
+    client.ok(doc! { "create": "c", "$db": "db" }).await;
+    let keys = doc! { "key": { "x": 1 }, "name": "x_1" };
+    let index = doc! { "createIndexes": "c", "indexes": [keys], "$db": "db" };
+    client.ok(index.clone()).await;
+    client.ok(index).await;
+    client
+        .ok(doc! { "dropIndexes": "c", "index": "x_1", "$db": "db" })
+        .await;
+    let row = doc! { "_id": 1, "a": { "1": 1, "b": "x".repeat(50) } };
+    client.ok(insert(vec![row])).await;
+    let update = doc! { "q": { "_id": 1 }, "u": { "$set": { "a.1": 2 } } };
+    client
+        .ok(doc! { "update": "c", "updates": [update], "$db": "db" })
+        .await;
+    client
+        .ok(doc! { "renameCollection": "db.c", "to": "db.d", "$db": "admin" })
+        .await;
+    let (_, events, _) = cursor(&client.ok(more(plain, LONG_MS)).await);
+    assert_eq!(kinds(&events), ["insert", "update", "rename", "invalidate"]);
+    assert_eq!(events[2].get("operationDescription"), None);
+    let (_, events, _) = cursor(&client.ok(more(all, LONG_MS)).await);
+    let seen = [
+        "create",
+        "createIndexes",
+        "dropIndexes",
+        "insert",
+        "update",
+        "rename",
+        "invalidate",
+    ];
+    assert_eq!(kinds(&events), seen);
+    let described = |at: usize| events[at].get_document("operationDescription").unwrap();
+    assert_eq!(
+        described(1),
+        &doc! { "indexes": [{ "v": 2, "key": { "x": 1 }, "name": "x_1" }] }
+    );
+    assert_eq!(described(2), described(1));
+    assert_eq!(described(5), &doc! { "to": { "db": "db", "coll": "d" } });
+    let update = events[4].get_document("updateDescription").unwrap();
+    assert_eq!(
+        update.get_document("disambiguatedPaths").unwrap(),
+        &doc! { "a.1": ["a", "1"] }
+    );
+}
+
 async fn wire_with(limits: cloudlet_docdb::Limits) -> Wire {
     let config = Config {
         cache_bytes: 4 << 20,
