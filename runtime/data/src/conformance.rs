@@ -662,11 +662,16 @@ impl Suite<'_> {
             .map(|event| event.get_timestamp("clusterTime").expect("a time"))
             .collect();
         assert!(times.is_sorted());
-        assert!(self.documents.operation_time().await.expect("time") >= times[4]);
+        assert!(self.documents.operation_time().await.expect("time") >= Some(times[4]));
     }
 
     async fn resumes(&self) {
-        let since = self.documents.operation_time().await.expect("time");
+        let since = self
+            .documents
+            .operation_time()
+            .await
+            .expect("time")
+            .expect("a log");
         self.insert((1..=5).map(|id| doc! { "_id": id, "even": id % 2 == 0 }))
             .await;
         let at = |start| Watch {

@@ -100,6 +100,19 @@ pub trait Statements: Send + Sync + 'static {
 /// single document in it, ends it; so do its time and the drop of the last handle, and nothing is changed then.
 /// Statements of one transaction run one after another; a cursor of it goes on in it only.
 pub trait Transaction: Statements {
+    /// As [`Documents::create_collection`]. A collection or index that anybody else makes, changes or drops before the
+    /// commit is a conflict.
+    fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// As [`Documents::create_indexes`], on a collection that is not there or was made in the transaction;
+    /// `OperationNotSupportedInTransaction` for another one, unless it has them. Returns how many indexes the collection
+    /// had, that on `_id` among them, or none when it was not there; and how many were made.
+    fn create_indexes<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        indexes: Vec<IndexSpec>,
+    ) -> BoxFuture<'a, Result<(Option<usize>, usize), Error>>;
+
     /// Makes all changes durable and visible, or none. `WriteConflict`: run the whole transaction again.
     /// `NoSuchTransaction`: it has ended already.
     fn commit(&self) -> BoxFuture<'_, Result<(), Error>>;
@@ -159,8 +172,9 @@ pub trait Documents: Statements {
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Changes, Error>>;
 
-    /// The cluster time of the newest event: whatever is written after the answer has a later one.
-    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp, Error>>;
+    /// The cluster time of the newest event: whatever is written after the answer has a later one. None when there
+    /// are no change streams.
+    fn operation_time(&self) -> BoxFuture<'_, Result<Option<Timestamp>, Error>>;
 
     /// Whether change streams can have a collection's documents as they were before and after each change, for
     /// changes from now on; `NamespaceNotFound` when there is no such collection.

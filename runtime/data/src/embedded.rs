@@ -122,6 +122,18 @@ impl Statements for $engine {
 statements!(Embedded, EmbeddedTransaction);
 
 impl Transaction for EmbeddedTransaction {
+    fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.create_collection(ns))
+    }
+
+    fn create_indexes<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        indexes: Vec<IndexSpec>,
+    ) -> BoxFuture<'a, Result<(Option<usize>, usize), Error>> {
+        Box::pin(self.0.create_indexes(ns, indexes))
+    }
+
     fn commit(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.0.commit())
     }
@@ -179,8 +191,8 @@ impl Documents for Embedded {
         })
     }
 
-    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp, Error>> {
-        Box::pin(self.0.operation_time())
+    fn operation_time(&self) -> BoxFuture<'_, Result<Option<Timestamp>, Error>> {
+        Box::pin(std::future::ready(Ok(self.0.operation_time())))
     }
 
     fn keep_images<'a>(&'a self, ns: &'a Namespace, keep: bool) -> BoxFuture<'a, Result<(), Error>> {

@@ -602,8 +602,8 @@ impl Documents for MemoryDocuments {
         unsupported("change streams")
     }
 
-    fn operation_time(&self) -> BoxFuture<'_, Result<Timestamp>> {
-        unsupported("change streams")
+    fn operation_time(&self) -> BoxFuture<'_, Result<Option<Timestamp>>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     fn keep_images<'a>(&'a self, _: &'a Namespace, _: bool) -> BoxFuture<'a, Result<()>> {

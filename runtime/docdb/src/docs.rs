@@ -340,7 +340,7 @@ impl Docs {
         self.begin(Op::Catalog);
         let ns = ns.clone();
         self.lanes.write(Deadline::NEVER, move |tx| {
-            tx.catalog.create(tx.kv, &ns, &tx.engine.limits).map(drop)
+            write::create_collection(tx, &ns).map(drop)
         })
     }
 
@@ -459,11 +459,13 @@ impl Docs {
     }
 
     /// The cluster time of the newest event, or of the present second if there is none yet: whatever is written from
-    /// now on has a later one. What drivers are told as `operationTime`.
-    pub fn operation_time(&self) -> Reply<bson::Timestamp> {
-        let now = self.lanes.engine().clock.now();
-        self.lanes
-            .read_here(|engine| engine.read(|kv, _| feed::operation_time(kv, now)))
+    /// now on has a later one. What drivers are told as `operationTime`. None when the change log is turned off.
+    pub fn operation_time(&self) -> Option<bson::Timestamp> {
+        let engine = self.lanes.engine();
+        (engine.limits.feed_bytes_max > 0).then(|| {
+            let last = engine.bell.last_time();
+            last.unwrap_or_else(|| feed::time_before(engine.clock.now()))
+        })
     }
 
     /// Names of the collections of a database, in order.
@@ -811,7 +813,11 @@ fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
         at.ok_or_else(|| Error::new(Code::IndexNotFound, format!("index not found with name [{name}]")))?;
     let index = collection.indexes.remove(at);
     Catalog::discard(tx.kv, &crate::catalog::entry_prefix(index.id))?;
-    tx.catalog.save(tx.kv, ns, collection).map(drop)
+    let collection = tx.catalog.save(tx.kv, ns, collection)?;
+    if !index.building {
+        tx.feed.index_dropped(ns, &collection, &index.spec);
+    }
+    Ok(())
 }
 
 fn no_collection(ns: &Namespace) -> Error {

@@ -56,7 +56,7 @@ impl Engine {
         let bell = Arc::new(Bell::default());
         kv.read(&mut |store| {
             let bounds = feed::bounds(store)?;
-            bell.ring(bounds.last, None);
+            bell.ring(bounds.last, bounds.last_time, None);
             metrics
                 .feed_bytes
                 .set(i64::try_from(bounds.bytes).unwrap_or(i64::MAX));
@@ -150,14 +150,16 @@ impl Engine {
         self.metrics
             .feed_bytes
             .set(i64::try_from(appended.bytes).unwrap_or(i64::MAX));
-        self.bell.ring(appended.last, Some(&appended.touched));
+        self.bell
+            .ring(appended.last, appended.last_time, Some(&appended.touched));
     }
 
     /// After a commit that may be there or not: lets waiting streams see for themselves.
     pub(crate) fn look_at_log(&self) {
         // A store that can't be read now has no events for anybody; the next commit tells of all.
         let _ = self.read(|kv, _| {
-            self.bell.ring(feed::bounds(kv)?.last, None);
+            let bounds = feed::bounds(kv)?;
+            self.bell.ring(bounds.last, bounds.last_time, None);
             Ok(())
         });
     }

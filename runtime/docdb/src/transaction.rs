@@ -20,6 +20,7 @@ use cloudlet_base::Deadline;
 use crate::catalog::Catalog;
 use crate::docs::{self, Docs};
 use crate::engine::Engine;
+use crate::exec::build::{self, Progress};
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, ModifyStatement};
 use crate::exec::{self, Query};
@@ -29,7 +30,8 @@ use crate::lanes::{Reply, Tx, guarded};
 use crate::metrics::TransactionEnd;
 use crate::ops::*;
 use crate::path::Path;
-use crate::{Code, Error, Result, pipeline};
+use crate::specification::check_index;
+use crate::{Code, Error, IndexSpec, Result, pipeline};
 
 /// An open transaction. Cheap to clone; dropping the last clone ends it without effect.
 ///
@@ -474,6 +476,47 @@ impl Transaction {
         let (ns, inner) = (ns.clone(), deadline.clone());
         self.write(&ns.clone(), deadline, move |tx| {
             Ok((write::find_and_modify(tx, &ns, &statement, &inner)?, true))
+        })
+    }
+
+    /// As [`Docs::create_collection`]. A collection or index that anybody else makes, changes or drops before the
+    /// commit is a conflict, whichever it is.
+    pub fn create_collection(&self, ns: &Namespace) -> Reply<()> {
+        let ns = ns.clone();
+        self.write(&ns.clone(), Deadline::NEVER, move |tx| {
+            write::create_collection(tx, &ns)?;
+            Ok(((), true))
+        })
+    }
+
+    /// As [`Docs::create_indexes`], on a collection that is not there or was made in the transaction. Returns how many
+    /// indexes the collection had, that on `_id` among them, or none when it was not there; and how many were made.
+    ///
+    /// The reply's error besides: `OperationNotSupportedInTransaction` for another collection, unless it has the indexes.
+    pub fn create_indexes(&self, ns: &Namespace, indexes: Vec<IndexSpec>) -> Reply<(Option<usize>, usize)> {
+        let ns = ns.clone();
+        self.write(&ns.clone(), Deadline::NEVER, move |tx| {
+            let there = tx.catalog.collection(&ns).cloned();
+            let committed = tx.engine.catalog()?;
+            let committed = committed.collection(&ns).map(|collection| collection.id);
+            if let Some(collection) = there.as_ref().filter(|there| Some(there.id) == committed) {
+                for spec in &indexes {
+                    if check_index(collection, spec, &tx.engine.limits)?.is_some() {
+                        let message = format!(
+                            "Cannot create new indexes on existing collection {ns} in a multi-document transaction."
+                        );
+                        return Err(Error::new(Code::OperationNotSupportedInTransaction, message));
+                    }
+                }
+            }
+            let before = there.map(|collection| collection.indexes.len() + 1);
+            match build::begin(tx, &ns, &indexes)? {
+                Progress::Made(made) => Ok(((before, made), true)),
+                Progress::On(_) | Progress::Waiting => Err(Error::new(
+                    Code::OperationNotSupportedInTransaction,
+                    "the transaction has put too much into the collection for an index to be made in it; make the index first",
+                )),
+            }
         })
     }
 

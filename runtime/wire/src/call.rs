@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 use cloudlet_base::{CancelFlag, Deadline};
-use cloudlet_data::{Namespace, Statements};
+use cloudlet_data::{Namespace, Statements, Transaction};
+use tokio::sync::SemaphorePermit;
 
 use crate::args;
 use crate::commands;
 use crate::conn::{Conn, Login};
 use crate::error::{Code, CommandError, RETRYABLE_WRITE_ERROR, Result, is_retryable_write};
-use crate::failpoint::Strike;
+use crate::failpoint::{Strike, WriteStrike};
 use crate::frame::{ReplyForm, Request, Sequence};
 use crate::logical_time;
 use crate::metrics::{Limit, Raised};
@@ -45,10 +46,18 @@ pub(crate) struct Call<'a> {
     pub(crate) db: Arc<str>,
     pub(crate) sequences: Vec<Sequence>,
     pub(crate) deadline: Deadline,
+    /// What it says of its time; of a getMore that waits, of the waiting.
+    pub(crate) max_time: Option<Duration>,
+    /// Set when the peer goes away.
+    pub(crate) cancel: CancelFlag,
+    /// Its place among the commands at work.
+    pub(crate) permit: Option<SemaphorePermit<'a>>,
     /// The session, if it runs in one.
     pub(crate) session: Option<SessionId>,
     /// The number of the transaction that it is part of.
     pub(crate) transaction: Option<i64>,
+    /// That transaction, while it is open.
+    pub(crate) open: Option<Arc<dyn Transaction>>,
     /// The time of the snapshot that it reads.
     pub(crate) snapshot_time: Option<Timestamp>,
     body: RawDocumentBuf,
@@ -96,6 +105,22 @@ impl Call<'_> {
         self.namespace(&args::collection(&self.name, body)?)
     }
 
+    /// What a fail point does to it, a numbered write.
+    fn write_strike(&self) -> Option<WriteStrike> {
+        if !self.shared.settings.test_commands {
+            return None;
+        }
+        let named = |name: &&str| matches!(*name, "documents" | "updates" | "deletes");
+        let sent = self.sequences.iter().find(|sequence| named(&&*sequence.name));
+        let inline = || {
+            let fields = self.body.iter().flatten();
+            let mut arrays = fields.filter(|(name, _)| named(&name.as_str()));
+            arrays.find_map(|(_, value)| Some(value.as_array()?.into_iter().count()))
+        };
+        let statements = sent.map(|sequence| sequence.documents.len()).or_else(inline);
+        self.shared.fail_point.strike_write(statements.unwrap_or(1))
+    }
+
     /// Who sends it, as cursors and sessions remember; none when authentication is off.
     pub(crate) fn user(&self) -> Option<Arc<str>> {
         self.conn.login.as_ref().map(|login| login.name.clone())
@@ -120,6 +145,18 @@ impl Call<'_> {
         let message = format!("not authorized on {db} to execute command {}", self.name);
         Err(CommandError::new(Code::Unauthorized, message))
     }
+
+    /// # Errors
+    /// `Unauthorized` when the caller may not do it on every database.
+    pub(crate) fn require_everywhere(&self, need: Need) -> Result<()> {
+        let login = self.conn.login.as_ref();
+        let may = login.is_some_and(|login| login.user.allows_everywhere(need));
+        if may || !self.shared.settings.authentication {
+            return Ok(());
+        }
+        let message = format!("not authorized on all databases to execute command {}", self.name);
+        Err(CommandError::new(Code::Unauthorized, message))
+    }
 }
 
 /// Carries out a request.
@@ -133,19 +170,12 @@ pub(crate) async fn answer(
     let began = shared.now();
     let name = first_name(&request);
     let verb = Verb::from_name(&name);
-    let stamp = |mut reply: RawDocumentBuf| {
-        let seconds = shared.clock.now().seconds();
-        let time = shared.time.after(seconds, verb.is_some_and(Verb::is_write));
-        reply.append(cstr!("operationTime"), time);
-        reply.append(cstr!("$clusterTime"), logical_time::gossip(time));
-        Outcome::Reply(reply)
-    };
-    let (outcome, ok) = match carry_out(shared, conn, request, name, verb, cancel).await {
+    let (reply, ok) = match carry_out(shared, conn, request, name, verb, cancel).await {
         Ok(Done::Reply(mut reply)) => {
             reply.append(cstr!("ok"), 1.0);
-            (stamp(reply), true)
+            (Some(reply), true)
         }
-        Ok(Done::Close) => (Outcome::Close, false),
+        Ok(Done::Close) => (None, false),
         Err(error) => {
             tracing::debug!(
                 code = error.code(),
@@ -153,8 +183,17 @@ pub(crate) async fn answer(
                 command = verb.map_or("unknown", Verb::name),
                 "mongo command failed"
             );
-            (stamp(error.reply()), false)
+            (Some(error.reply()), false)
         }
+    };
+    let outcome = match reply {
+        Some(mut reply) => {
+            let time = shared.operation_time(verb.is_some_and(Verb::is_write)).await;
+            reply.append(cstr!("operationTime"), time);
+            reply.append(cstr!("$clusterTime"), logical_time::gossip(time));
+            Outcome::Reply(reply)
+        }
+        None => Outcome::Close,
     };
     let label = verb.map_or("unknown", Verb::name);
     shared.metrics.command(label, ok);
@@ -204,7 +243,7 @@ async fn carry_out(
         .ok_or_else(|| CommandError::new(Code::FailedToParse, "OP_MSG requests require a $db argument"))?;
     check_database(&db)?;
     authorise(shared, conn, verb, &name, &db).await?;
-    let _permit = shared.command_permits.try_acquire().map_err(|_| {
+    let permit = shared.command_permits.try_acquire().map_err(|_| {
         shared.metrics.refused(Limit::Commands);
         let max = shared.limits.commands_max;
         CommandError::new(
@@ -272,9 +311,13 @@ async fn carry_out(
         name,
         db,
         sequences: request.sequences,
-        deadline: Deadline::after(shared.clock.as_ref(), budget).with_cancel(cancel),
+        deadline: Deadline::after(shared.clock.as_ref(), budget).with_cancel(cancel.clone()),
+        max_time: generic.max_time,
+        cancel,
+        permit: Some(permit),
         session,
         transaction: None,
+        open: None,
         snapshot_time: None,
         body: request.body,
     };
@@ -295,9 +338,20 @@ async fn carry_out(
         (Some(number), Some(writes)) => {
             // One numbered write of a session at a time: a retry waits for the first try to end.
             let mut writes = writes.lock().await;
+            let mut lose = false;
             let outcome = match writes.begin(number)? {
                 Turn::Done(reply) => Ok(reply),
-                Turn::New => commands::run(verb, &mut call).await,
+                Turn::New => {
+                    match call.write_strike() {
+                        Some(WriteStrike::Before(None)) => return Ok(Done::Close),
+                        Some(WriteStrike::Before(Some(code))) => {
+                            return Err(CommandError::ordered(code, "failing a write as ordered"));
+                        }
+                        Some(WriteStrike::After) => lose = true,
+                        None => {}
+                    }
+                    commands::run(verb, &mut call).await
+                }
             };
             let mut reply = outcome.map_err(|mut error| {
                 if error.is_retryable_write() {
@@ -309,6 +363,9 @@ async fn carry_out(
                 shared
                     .sessions
                     .remember(session, &mut writes, &reply, &shared.limits);
+            }
+            if lose {
+                return Ok(Done::Close);
             }
             add_concern(verb, &generic, strike.as_ref(), &mut reply);
             Ok(Done::Reply(reply))
@@ -512,7 +569,7 @@ async fn read_snapshot(
     }
     let shared = call.shared;
     // Before the state is taken: what is committed meanwhile may be seen, but nothing from before is missing.
-    let now = shared.time.after(shared.clock.now().seconds(), false);
+    let now = shared.operation_time(false).await;
     let documents = shared.documents.as_ref();
     let (time, state) = match writes {
         Some(writes) => writes.lock().await.snapshot(documents, wanted, now)?,

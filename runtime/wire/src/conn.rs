@@ -8,7 +8,7 @@ use cloudlet_base::CancelFlag;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::call::{self, Outcome};
@@ -38,6 +38,10 @@ pub(crate) struct Conn {
     pub(crate) exchange: Option<PendingLogin>,
     /// Logins begun, which number the conversations.
     pub(crate) conversations: i32,
+    /// Told when the peer goes away while its command is at work.
+    pub(crate) gone: Arc<Notify>,
+    /// True when the node stops.
+    pub(crate) stopped: watch::Receiver<bool>,
 }
 
 /// A user that has logged in.
@@ -92,7 +96,7 @@ impl Wire {
         let mut connection = Connection {
             shared,
             stream: BufReader::with_capacity(READ_BUFFER_BYTES, stream),
-            stopped,
+            stopped: stopped.clone(),
             replies: 0,
             conn: Conn {
                 id: shared.next_connection_id(),
@@ -101,6 +105,8 @@ impl Wire {
                 login: None,
                 exchange: None,
                 conversations: 0,
+                gone: Arc::default(),
+                stopped,
             },
         };
         let end = match permit {
@@ -292,6 +298,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
     /// Runs the command, telling it to stop when the peer goes away meanwhile.
     async fn carry_out(&mut self, request: Request) -> Outcome {
         let cancel = CancelFlag::default();
+        let gone = self.conn.gone.clone();
         let work = call::answer(self.shared, &mut self.conn, request, cancel.clone());
         tokio::pin!(work);
         let mut watching = true;
@@ -304,6 +311,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                     watching = false;
                     if seen.map_or(true, <[u8]>::is_empty) {
                         cancel.cancel();
+                        gone.notify_one();
                     }
                 }
             }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bson::RawDocumentBuf;
 use cloudlet_base::Entropy;
-use cloudlet_data::{Cursor, Namespace, Statements};
+use cloudlet_data::{ChangeCursor, Cursor, Namespace, Statements};
+use tokio::sync::oneshot;
 
 use crate::error::{Code, CommandError, Result};
 use crate::limits::Limits;
@@ -19,6 +20,15 @@ pub(crate) enum Rest {
     Documents(Cursor, Arc<dyn Statements>),
     /// Here: results of commands that are small by nature.
     List(std::vec::IntoIter<RawDocumentBuf>),
+    /// The events of a change stream, which may be yet to come.
+    Changes(ChangeCursor),
+}
+
+/// A cursor that a getMore has.
+pub(crate) struct Taken {
+    pub(crate) rest: Rest,
+    /// Ends when the cursor is killed meanwhile.
+    pub(crate) killed: oneshot::Receiver<()>,
 }
 
 /// Whose a cursor is and how it lives.
@@ -38,6 +48,8 @@ struct Entry {
     owner: Owner,
     /// None while a getMore has it.
     rest: Option<Rest>,
+    /// Dropped with the cursor, which the getMore that has it hears.
+    taken: Option<oneshot::Sender<()>>,
     used: Duration,
 }
 
@@ -91,6 +103,7 @@ impl Cursors {
         let entry = Entry {
             owner,
             rest: Some(rest),
+            taken: None,
             used: now,
         };
         live.insert(id, entry);
@@ -102,7 +115,7 @@ impl Cursors {
     ///
     /// # Errors
     /// When it is not there, is another's, or is being read.
-    pub(crate) fn take(&self, id: i64, by: &Owner, idle: Duration, now: Duration) -> Result<Rest> {
+    pub(crate) fn take(&self, id: i64, by: &Owner, idle: Duration, now: Duration) -> Result<Taken> {
         let mut live = self.lock();
         let gone = || CommandError::new(Code::CursorNotFound, format!("cursor id {id} not found"));
         let entry = live.get_mut(&id).ok_or_else(gone)?;
@@ -135,11 +148,14 @@ impl Cursors {
                 format!("cursor id {id} was made in another transaction, or in none, and goes on there only"),
             ));
         }
+        let Some(rest) = entry.rest.take() else {
+            let message = format!("cursor id {id} is already in use");
+            return Err(CommandError::new(Code::CursorInUse, message));
+        };
+        let (taken, killed) = oneshot::channel();
         entry.used = now;
-        entry
-            .rest
-            .take()
-            .ok_or_else(|| CommandError::new(Code::CursorInUse, format!("cursor id {id} is already in use")))
+        entry.taken = Some(taken);
+        Ok(Taken { rest, killed })
     }
 
     /// Puts the rest of a cursor back; false when it was killed meanwhile.
@@ -147,6 +163,7 @@ impl Cursors {
         match self.lock().get_mut(&id) {
             Some(entry) => {
                 entry.rest = Some(rest);
+                entry.taken = None;
                 entry.used = now;
                 true
             }

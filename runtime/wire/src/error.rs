@@ -89,6 +89,13 @@ codes! {
     WriteConflict = 112, Conflict;
     Location40324 = 40324, Invalid;
     Location40415 = 40415, Invalid;
+    /// Change streams, where there are none.
+    Location40573 = 40573, Invalid;
+    /// `$changeStream` after another stage.
+    Location40602 = 40602, Invalid;
+    /// A change stream that is told two places to begin at.
+    Location40674 = 40674, Invalid;
+    Location50865 = 50865, Invalid;
     /// A cursor of a transaction, asked for more by another or by none.
     Location50741 = 50741, Conflict;
     Location51003 = 51003, Conflict;
@@ -102,6 +109,18 @@ const RETRYABLE_WRITE_CODES: [i32; 13] = [
 
 /// The label that tells a driver so.
 pub(crate) const RETRYABLE_WRITE_ERROR: &str = "RetryableWriteError";
+
+/// Codes after which a driver may open a change stream again where it stood.
+const RESUMABLE_CHANGE_STREAM_CODES: [i32; 17] = [
+    6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13435, 13436,
+];
+
+/// Codes after which it can't be, wherever it is sent.
+const LOST_CHANGE_STREAM_CODES: [i32; 2] = [280, 286];
+
+/// The labels that tell a driver so.
+const RESUMABLE_CHANGE_STREAM_ERROR: &str = "ResumableChangeStreamError";
+const LOST_CHANGE_STREAM_ERROR: &str = "NonResumableChangeStreamError";
 
 /// Why a command failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -156,6 +175,17 @@ impl CommandError {
         if !self.labels.iter().any(|known| known == label) {
             self.labels.push(label.to_owned());
         }
+    }
+
+    /// As the failure of a change stream: labelled when the stream may be opened again where it stood, and when it
+    /// can't be.
+    pub(crate) fn of_change_stream(mut self) -> Self {
+        if RESUMABLE_CHANGE_STREAM_CODES.contains(&self.code) {
+            self.label(RESUMABLE_CHANGE_STREAM_ERROR);
+        } else if LOST_CHANGE_STREAM_CODES.contains(&self.code) {
+            self.label(LOST_CHANGE_STREAM_ERROR);
+        }
+        self
     }
 
     /// Whether a driver may try a retryable write again after it.

@@ -41,54 +41,111 @@ pub(crate) struct Strike {
     pub(crate) close: bool,
     /// Fail with this.
     pub(crate) error_code: Option<i32>,
+    /// Fail a numbered write with this before it is carried out.
+    before_commit: Option<i32>,
     /// Labels of the failure; none given means those that the server would give.
     pub(crate) error_labels: Option<Vec<String>>,
     /// Carry the command out, and tell that its write concern failed.
     pub(crate) write_concern_error: Option<RawDocumentBuf>,
 }
 
-/// The one fail point there is.
-pub(crate) struct FailPoint(Mutex<(Mode, FailCommand)>);
+/// The fail points there are.
+pub(crate) struct FailPoint {
+    /// `failCommand`.
+    command: Mutex<(Mode, FailCommand)>,
+    /// `failGetMoreAfterCursorCheckout`: what a getMore fails with that has its cursor already.
+    get_more: Mutex<(Mode, FailCommand)>,
+    /// `onPrimaryTransactionalWrite`: what a numbered write fails with before or after it is carried out.
+    write: Mutex<(Mode, FailCommand)>,
+}
+
+/// What happens to a numbered write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteStrike {
+    /// It is not carried out; and is answered with this code, or the connection closes.
+    Before(Option<i32>),
+    /// It is carried out, and the connection closes.
+    After,
+}
 
 impl Default for FailPoint {
     fn default() -> Self {
-        Self(Mutex::new((Mode::Off, FailCommand::default())))
+        Self {
+            command: Mutex::new((Mode::Off, FailCommand::default())),
+            get_more: Mutex::new((Mode::Off, FailCommand::default())),
+            write: Mutex::new((Mode::Off, FailCommand::default())),
+        }
+    }
+}
+
+impl Mode {
+    /// Counts a command that it is about; true when it strikes.
+    fn strikes(&mut self) -> bool {
+        match self {
+            Mode::Off => return false,
+            Mode::AlwaysOn => {}
+            Mode::Times(left) => {
+                *left -= 1;
+                if *left == 0 {
+                    *self = Mode::Off;
+                }
+            }
+            Mode::Skip(left) if *left > 0 => {
+                *left -= 1;
+                return false;
+            }
+            Mode::Skip(_) => {}
+        }
+        true
     }
 }
 
 impl FailPoint {
-    /// Sets it from `{configureFailPoint: "failCommand", mode, data}`.
+    /// Sets one from `{configureFailPoint: "failCommand", mode, data}`.
     ///
     /// # Errors
     /// When it can't be understood; nothing changes then.
     pub(crate) fn configure(&self, body: &RawDocument) -> Result<()> {
         let mut mode = Mode::Off;
         let mut data = FailCommand::default();
+        let mut point = &self.command;
         for field in body {
             let (name, value) = field?;
             match name.as_str() {
                 "configureFailPoint" => {
                     let name = args::text("configureFailPoint", value)?;
-                    if name != "failCommand" {
-                        let message = format!("failpoint {name} is not known, only failCommand is");
-                        return Err(CommandError::new(Code::CommandNotSupported, message));
-                    }
+                    point = match name {
+                        "failCommand" => &self.command,
+                        "failGetMoreAfterCursorCheckout" => &self.get_more,
+                        "onPrimaryTransactionalWrite" => &self.write,
+                        name => {
+                            let message = format!("failpoint {name} is not known");
+                            return Err(CommandError::new(Code::CommandNotSupported, message));
+                        }
+                    };
                 }
                 "mode" => mode = parse_mode(value)?,
                 "data" => data = parse_data(args::document("data", value)?)?,
                 _ => {}
             }
         }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (mode, data);
+        if std::ptr::eq(point, &self.write) {
+            // This one closes unless told otherwise.
+            let told = body
+                .get_document("data")
+                .ok()
+                .and_then(|data| data.get("closeConnection").ok()?);
+            data.strike.close |= told.is_none();
+        }
+        *point.lock().unwrap_or_else(PoisonError::into_inner) = (mode, data);
         Ok(())
     }
 
     /// What happens to a command, counting it.
     pub(crate) fn strike(&self, command: &str, ns: &str, app_name: Option<&str>) -> Option<Strike> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.command.lock().unwrap_or_else(PoisonError::into_inner);
         let (mode, data) = &mut *state;
-        if *mode == Mode::Off
-            || !data.commands.iter().any(|named| named == command)
+        if !data.commands.iter().any(|named| named == command)
             || data
                 .app_name
                 .as_deref()
@@ -97,22 +154,28 @@ impl FailPoint {
         {
             return None;
         }
-        match mode {
-            Mode::Off => return None,
-            Mode::AlwaysOn => {}
-            Mode::Times(left) => {
-                *left -= 1;
-                if *left == 0 {
-                    *mode = Mode::Off;
-                }
-            }
-            Mode::Skip(left) if *left > 0 => {
-                *left -= 1;
-                return None;
-            }
-            Mode::Skip(_) => {}
+        mode.strikes().then(|| data.strike.clone())
+    }
+
+    /// What happens to a numbered write of so many statements, each of which is counted until it strikes. A write that
+    /// it strikes after some statements is carried out as a whole.
+    pub(crate) fn strike_write(&self, statements: usize) -> Option<WriteStrike> {
+        let mut state = self.write.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mode, data) = &mut *state;
+        if !(0..statements.max(1)).any(|_| mode.strikes()) {
+            return None;
         }
-        Some(data.strike.clone())
+        Some(match data.strike.before_commit {
+            Some(code) => WriteStrike::Before((!data.strike.close).then_some(code)),
+            None => WriteStrike::After,
+        })
+    }
+
+    /// The failure of a getMore that has its cursor, if one was ordered.
+    pub(crate) fn strike_get_more(&self) -> Option<CommandError> {
+        let mut state = self.get_more.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mode, data) = &mut *state;
+        mode.strikes().then(|| data.strike.error(false, None))?
     }
 }
 
@@ -201,6 +264,10 @@ fn parse_data(data: &RawDocument) -> Result<FailCommand> {
                 let code = args::integer("errorCode", value)?;
                 fail.strike.error_code = i32::try_from(code).ok();
             }
+            "failBeforeCommitExceptionCode" => {
+                let code = args::integer("failBeforeCommitExceptionCode", value)?;
+                fail.strike.before_commit = i32::try_from(code).ok();
+            }
             "errorLabels" => {
                 fail.strike.error_labels = Some(texts("errorLabels", args::array("errorLabels", value)?)?);
             }
@@ -230,6 +297,29 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
+
+    #[test]
+    fn strikes_writes_before_or_after() {
+        let point = FailPoint::default();
+        let set = |mode: bson::RawBson, data: RawDocumentBuf| {
+            let order =
+                rawdoc! { "configureFailPoint": "onPrimaryTransactionalWrite", "mode": mode, "data": data };
+            point.configure(&order).unwrap();
+        };
+        assert_eq!(point.strike_write(1), None);
+        set(rawdoc! { "times": 1 }.into(), rawdoc! {});
+        assert_eq!(point.strike_write(5), Some(WriteStrike::After));
+        assert_eq!(point.strike_write(1), None);
+        set(
+            rawdoc! { "skip": 2 }.into(),
+            rawdoc! { "failBeforeCommitExceptionCode": 1, "closeConnection": false },
+        );
+        assert_eq!(point.strike_write(2), None);
+        assert_eq!(point.strike_write(1), Some(WriteStrike::Before(Some(1))));
+        set("alwaysOn".into(), rawdoc! { "failBeforeCommitExceptionCode": 1 });
+        assert_eq!(point.strike_write(1), Some(WriteStrike::Before(None)));
+        assert!(point.strike("insert", "db.c", None).is_none());
+    }
 
     #[test]
     fn strikes_as_often_as_told() {

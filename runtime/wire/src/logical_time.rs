@@ -1,6 +1,7 @@
-//! The cluster time that drivers pass around: a clock that never goes back, a little ahead with each write. On a node
-//! that is alone every read sees every answered write, so waiting "until this time" is never needed; the times are
-//! there because drivers' causally consistent sessions send them along.
+//! The cluster time that drivers pass around: that of the newest change in the change log, so that a change stream can
+//! begin where a reply was; where there is no log, a clock that never goes back, a little ahead with each write. On a
+//! node that is alone every read sees every answered write, so waiting "until this time" is never needed; drivers'
+//! causally consistent sessions send the times along.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,11 +20,21 @@ impl LogicalTime {
             .0
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)))
             .unwrap_or_else(|last| last);
-        let now = next(last);
-        Timestamp {
-            time: u32::try_from(now >> 32).unwrap_or(u32::MAX),
-            increment: (now & u64::from(u32::MAX)) as u32,
-        }
+        timestamp(next(last))
+    }
+
+    /// The time after an operation that saw the change of that time.
+    pub(crate) fn at_least(&self, change: Timestamp) -> Timestamp {
+        let change = (u64::from(change.time) << 32) | u64::from(change.increment);
+        let last = self.0.fetch_max(change, Ordering::AcqRel);
+        timestamp(last.max(change))
+    }
+}
+
+fn timestamp(time: u64) -> Timestamp {
+    Timestamp {
+        time: u32::try_from(time >> 32).unwrap_or(u32::MAX),
+        increment: (time & u64::from(u32::MAX)) as u32,
     }
 }
 
@@ -50,5 +61,8 @@ mod tests {
         assert_eq!(clock.after(9, true), at(10, 3));
         assert_eq!(clock.after(-5, false), at(10, 3));
         assert_eq!(clock.after(11, true), at(11, 1));
+        assert_eq!(clock.at_least(at(11, 7)), at(11, 7));
+        assert_eq!(clock.at_least(at(11, 6)), at(11, 7));
+        assert_eq!(clock.after(11, true), at(11, 8));
     }
 }

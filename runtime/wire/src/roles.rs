@@ -76,6 +76,11 @@ impl Grant {
         })
     }
 
+    /// Whether it allows something on every database.
+    pub(crate) fn allows_everywhere(&self, need: Need) -> bool {
+        self.role.admin_only() && self.allows(need, &self.db)
+    }
+
     /// Whether it allows something on a database.
     pub(crate) fn allows(&self, need: Need, db: &str) -> bool {
         let here = self.db == db;

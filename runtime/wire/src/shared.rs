@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bson::Timestamp;
 use cloudlet_base::{Clock, Entropy};
 use cloudlet_data::Documents;
 use tokio::sync::Semaphore;
@@ -240,6 +241,15 @@ impl Shared {
     /// A number for a new connection: positive, as drivers expect.
     pub(crate) fn next_connection_id(&self) -> i32 {
         self.connection_ids.fetch_add(1, Ordering::Relaxed) & i32::MAX
+    }
+
+    /// The time that a reply tells: that of the newest change, where there are change streams, so that one can begin
+    /// there. What is written after the reply has a later one.
+    pub(crate) async fn operation_time(&self, write: bool) -> Timestamp {
+        match self.documents.operation_time().await {
+            Ok(Some(newest)) => self.time.at_least(newest),
+            Ok(None) | Err(_) => self.time.after(self.clock.now().seconds(), write),
+        }
     }
 
     pub(crate) fn now(&self) -> Duration {

@@ -236,6 +236,7 @@ pub(crate) async fn run(
             };
             match transaction {
                 Ok(transaction) => {
+                    call.open = Some(transaction.clone());
                     call.statements = transaction;
                     call.transaction = Some(number);
                     let outcome = commands::run(verb, call).await;
@@ -286,6 +287,8 @@ pub(crate) fn may_join(verb: Verb) -> bool {
             | Verb::Update
             | Verb::Delete
             | Verb::FindAndModify
+            | Verb::Create
+            | Verb::CreateIndexes
             | Verb::CommitTransaction
             | Verb::AbortTransaction
     )

@@ -37,6 +37,11 @@ impl User {
         self.grants.iter().any(|grant| grant.allows(need, db))
     }
 
+    /// Whether one of the roles allows something on every database.
+    pub(crate) fn allows_everywhere(&self, need: Need) -> bool {
+        self.grants.iter().any(|grant| grant.allows_everywhere(need))
+    }
+
     /// The name with its database, unique on the node.
     pub(crate) fn full_name(&self) -> String {
         full_name(&self.db, &self.name)

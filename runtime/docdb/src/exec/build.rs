@@ -109,7 +109,13 @@ pub(crate) fn step(tx: &mut Tx<'_>, build: &Build) -> Result<Progress> {
         }
     }
     if changed {
-        tx.catalog.save(tx.kv, &build.ns, after)?;
+        let collection = tx.catalog.save(tx.kv, &build.ns, after)?;
+        if ready {
+            let made = collection.indexes.iter();
+            let made = made.filter(|index| build.indexes.contains(&index.id));
+            tx.feed
+                .indexes_created(&build.ns, &collection, made.map(|index| &index.spec));
+        }
     }
     if ready && build.awaited.is_empty() {
         return Ok(Progress::Made(build.indexes.len()));

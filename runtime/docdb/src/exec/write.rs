@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
-use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use cloudlet_base::Deadline;
 
 use super::scan::{Meter, scan};
@@ -259,8 +259,15 @@ pub(crate) fn find_and_modify(
 pub(crate) fn collection_to_write(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc<Collection>> {
     match tx.catalog.collection(ns) {
         Some(collection) => Ok(collection.clone()),
-        None => tx.catalog.create(tx.kv, ns, &tx.engine.limits),
+        None => create_collection(tx, ns),
     }
+}
+
+/// Makes a collection; an error when it exists.
+pub(crate) fn create_collection(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc<Collection>> {
+    let collection = tx.catalog.create(tx.kv, ns, &tx.engine.limits)?;
+    tx.feed.created(ns, &collection);
+    Ok(collection)
 }
 
 /// Changes what can be changed of an index. Returns it as it was and as it is.
@@ -296,7 +303,9 @@ pub(crate) fn modify_index(
     }
     let after = index.spec.clone();
     if before != after {
-        tx.catalog.save(tx.kv, ns, collection)?;
+        let collection = tx.catalog.save(tx.kv, ns, collection)?;
+        let description = rawdoc! { "index": after.to_document() };
+        tx.feed.modified(ns, &collection, &description);
     }
     Ok((before, after))
 }

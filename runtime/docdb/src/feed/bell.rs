@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use bson::Timestamp;
+
 use super::WatchScope;
 use crate::reply::{Reply, ReplySender};
 use crate::{Code, Error, Namespace, Result};
@@ -23,8 +25,9 @@ pub(crate) struct Bell(Mutex<Listeners>);
 struct Listeners {
     next: u64,
     waiting: HashMap<u64, Listener>,
-    /// The newest event committed.
+    /// The newest event committed, and its time.
     last: u64,
+    last_time: Option<Timestamp>,
 }
 
 struct Listener {
@@ -46,10 +49,12 @@ impl Bell {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of events up to `last`, about those collections; of any, when that is not known.
-    pub(crate) fn ring(&self, last: u64, touched: Option<&BTreeSet<Namespace>>) {
+    /// Tells of events up to the one numbered `last`, which has that time, about those collections; of any, when that
+    /// is not known.
+    pub(crate) fn ring(&self, last: u64, time: Timestamp, touched: Option<&BTreeSet<Namespace>>) {
         let mut listeners = self.lock();
         listeners.last = last;
+        listeners.last_time = (last > 0).then_some(time);
         let concerned: Vec<ReplySender<()>> = listeners
             .waiting
             .extract_if(|_, listener| listener.is_concerned(last, touched))
@@ -60,6 +65,11 @@ impl Bell {
         for sender in concerned {
             sender.send(Ok(()));
         }
+    }
+
+    /// The time of the newest event; none before the first.
+    pub(crate) fn last_time(&self) -> Option<Timestamp> {
+        self.lock().last_time
     }
 
     /// Waits for an event of `scope` after the one numbered `after`; at once when there may be one already.

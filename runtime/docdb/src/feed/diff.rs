@@ -16,7 +16,8 @@ use crate::value::{elements, fields};
 /// Bytes that a value costs beside its name and content, about.
 const VALUE_BYTES: usize = 7;
 
-/// The stored form: `{u: {path: value, ..}, r: [path, ..], t: [{field, newSize}, ..]}`, empty parts left out.
+/// The stored form: `{u: {path: value, ..}, r: [path, ..], t: [{field, newSize}, ..], d: {path: [part, ..]}}`, empty
+/// parts left out. The last are the paths that could be read in two ways, taken apart.
 pub(super) fn describe(before: &RawDocument, after: &RawDocument) -> RawDocumentBuf {
     let mut diff = Diff::default();
     diff.documents("", before, after, true);
@@ -45,11 +46,15 @@ pub(super) fn describe(before: &RawDocument, after: &RawDocument) -> RawDocument
         }
         out.append(cstr!("t"), truncated);
     }
+    let apart = diff.taken_apart(before, after);
+    if !apart.is_empty() {
+        out.append(cstr!("d"), apart);
+    }
     out
 }
 
 /// MongoDB's form of a stored description.
-pub(super) fn shown(stored: &RawDocument) -> RawDocumentBuf {
+pub(super) fn shown(stored: &RawDocument, expanded: bool) -> RawDocumentBuf {
     let mut out = RawDocumentBuf::new();
     let part = |name: &str| crate::value::field(stored, name);
     match part("u").and_then(|part| part.as_document()) {
@@ -62,6 +67,11 @@ pub(super) fn shown(stored: &RawDocument) -> RawDocumentBuf {
             None => out.append(name, RawArrayBuf::new()),
         }
     }
+    if expanded {
+        let paths = part("d").and_then(|part| part.as_document());
+        let paths = paths.map(RawDocument::to_owned).unwrap_or_default();
+        out.append(cstr!("disambiguatedPaths"), paths);
+    }
     out
 }
 
@@ -70,6 +80,8 @@ struct Diff<'d> {
     updated: Vec<(String, RawBsonRef<'d>)>,
     removed: Vec<String>,
     truncated: Vec<(String, i32)>,
+    /// Paths that begin with a name that has a dot, and that name's length.
+    dotted: Vec<(String, usize)>,
     /// What it takes to tell this, without the paths that lead here.
     bytes: usize,
 }
@@ -101,6 +113,9 @@ impl<'d> Diff<'d> {
                     return false;
                 }
                 self.set(join(path, name), name, value);
+                if top && name.contains('.') {
+                    self.dotted.push((name.to_owned(), name.len()));
+                }
                 continue;
             };
             let moved = place < expected;
@@ -109,6 +124,7 @@ impl<'d> Diff<'d> {
             }
             kept[place] = true;
             expected = expected.max(place + 1);
+            let told = (self.updated.len(), self.removed.len(), self.truncated.len());
             if moved {
                 self.set(join(path, name), name, value);
             } else if !same(old[place].1, value) {
@@ -117,6 +133,13 @@ impl<'d> Diff<'d> {
                 }
                 self.value(join(path, name), name, old[place].1, value);
             }
+            if top && name.contains('.') {
+                let updated = self.updated.iter().skip(told.0).map(|(path, _)| path);
+                let removed = self.removed.iter().skip(told.1);
+                let truncated = self.truncated.iter().skip(told.2).map(|(path, _)| path);
+                let paths = updated.chain(removed).chain(truncated);
+                self.dotted.extend(paths.map(|path| (path.clone(), name.len())));
+            }
         }
         for ((name, _), _) in old.iter().zip(&kept).filter(|(_, kept)| !**kept) {
             if !top && !is_plain(name) {
@@ -124,6 +147,9 @@ impl<'d> Diff<'d> {
             }
             self.bytes += name.len() + VALUE_BYTES;
             self.removed.push(join(path, name));
+            if top && name.contains('.') {
+                self.dotted.push(((*name).to_owned(), name.len()));
+            }
         }
         true
     }
@@ -171,10 +197,64 @@ impl<'d> Diff<'d> {
         self.truncated.append(&mut inner.truncated);
     }
 
+    /// The parts of the paths that could be read in two ways: names that look like an element's place, and names with
+    /// dots.
+    fn taken_apart(&self, before: &RawDocument, after: &RawDocument) -> RawDocumentBuf {
+        let mut out = RawDocumentBuf::new();
+        let updated = self.updated.iter().map(|(path, _)| (path, after));
+        let removed = self.removed.iter().map(|path| (path, before));
+        let truncated = self.truncated.iter().map(|(path, _)| (path, after));
+        for (path, document) in updated.chain(removed).chain(truncated) {
+            let dotted = self.dotted.iter().find(|(dotted, _)| dotted == path);
+            let numeric = path.split('.').any(is_place);
+            if dotted.is_none() && !numeric {
+                continue;
+            }
+            let first = dotted.map_or_else(|| path.find('.').unwrap_or(path.len()), |(_, length)| *length);
+            let (parts, ambiguous) = parts_of(path, first, document);
+            if ambiguous || dotted.is_some() {
+                append(&mut out, path, RawBsonRef::Array(&parts));
+            }
+        }
+        out
+    }
+
     fn set(&mut self, path: String, name: &str, value: RawBsonRef<'d>) {
         self.bytes += name.len() + VALUE_BYTES + content_bytes(value);
         self.updated.push((path, value));
     }
+}
+
+/// The parts of a path, whose first is so long, as they are in a document: names, and places in arrays. True when a
+/// name looks like a place.
+fn parts_of(path: &str, first: usize, document: &RawDocument) -> (RawArrayBuf, bool) {
+    let (head, rest) = path.split_at_checked(first).unwrap_or((path, ""));
+    let rest = rest.strip_prefix('.');
+    let mut parts = RawArrayBuf::new();
+    parts.push(head);
+    let mut ambiguous = is_place(head);
+    let mut inside = crate::value::field(document, head);
+    for part in rest.into_iter().flat_map(|rest| rest.split('.')) {
+        inside = match (inside, part.parse::<usize>()) {
+            (Some(RawBsonRef::Array(array)), Ok(place)) => {
+                parts.push(i32::try_from(place).unwrap_or(i32::MAX));
+                elements(array).nth(place)
+            }
+            (inside, _) => {
+                parts.push(part);
+                ambiguous |= is_place(part);
+                inside
+                    .and_then(|inside| inside.as_document())
+                    .and_then(|document| crate::value::field(document, part))
+            }
+        };
+    }
+    (parts, ambiguous)
+}
+
+/// Whether a part of a path can be an element's place in an array.
+fn is_place(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 /// Whether a name inside of a path is read as what it is.
@@ -223,7 +303,7 @@ mod tests {
         removed: &[&str],
         truncated: &[(&str, i32)],
     ) {
-        let told = shown(&describe(&raw(before), &raw(after)));
+        let told = shown(&describe(&raw(before), &raw(after)), false);
         let truncated: Vec<Document> = truncated
             .iter()
             .map(|(field, size)| doc! { "field": *field, "newSize": *size })
@@ -342,6 +422,34 @@ mod tests {
         // And what is shorter whole.
         let (old, new) = (doc! { "aaaaaaaaaa": 1, "bbbbbbbbbbb": 2 }, doc! { "c": 1 });
         check(nested(old), nested(new), doc! { "a.b": { "c": 1 } }, &[], &[]);
+    }
+
+    #[test]
+    fn takes_paths_apart_that_could_be_read_in_two_ways() {
+        let check = |before: Document, after: Document, apart: Document| {
+            let told = shown(&describe(&raw(before), &raw(after)), true);
+            let told = Document::try_from(told.as_ref()).unwrap();
+            assert_eq!(told.get_document("disambiguatedPaths").unwrap(), &apart);
+        };
+        let long = || "x".repeat(50);
+        check(
+            doc! { "a": { "1": 1, "l": long() } },
+            doc! { "a": { "1": 2, "l": long() } },
+            doc! { "a.1": ["a", "1"] },
+        );
+        check(
+            doc! { "a": [{ "1": 1, "l": long() }] },
+            doc! { "a": [{ "l": long() }] },
+            doc! { "a.0.1": ["a", 0, "1"] },
+        );
+        check(doc! { "a": [1, 2] }, doc! { "a": [1, 3] }, doc! {});
+        check(doc! { "a.b": 1 }, doc! { "a.b": 2 }, doc! { "a.b": ["a.b"] });
+        check(
+            doc! { "a.b": { "c": 1, "l": long() }, "a": 1 },
+            doc! { "a.b": { "c": 2, "l": long() }, "a": 1 },
+            doc! { "a.b.c": ["a.b", "c"] },
+        );
+        check(doc! { "a": 1 }, doc! { "b": 1 }, doc! {});
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use bson::raw::cstr;
-use bson::{RawDocument, RawDocumentBuf, Timestamp};
+use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
 use super::{diff, is_logged};
 use crate::catalog::Collection;
+use crate::specification;
 use crate::value::field;
-use crate::{Limits, Namespace};
+use crate::{IndexSpec, Limits, Namespace};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +21,14 @@ pub(crate) enum Kind {
     Drop = 5,
     Rename = 6,
     DropDatabase = 7,
+    Create = 8,
+    CreateIndexes = 9,
+    DropIndexes = 10,
+    Modify = 11,
 }
 
 impl Kind {
-    const ALL: [Kind; 7] = [
+    const ALL: [Kind; 11] = [
         Kind::Insert,
         Kind::Update,
         Kind::Replace,
@@ -31,6 +36,10 @@ impl Kind {
         Kind::Drop,
         Kind::Rename,
         Kind::DropDatabase,
+        Kind::Create,
+        Kind::CreateIndexes,
+        Kind::DropIndexes,
+        Kind::Modify,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -47,7 +56,19 @@ impl Kind {
             Kind::Drop => "drop",
             Kind::Rename => "rename",
             Kind::DropDatabase => "dropDatabase",
+            Kind::Create => "create",
+            Kind::CreateIndexes => "createIndexes",
+            Kind::DropIndexes => "dropIndexes",
+            Kind::Modify => "modify",
         }
+    }
+
+    /// Whether only streams that ask for expanded events are told of it.
+    pub(crate) fn is_expanded(self) -> bool {
+        matches!(
+            self,
+            Kind::Create | Kind::CreateIndexes | Kind::DropIndexes | Kind::Modify
+        )
     }
 }
 
@@ -75,7 +96,7 @@ pub(crate) struct Entry<'l> {
     pub(crate) key: Option<&'l RawDocument>,
     /// As it became; of an update only if the collection keeps images.
     pub(crate) document: Option<&'l RawDocument>,
-    /// What an update changed, in its stored form.
+    /// What an update changed, in its stored form; of a command on a collection or its indexes, what it did.
     pub(crate) description: Option<&'l RawDocument>,
     /// As it was, if the collection keeps images.
     pub(crate) before: Option<&'l RawDocument>,
@@ -238,6 +259,50 @@ impl Pending {
             ..Parts::default()
         };
         self.push(Kind::Delete, ns, collection.id, &parts);
+    }
+
+    /// A collection was made.
+    pub(crate) fn created(&mut self, ns: &Namespace, collection: &Collection) {
+        let description = rawdoc! { "idIndex": specification::of_id().to_document() };
+        self.described(Kind::Create, ns, collection, &description);
+    }
+
+    /// Indexes were made that were not there.
+    pub(crate) fn indexes_created<'i>(
+        &mut self,
+        ns: &Namespace,
+        collection: &Collection,
+        made: impl IntoIterator<Item = &'i IndexSpec>,
+    ) {
+        let mut indexes = RawArrayBuf::new();
+        made.into_iter()
+            .for_each(|index| indexes.push(index.to_document()));
+        if !indexes.is_empty() {
+            self.described(
+                Kind::CreateIndexes,
+                ns,
+                collection,
+                &rawdoc! { "indexes": indexes },
+            );
+        }
+    }
+
+    pub(crate) fn index_dropped(&mut self, ns: &Namespace, collection: &Collection, index: &IndexSpec) {
+        let description = rawdoc! { "indexes": [index.to_document()] };
+        self.described(Kind::DropIndexes, ns, collection, &description);
+    }
+
+    /// An index or an option of the collection was changed: `description` has MongoDB's form.
+    pub(crate) fn modified(&mut self, ns: &Namespace, collection: &Collection, description: &RawDocument) {
+        self.described(Kind::Modify, ns, collection, description);
+    }
+
+    fn described(&mut self, kind: Kind, ns: &Namespace, collection: &Collection, description: &RawDocument) {
+        let parts = Parts {
+            description: Some(description),
+            ..Parts::default()
+        };
+        self.push(kind, ns, collection.id, &parts);
     }
 
     pub(crate) fn dropped(&mut self, ns: &Namespace, collection: &Collection) {

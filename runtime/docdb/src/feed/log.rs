@@ -139,7 +139,7 @@ pub(crate) struct Bounds {
     pub(super) first_time: Timestamp,
     /// The number of the newest event, 0 before the first, and its time.
     pub(crate) last: u64,
-    pub(super) last_time: Timestamp,
+    pub(crate) last_time: Timestamp,
     /// Bytes of the log.
     pub(crate) bytes: u64,
 }
@@ -173,16 +173,12 @@ fn log_bytes(oldest: &Block, newest: &Block) -> u64 {
     (newest.bytes_before + newest.bytes).saturating_sub(oldest.bytes_before)
 }
 
-/// The time of the newest event, or a moment before the next.
-pub(crate) fn operation_time(kv: &dyn KvRead, now: cloudlet_base::Timestamp) -> Result<Timestamp> {
-    let bounds = bounds(kv)?;
-    Ok(match bounds.last {
-        0 => Timestamp {
-            time: seconds(now),
-            increment: 0,
-        },
-        _ => bounds.last_time,
-    })
+/// A moment before the first event, if that comes now.
+pub(crate) fn time_before(now: cloudlet_base::Timestamp) -> Timestamp {
+    Timestamp {
+        time: seconds(now),
+        increment: 0,
+    }
 }
 
 fn seconds(now: cloudlet_base::Timestamp) -> u32 {
@@ -213,7 +209,9 @@ pub(super) fn first_at(kv: &dyn KvRead, bounds: &Bounds, time: Timestamp) -> Res
 /// What a commit did to the log.
 #[derive(Debug)]
 pub(crate) struct Appended {
+    /// The newest event, and its time.
     pub(crate) last: u64,
+    pub(crate) last_time: Timestamp,
     pub(crate) events: u64,
     pub(crate) trimmed: u64,
     /// Bytes of the log after it.
@@ -275,6 +273,7 @@ pub(crate) fn append(
     };
     Ok(Appended {
         last: next - 1,
+        last_time: time,
         events: next - begin,
         trimmed: trimmed.0,
         bytes: bytes_before - oldest.map_or(0, |oldest| oldest.bytes_before) - trimmed.1,

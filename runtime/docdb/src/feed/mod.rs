@@ -20,7 +20,7 @@ pub use self::watch::{BeforeChange, ChangeCursor, Changes, FullDocument, Watch, 
 
 pub(crate) use self::bell::Bell;
 pub(crate) use self::entry::Pending;
-pub(crate) use self::log::{Appended, append, bounds, operation_time, verify};
+pub(crate) use self::log::{Appended, append, bounds, time_before, verify};
 pub(crate) use self::watch::{Stream, next, open};
 
 /// Whether changes of a database are in the log: those of the platform's own are not.

@@ -150,6 +150,9 @@ pub struct Watch {
     pub full_document: FullDocument,
     /// Documents as they were before.
     pub before_change: BeforeChange,
+    /// MongoDB's `showExpandedEvents`: also tells of collections and indexes that are made or changed and of indexes
+    /// that are dropped, and what else a rename and an update did.
+    pub expanded: bool,
     /// Where it begins.
     pub start: WatchStart,
 }
@@ -162,6 +165,7 @@ pub(crate) struct Stream {
     runtime: Arc<Runtime>,
     full_document: FullDocument,
     before_change: BeforeChange,
+    expanded: bool,
 }
 
 impl Stream {
@@ -175,6 +179,7 @@ impl Stream {
             runtime: around.scope.runtime().clone(),
             full_document: watch.full_document,
             before_change: watch.before_change,
+            expanded: watch.expanded,
         })
     }
 }
@@ -336,7 +341,7 @@ pub(crate) fn next(
                 sequence: entry.sequence,
                 mark: Mark::Event,
             };
-            let shown = stream.scope.shows(entry);
+            let shown = stream.shows(entry);
             let made = if shown {
                 stream.make(engine, kv, entry, token)?
             } else {
@@ -386,6 +391,10 @@ pub(crate) fn next(
 }
 
 impl Stream {
+    fn shows(&self, entry: &Entry<'_>) -> bool {
+        self.scope.shows(entry) && (self.expanded || !entry.kind.is_expanded())
+    }
+
     /// The event of an entry, if the pipeline lets it through.
     fn make(
         &self,
@@ -403,8 +412,22 @@ impl Stream {
         if let Some(key) = key(entry) {
             event.append(cstr!("documentKey"), key);
         }
-        if let Some(description) = entry.description {
-            event.append(cstr!("updateDescription"), diff::shown(description));
+        match entry.description {
+            Some(description) if entry.kind.is_expanded() => {
+                event.append(cstr!("operationDescription"), description.to_owned());
+            }
+            Some(description) => {
+                event.append(
+                    cstr!("updateDescription"),
+                    diff::shown(description, self.expanded),
+                );
+            }
+            None => {}
+        }
+        if let (true, Some((database, collection))) = (self.expanded, entry.to) {
+            let mut description = RawDocumentBuf::new();
+            description.append(cstr!("to"), names(database, collection));
+            event.append(cstr!("operationDescription"), description);
         }
         self.before_change(entry, &mut event)?;
         self.through(engine, event, token)

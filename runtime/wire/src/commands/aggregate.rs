@@ -4,7 +4,7 @@
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{Aggregate, Namespace};
 
-use super::{explain, query};
+use super::{changes, explain, query};
 use crate::args::{self, Args};
 use crate::call::{Call, check_database};
 use crate::error::{Code, CommandError, Result};
@@ -18,6 +18,8 @@ const LISTED_SESSIONS_MAX: usize = 10_000;
 pub(crate) struct AggregateArgs {
     pub(crate) ns: Namespace,
     pub(crate) aggregate: Aggregate,
+    /// It is sent to the database, and not to a collection.
+    pub(crate) on_database: bool,
     explain: bool,
 }
 
@@ -75,6 +77,7 @@ impl AggregateArgs {
         Ok(Self {
             ns,
             aggregate,
+            on_database: collection.is_none(),
             explain,
         })
     }
@@ -87,6 +90,9 @@ pub(crate) async fn aggregate(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     if args.explain {
         return explain::explain_aggregate(call, &body, args, "queryPlanner").await;
     }
+    if changes::is_stream(&args.aggregate.pipeline)? {
+        return changes::open(call, args, &body).await;
+    }
     let deadline = call.deadline.clone();
     let page = call
         .statements
@@ -96,7 +102,7 @@ pub(crate) async fn aggregate(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
 }
 
 /// The name and argument of a stage.
-fn stage_of(stage: &RawDocument) -> Result<Option<(&str, RawBsonRef<'_>)>> {
+pub(crate) fn stage_of(stage: &RawDocument) -> Result<Option<(&str, RawBsonRef<'_>)>> {
     let first = stage.iter().next().transpose()?;
     Ok(first.map(|(name, argument)| (name.as_str(), argument)))
 }
@@ -109,7 +115,7 @@ fn needs_no_collection(call: &Call<'_>, stages: &mut [RawDocumentBuf]) -> Result
         None => None,
     };
     let told = match first {
-        // A change stream is refused by the engine, in its own words.
+        // A change stream is another matter, and one to be explained is refused by the engine.
         Some(("$documents" | "$changeStream", _)) => return Ok(()),
         Some(("$currentOp", options)) => current_op(call, args::document("$currentOp", options)?)?,
         Some(("$listLocalSessions", options)) => {

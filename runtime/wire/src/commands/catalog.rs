@@ -43,7 +43,11 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             name => return Err(args.unknown(name)),
         }
     }
-    match call.shared.documents.create_collection(&ns).await {
+    let made = match &call.open {
+        Some(transaction) => transaction.create_collection(&ns).await,
+        None => call.shared.documents.create_collection(&ns).await,
+    };
+    match made {
         Ok(()) => Ok(RawDocumentBuf::new()),
         Err(error) if error.code() == cloudlet_data::Code::NamespaceExists => Err(CommandError::new(
             Code::NamespaceExists,

@@ -34,9 +34,19 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             "Must specify at least one index to create",
         ));
     }
-    let before = count(call, &ns).await?;
-    let made = call.shared.documents.create_indexes(&ns, specs).await?;
-    let after = count(call, &ns).await?.unwrap_or(0);
+    let (before, made, after) = match &call.open {
+        Some(transaction) => {
+            let (before, made) = transaction.create_indexes(&ns, specs).await?;
+            let after = i32::try_from(before.unwrap_or(1) + made).unwrap_or(i32::MAX);
+            let before = before.map(|before| i32::try_from(before).unwrap_or(i32::MAX));
+            (before, made, after)
+        }
+        None => {
+            let before = count(call, &ns).await?;
+            let made = call.shared.documents.create_indexes(&ns, specs).await?;
+            (before, made, count(call, &ns).await?.unwrap_or(0))
+        }
+    };
     let mut reply = rawdoc! {
         // A collection that was made with them had its _id index first.
         "numIndexesBefore": before.unwrap_or(1),

@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod catalog;
+mod changes;
 mod diagnostics;
 mod explain;
 mod handshake;

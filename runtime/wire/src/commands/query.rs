@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{Find, Namespace, Page};
 
-use super::reply;
+use super::{changes, reply};
 use crate::args::{self, Args};
 use crate::call::Call;
-use crate::cursors::Rest;
+use crate::cursors::{Rest, Taken};
 use crate::error::{Code, CommandError, Result};
+use crate::shared::Shared;
 use crate::transactions::too_old;
 
 /// A find command taken apart.
@@ -228,14 +229,31 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let shared = call.shared;
     let idle = shared.limits.cursor_idle;
     let by = reply::owner(call, &ns, false);
-    let rest = shared.cursors.take(id, &by, idle, shared.now())?;
+    let Taken { rest, killed } = shared.cursors.take(id, &by, idle, shared.now())?;
     // A getMore that fails or is dropped has lost the cursor's place: the cursor goes.
     let mut guard = FinishOnDrop {
         call_shared: shared,
         id,
         armed: true,
     };
+    if shared.settings.test_commands
+        && let Some(error) = shared.fail_point.strike_get_more()
+    {
+        return Err(match rest {
+            Rest::Changes(_) => error.of_change_stream(),
+            _ => error,
+        });
+    }
     let (documents, rest) = match rest {
+        Rest::Changes(cursor) => {
+            let mut changes = changes::next(call, id, cursor, batch, killed).await?;
+            let Some(cursor) = changes.cursor.take() else {
+                return Ok(reply::changes(false, 0, &ns.to_string(), changes));
+            };
+            guard.armed = false;
+            give_back(shared, id, Rest::Changes(cursor))?;
+            return Ok(reply::changes(false, id, &ns.to_string(), changes));
+        }
         Rest::Documents(cursor, statements) => {
             let page = statements.next_page(cursor, batch, call.deadline.clone()).await;
             let page = page.map_err(|error| match error.code() {
@@ -257,18 +275,27 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         return Ok(reply::next_batch(0, &ns.to_string(), &documents));
     };
     guard.armed = false;
-    if !shared.cursors.give_back(id, rest, shared.now()) {
-        return Err(CommandError::new(
-            Code::CursorKilled,
-            format!("cursor id {id} was killed"),
-        ));
-    }
+    give_back(shared, id, rest)?;
     Ok(reply::next_batch(id, &ns.to_string(), &documents))
+}
+
+/// Puts the rest of a cursor back.
+///
+/// # Errors
+/// `CursorKilled` when it was killed meanwhile.
+fn give_back(shared: &Shared, id: i64, rest: Rest) -> Result<()> {
+    if shared.cursors.give_back(id, rest, shared.now()) {
+        return Ok(());
+    }
+    Err(CommandError::new(
+        Code::CursorKilled,
+        format!("cursor id {id} was killed"),
+    ))
 }
 
 /// Forgets a cursor unless told otherwise.
 struct FinishOnDrop<'s> {
-    call_shared: &'s crate::shared::Shared,
+    call_shared: &'s Shared,
     id: i64,
     armed: bool,
 }

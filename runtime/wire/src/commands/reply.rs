@@ -1,7 +1,7 @@
 //! Parts that replies share: cursors and write errors.
 
-use bson::{RawArrayBuf, RawDocumentBuf, Timestamp, raw::cstr};
-use cloudlet_data::{Namespace, WriteError};
+use bson::{RawArrayBuf, RawBson, RawDocumentBuf, Timestamp, raw::cstr};
+use cloudlet_data::{Changes, Namespace, WriteError};
 
 use crate::call::Call;
 use crate::cursors::{Owner, Rest};
@@ -17,6 +17,7 @@ pub(crate) fn first_batch(
     documents: &[RawDocumentBuf],
     at: Option<Timestamp>,
 ) -> RawDocumentBuf {
+    let at = at.map(|at| (cstr!("atClusterTime"), at.into()));
     cursor(cstr!("firstBatch"), id, ns, documents, at)
 }
 
@@ -25,12 +26,23 @@ pub(crate) fn next_batch(id: i64, ns: &str, documents: &[RawDocumentBuf]) -> Raw
     cursor(cstr!("nextBatch"), id, ns, documents, None)
 }
 
+/// `{cursor: {firstBatch or nextBatch, id, ns, postBatchResumeToken}}`, of a change stream.
+pub(crate) fn changes(first: bool, id: i64, ns: &str, changes: Changes) -> RawDocumentBuf {
+    let batch = if first {
+        cstr!("firstBatch")
+    } else {
+        cstr!("nextBatch")
+    };
+    let token = (cstr!("postBatchResumeToken"), changes.token.into());
+    cursor(batch, id, ns, &changes.events, Some(token))
+}
+
 fn cursor(
     batch: &bson::raw::CStr,
     id: i64,
     ns: &str,
     documents: &[RawDocumentBuf],
-    at: Option<Timestamp>,
+    more: Option<(&bson::raw::CStr, RawBson)>,
 ) -> RawDocumentBuf {
     let mut rows = RawArrayBuf::new();
     documents.iter().for_each(|document| rows.push(document));
@@ -38,8 +50,8 @@ fn cursor(
     cursor.append(batch, rows);
     cursor.append(cstr!("id"), id);
     cursor.append(cstr!("ns"), ns);
-    if let Some(at) = at {
-        cursor.append(cstr!("atClusterTime"), at);
+    if let Some((name, value)) = more {
+        cursor.append(name, value);
     }
     let mut reply = RawDocumentBuf::new();
     reply.append(cstr!("cursor"), cursor);

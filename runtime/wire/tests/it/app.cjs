@@ -81,11 +81,26 @@ async function sessions(client) {
   assert.equal((await notes.findOne({ _id: 4 })).n, 3);
 }
 
+async function changes(db) {
+  const stream = db.collection("orders").watch([], { fullDocument: "updateLookup", maxAwaitTimeMS: 50 });
+  assert.strictEqual(await stream.tryNext(), null);
+  await db.collection("others").insertOne({ _id: "unseen" });
+  await db.collection("orders").insertOne({ _id: "watched", total: 1 });
+  await db.collection("orders").updateOne({ _id: "watched" }, { $inc: { total: 1 } });
+  await db.collection("orders").deleteOne({ _id: "watched" });
+  const events = [await stream.next(), await stream.next(), await stream.next()];
+  assert.deepStrictEqual(events.map((event) => event.operationType), ["insert", "update", "delete"]);
+  assert.deepStrictEqual(events[1].updateDescription.updatedFields, { total: 2 });
+  await stream.close();
+  await db.collection("others").drop();
+}
+
 async function main() {
   const uri = `mongodb://root:${encodeURIComponent("se cret")}@${host}/?serverSelectionTimeoutMS=5000&maxPoolSize=4`;
   const client = await MongoClient.connect(uri);
   await orders(client.db("shop"));
   await sessions(client);
+  await changes(client.db("shop"));
   const zipped = await MongoClient.connect(`${uri}&compressors=zlib`);
   assert.strictEqual(await zipped.db("shop").collection("orders").countDocuments(), 501);
   await zipped.close();

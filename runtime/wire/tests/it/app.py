@@ -115,6 +115,27 @@ def cursors(db):
     assert [r["_id"] for r in rows.find(sort=[("_id", -1)], batch_size=300)] == list(range(999, -1, -1))
 
 
+def changes(db):
+    orders = db.orders
+    with db.watch([{"$match": {"operationType": {"$in": ["insert", "update"]}}}], full_document="updateLookup") as stream:
+        orders.insert_one({"_id": 1, "state": "new"})
+        orders.delete_one({"_id": 0})
+        orders.update_one({"_id": 1}, {"$set": {"state": "paid"}})
+        first, second = next(stream), next(stream)
+        assert (first["operationType"], first["fullDocument"]) == ("insert", {"_id": 1, "state": "new"}), first
+        assert second["updateDescription"]["updatedFields"] == {"state": "paid"}, second
+        assert second["fullDocument"] == {"_id": 1, "state": "paid"} and second["ns"] == {"db": "test", "coll": "orders"}
+    with db.client.start_session() as session, session.start_transaction():
+        orders.insert_many([{"_id": 2}, {"_id": 3}], session=session)
+    with orders.watch(resume_after=second["_id"], max_await_time_ms=50) as stream:
+        assert [next(stream)["documentKey"]["_id"] for _ in range(2)] == [2, 3]
+        assert stream.try_next() is None
+        # The cursor goes, and the driver resumes by itself.
+        db.command("killCursors", "orders", cursors=[stream._cursor.cursor_id])
+        orders.insert_one({"_id": 4})
+        assert next(stream)["documentKey"] == {"_id": 4}
+
+
 def logins(client):
     app = client["app"]
     app.command("createUser", "writer", pwd="p", roles=["readWrite"])
@@ -127,6 +148,16 @@ def logins(client):
     reader = connect("reader", "p", authSource="app")
     assert reader.app.things.find_one() == {"_id": 1}
     fails(OperationFailure, 13, reader.app.things.insert_one, {})
+    with reader.app.watch(max_await_time_ms=50) as stream:
+        writer.app.things.insert_one({"_id": 2})
+        assert next(stream)["documentKey"] == {"_id": 2}
+        fails(OperationFailure, 13, reader.watch)
+        fails(OperationFailure, 13, reader.other.watch)
+        app.command("updateUser", "reader", roles=[{"role": "read", "db": "other"}])
+        # What may not be read any more is not told any more either.
+        writer.app.things.insert_one({"_id": 3})
+        fails(OperationFailure, 13, stream.next)
+        app.command("updateUser", "reader", roles=["read"])
     for user, password, options in (("reader", "wrong", {}), ("nobody", "p", {}), ("reader", "p", {"authMechanism": "SCRAM-SHA-1"})):
         fails(OperationFailure, 18, connect(user, password, authSource="app", **options).admin.command, "ping")
     fails(OperationFailure, 13, MongoClient(f"mongodb://{HOST}/").app.things.find_one)
@@ -141,7 +172,7 @@ def logins(client):
 def main():
     client = connect()
     assert client.server_info()["version"].startswith("7.")
-    for step in (documents, indexes, bulk, cursors):
+    for step in (documents, indexes, bulk, cursors, changes):
         client.drop_database("test")
         step(client.test)
     logins(client)

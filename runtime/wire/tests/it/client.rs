@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc};
 use cloudlet_base::{OsEntropy, SystemClock};
+use cloudlet_data::Documents;
 use cloudlet_wire::{Parts, Settings, Wire};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
@@ -15,8 +16,17 @@ pub(crate) async fn wire(settings: Settings) -> Wire {
 }
 
 pub(crate) async fn wire_counted(settings: Settings, registry: prometheus::Registry) -> Wire {
+    wire_over(cloudlet_data::testing::embedded(), settings, registry).await
+}
+
+/// A listener's state over a database.
+pub(crate) async fn wire_over(
+    documents: Arc<dyn Documents>,
+    settings: Settings,
+    registry: prometheus::Registry,
+) -> Wire {
     let parts = Parts {
-        documents: cloudlet_data::testing::embedded(),
+        documents,
         clock: Arc::new(SystemClock::new()),
         entropy: Arc::new(OsEntropy),
         registry,

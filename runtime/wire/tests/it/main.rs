@@ -9,6 +9,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod changes;
 mod client;
 mod drivers;
 mod durability;

@@ -157,6 +157,47 @@ async fn cursors_go_on_in_their_transaction_only() {
 }
 
 #[tokio::test]
+async fn collections_and_indexes_are_made_in_one() {
+    let wire = wire(open_to_all()).await;
+    let (mut a, mut b) = (Client::connect(&wire), Client::connect(&wire));
+    a.ok(insert(vec![doc! { "_id": 1, "n": 0 }])).await;
+    let names = doc! { "listCollections": 1, "nameOnly": true, "$db": "db" };
+    let count = |reply: Document| {
+        let cursor = reply.get_document("cursor").unwrap();
+        cursor.get_array("firstBatch").unwrap().len()
+    };
+    let index = |collection: &str| {
+        let keys = doc! { "key": { "x": 1 }, "name": "x_1", "unique": true };
+        doc! { "createIndexes": collection, "indexes": [keys] }
+    };
+    for (number, end) in [(1, abort(1, 1)), (2, commit(1, 2))] {
+        a.ok(part(doc! { "create": "made" }, 1, number, true)).await;
+        let made = a.ok(part(index("made"), 1, number, false)).await;
+        let seen = ["numIndexesBefore", "numIndexesAfter"].map(|name| made.get_i32(name).unwrap());
+        assert_eq!(seen, [1, 2]);
+        let made = a.ok(part(index("implied"), 1, number, false)).await;
+        assert!(made.get_bool("createdCollectionAutomatically").unwrap());
+        let row = doc! { "insert": "made", "documents": [{ "_id": 1, "x": 1 }] };
+        a.ok(part(row, 1, number, false)).await;
+        assert_eq!(count(b.ok(names.clone()).await), 1);
+        a.ok(end).await;
+    }
+    assert_eq!(count(b.ok(names).await), 3);
+    let indexes = b.ok(doc! { "listIndexes": "made", "$db": "db" }).await;
+    assert_eq!(count(indexes), 2);
+    let again = doc! { "insert": "made", "documents": [{ "_id": 2, "x": 1 }], "$db": "db" };
+    assert_eq!(b.ok(again).await.get_array("writeErrors").unwrap().len(), 1);
+    // One that is there already may be asked for; another one not.
+    a.ok(part(index("made"), 1, 3, true)).await;
+    failed(&a.run(part(index("c"), 1, 3, false)).await, 263, &[]);
+    failed(&a.run(part(doc! { "create": "c" }, 1, 4, true)).await, 48, &[]);
+    // Who makes the same collection meanwhile was faster.
+    a.ok(part(doc! { "create": "late" }, 1, 5, true)).await;
+    b.ok(doc! { "create": "late", "$db": "db" }).await;
+    failed(&a.run(commit(1, 5)).await, 112, TRANSIENT);
+}
+
+#[tokio::test]
 async fn what_can_not_be_part_of_one_is_refused() {
     let wire = wire(open_to_all()).await;
     let mut client = Client::connect(&wire);

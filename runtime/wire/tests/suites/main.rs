@@ -2,7 +2,8 @@
 //! kept here. What is known to fail, and why, is in `known.txt`; a failure that is not there fails the test, and so
 //! does a known one that passes, and so do fewer passes than there were.
 //!
-//! `known.txt`: `[suite] FILE` begins a suite, `passed N` says how many tests pass at least, `because WHY` explains
+//! `known.txt`: `[suite] FILE ..` begins a suite (`[suite] FILE as replica set` one for which the server is the member of
+//! a replica set, and not a router), `passed N` says how many tests pass at least, `because WHY` explains
 //! the lines after it: `fail CLASS::TEST`, or `skip CLASS::TEST` for one that is not even run.
 
 #![allow(
@@ -27,6 +28,7 @@ const SOURCES: &str = "pymongo==4.20.0";
 #[derive(Default)]
 struct Suite {
     file: String,
+    replica_set: bool,
     passed: usize,
     fail: Vec<String>,
     skip: Vec<String>,
@@ -44,7 +46,10 @@ fn known() -> BTreeMap<String, Suite> {
     {
         if let Some((name, file)) = line.strip_prefix('[').and_then(|line| line.split_once("] ")) {
             current = name.to_owned();
-            suites.entry(current.clone()).or_default().file = file.to_owned();
+            let replica_set = file.strip_suffix(" as replica set");
+            let suite = suites.entry(current.clone()).or_default();
+            suite.file = replica_set.unwrap_or(file).to_owned();
+            suite.replica_set = replica_set.is_some();
             explained = false;
             continue;
         }
@@ -97,7 +102,11 @@ fn check(name: &str) {
     let suites = known();
     let suite = &suites[name];
     let (sources, python) = (sources(), python());
-    let server = Mongod::start(&["--test-commands"]);
+    let server = if suite.replica_set {
+        Mongod::start(&["--test-commands", "--replica-set", "rs0"])
+    } else {
+        Mongod::start(&["--test-commands"])
+    };
     let scratch = tempfile::TempDir::new().unwrap();
     let outcomes = scratch.path().join("outcomes");
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suites");
@@ -125,7 +134,7 @@ fn check(name: &str) {
                 .iter()
                 .map(|test| format!("--deselect={}::{test}", suite.file)),
         )
-        .arg(&suite.file)
+        .args(suite.file.split(' '))
         .current_dir(&sources)
         .env("PYTHONPATH", &here)
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -190,5 +199,6 @@ macro_rules! suites {
 suites! {
     crud collection bulk database cursor session sessions_unified run_command command_monitoring
     collection_management retryable_reads retryable_reads_unified retryable_writes retryable_writes_unified
-    transactions transactions_unified
+    transactions transactions_unified change_stream change_stream_member
+    gridfs gridfs_bucket gridfs_unified types retryable_writes_unified_member
 }
