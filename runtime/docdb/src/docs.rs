@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bson::{RawBson, RawDocumentBuf};
+use bson::{RawBson, RawDocument, RawDocumentBuf};
 use cloudlet_base::{Clock, Deadline, Entropy, Timestamp};
 
 use crate::catalog::{Catalog, ID_INDEX};
@@ -22,6 +22,7 @@ use crate::metrics::{Metrics, Op};
 use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
+use crate::query::Filter;
 use crate::verify::{Verified, inconsistent, verify};
 use crate::{Code, Error, Result, background, specification};
 
@@ -123,9 +124,9 @@ impl Docs {
 
     /// Runs a query and returns its first page.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
-        let engine = self.begin(Op::Find);
-        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
-            Ok(query) => Arc::new(query),
+        self.begin(Op::Find);
+        let query = match self.prepare_find(&find, &deadline) {
+            Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
         };
         let (ns, batch) = (ns.clone(), find.batch);
@@ -172,15 +173,9 @@ impl Docs {
         limit: Option<u64>,
         deadline: Deadline,
     ) -> Reply<u64> {
-        let engine = self.begin(Op::Count);
-        let find = Find {
-            filter,
-            skip,
-            limit,
-            ..Find::default()
-        };
-        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
-            Ok(query) => Arc::new(query),
+        self.begin(Op::Count);
+        let query = match self.prepare_count(filter, skip, limit, &deadline) {
+            Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
         };
         let ns = ns.clone();
@@ -197,12 +192,8 @@ impl Docs {
         filter: RawDocumentBuf,
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
-        let engine = self.begin(Op::Distinct);
-        let parsed = guarded(|| {
-            let filter = exec::parse_filter(&filter, &engine.limits, &engine.scope(&deadline))?;
-            Ok((Path::parse(path)?, filter))
-        });
-        let (path, filter) = match parsed {
+        self.begin(Op::Distinct);
+        let (path, filter) = match self.prepare_distinct(path, &filter, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -215,9 +206,9 @@ impl Docs {
     /// Runs an aggregation and returns its first page. One that ends in `$out` or `$merge` writes all of its result
     /// or nothing, on the writer's thread, and is durable when the (empty) page arrives.
     pub fn aggregate(&self, ns: &Namespace, aggregate: Aggregate, deadline: Deadline) -> Reply<Page> {
-        let engine = self.begin(Op::Aggregate);
-        let pipeline = match guarded(|| parse_pipeline(engine, &aggregate, &deadline)) {
-            Ok(pipeline) => Arc::new(pipeline),
+        self.begin(Op::Aggregate);
+        let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
+            Ok(pipeline) => pipeline,
             Err(error) => return Reply::ready(Err(error)),
         };
         let (ns, batch, inner) = (ns.clone(), aggregate.batch, deadline.clone());
@@ -244,9 +235,9 @@ impl Docs {
         aggregate: Aggregate,
         deadline: Deadline,
     ) -> Reply<RawDocumentBuf> {
-        let engine = self.begin(Op::Explain);
-        let pipeline = match guarded(|| parse_pipeline(engine, &aggregate, &deadline)) {
-            Ok(pipeline) => Arc::new(pipeline),
+        self.begin(Op::Explain);
+        let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
+            Ok(pipeline) => pipeline,
             Err(error) => return Reply::ready(Err(error)),
         };
         let (ns, inner) = (ns.clone(), deadline.clone());
@@ -305,8 +296,8 @@ impl Docs {
         modify: FindAndModify,
         deadline: Deadline,
     ) -> Reply<Modified> {
-        let engine = self.begin(Op::FindAndModify);
-        match guarded(|| ModifyStatement::parse(&modify, &engine.limits, &engine.scope(&deadline))) {
+        self.begin(Op::FindAndModify);
+        match self.prepare_modify(&modify, &deadline) {
             Err(error) => Reply::ready(Err(error)),
             Ok(statement) => {
                 let (ns, inner) = (ns.clone(), deadline.clone());
@@ -563,9 +554,9 @@ impl Docs {
 
     /// How a query would run and did run, in MongoDB's `explain("executionStats")` shape.
     pub fn explain(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<RawDocumentBuf> {
-        let engine = self.begin(Op::Explain);
-        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
-            Ok(query) => Arc::new(query),
+        self.begin(Op::Explain);
+        let query = match self.prepare_find(&find, &deadline) {
+            Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
         };
         let ns = ns.clone();
@@ -646,6 +637,58 @@ impl Docs {
         Ok(())
     }
 
+    pub(crate) fn prepare_find(&self, find: &Find, deadline: &Deadline) -> Result<Arc<Query>> {
+        let engine = self.lanes.engine();
+        guarded(|| Query::parse(find, &engine.limits, &engine.scope(deadline)).map(Arc::new))
+    }
+
+    pub(crate) fn prepare_count(
+        &self,
+        filter: RawDocumentBuf,
+        skip: u64,
+        limit: Option<u64>,
+        deadline: &Deadline,
+    ) -> Result<Arc<Query>> {
+        let find = Find {
+            filter,
+            skip,
+            limit,
+            ..Find::default()
+        };
+        self.prepare_find(&find, deadline)
+    }
+
+    pub(crate) fn prepare_distinct(
+        &self,
+        path: &str,
+        filter: &RawDocument,
+        deadline: &Deadline,
+    ) -> Result<(Path, Filter)> {
+        let engine = self.lanes.engine();
+        guarded(|| {
+            let filter = exec::parse_filter(filter, &engine.limits, &engine.scope(deadline))?;
+            Ok((Path::parse(path)?, filter))
+        })
+    }
+
+    pub(crate) fn prepare_aggregate(
+        &self,
+        aggregate: &Aggregate,
+        deadline: &Deadline,
+    ) -> Result<Arc<Pipeline>> {
+        let engine = self.lanes.engine();
+        guarded(|| parse_pipeline(engine, aggregate, deadline).map(Arc::new))
+    }
+
+    pub(crate) fn prepare_modify(
+        &self,
+        modify: &FindAndModify,
+        deadline: &Deadline,
+    ) -> Result<ModifyStatement> {
+        let engine = self.lanes.engine();
+        guarded(|| ModifyStatement::parse(modify, &engine.limits, &engine.scope(deadline)))
+    }
+
     pub(crate) fn prepare_insert(&self, insert: Insert) -> Result<(Vec<Prepared>, bool)> {
         self.check_batch(insert.documents.len())?;
         let engine = self.lanes.engine();
@@ -716,11 +759,7 @@ impl Docs {
     }
 }
 
-pub(crate) fn parse_pipeline(
-    engine: &Engine,
-    aggregate: &Aggregate,
-    deadline: &Deadline,
-) -> Result<Pipeline> {
+fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, deadline: &Deadline) -> Result<Pipeline> {
     let mut scope = engine.scope(deadline);
     if let Some(variables) = &aggregate.variables {
         check_well_formed(variables, engine.limits.depth_max)?;

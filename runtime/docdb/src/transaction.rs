@@ -18,18 +18,16 @@ use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Deadline;
 
 use crate::catalog::Catalog;
-use crate::docs::{self, Docs};
+use crate::docs::Docs;
 use crate::engine::Engine;
 use crate::exec::build::{self, Progress};
 use crate::exec::scan::Meter;
-use crate::exec::write::{self, ModifyStatement};
-use crate::exec::{self, Query};
+use crate::exec::{self, write};
 use crate::feed::Pending;
 use crate::kv::{Changes, KvRead, KvSnapshot, Overlay, get_vec};
 use crate::lanes::{Reply, Tx, guarded};
 use crate::metrics::TransactionEnd;
 use crate::ops::*;
-use crate::path::Path;
 use crate::specification::check_index;
 use crate::{Code, Error, IndexSpec, Result, pipeline};
 
@@ -244,12 +242,8 @@ impl Open {
     fn check(&self, row: &[u8], now: &dyn KvRead) -> Result<()> {
         let was = get_vec(&*self.snapshot, row)?;
         let mut same = was.is_none();
-        let found = now.get(row, &mut |value| same = was.as_deref() == Some(value))?;
-        if same && (found || was.is_none()) {
-            Ok(())
-        } else {
-            Err(conflict())
-        }
+        now.get(row, &mut |value| same = was.as_deref() == Some(value))?;
+        if same { Ok(()) } else { Err(conflict()) }
     }
 
     /// Replays the changes in the writer's transaction.
@@ -328,9 +322,8 @@ impl Transaction {
     /// As [`Docs::find`], in the transaction. Its cursor goes on with [`next_page`](Self::next_page) of the same
     /// transaction only.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
-        let engine = self.docs.lanes.engine();
-        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
-            Ok(query) => Arc::new(query),
+        let query = match self.docs.prepare_find(&find, &deadline) {
+            Ok(query) => query,
             Err(error) => return self.refused(error),
         };
         let (ns, batch) = (ns.clone(), find.batch);
@@ -359,14 +352,7 @@ impl Transaction {
         limit: Option<u64>,
         deadline: Deadline,
     ) -> Reply<u64> {
-        let engine = self.docs.lanes.engine();
-        let find = Find {
-            filter,
-            skip,
-            limit,
-            ..Find::default()
-        };
-        let query = match guarded(|| Query::parse(&find, &engine.limits, &engine.scope(&deadline))) {
+        let query = match self.docs.prepare_count(filter, skip, limit, &deadline) {
             Ok(query) => query,
             Err(error) => return self.refused(error),
         };
@@ -384,12 +370,7 @@ impl Transaction {
         filter: RawDocumentBuf,
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
-        let engine = self.docs.lanes.engine();
-        let parsed = guarded(|| {
-            let filter = exec::parse_filter(&filter, &engine.limits, &engine.scope(&deadline))?;
-            Ok((Path::parse(path)?, filter))
-        });
-        let (path, filter) = match parsed {
+        let (path, filter) = match self.docs.prepare_distinct(path, &filter, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return self.refused(error),
         };
@@ -401,15 +382,14 @@ impl Transaction {
 
     /// As [`Docs::aggregate`]; one that ends in `$out` or `$merge` is refused.
     pub fn aggregate(&self, ns: &Namespace, aggregate: Aggregate, deadline: Deadline) -> Reply<Page> {
-        let engine = self.docs.lanes.engine();
-        let pipeline = match guarded(|| docs::parse_pipeline(engine, &aggregate, &deadline)) {
+        let pipeline = match self.docs.prepare_aggregate(&aggregate, &deadline) {
             Ok(pipeline) if pipeline.target.is_some() => {
                 return self.refused(Error::new(
                     Code::OperationNotSupportedInTransaction,
                     "$out and $merge cannot be used in a transaction",
                 ));
             }
-            Ok(pipeline) => Arc::new(pipeline),
+            Ok(pipeline) => pipeline,
             Err(error) => return self.refused(error),
         };
         let (ns, batch, inner) = (ns.clone(), aggregate.batch, deadline.clone());
@@ -467,9 +447,7 @@ impl Transaction {
         modify: FindAndModify,
         deadline: Deadline,
     ) -> Reply<Modified> {
-        let engine = self.docs.lanes.engine();
-        let parse = || ModifyStatement::parse(&modify, &engine.limits, &engine.scope(&deadline));
-        let statement = match guarded(parse) {
+        let statement = match self.docs.prepare_modify(&modify, &deadline) {
             Ok(statement) => statement,
             Err(error) => return self.refused(error),
         };

@@ -27,58 +27,32 @@ pub(super) const OPERATORS: &[Operator] = &[
         name: "$getField",
         arguments: Arguments::Named(
             3_041_701,
-            &[
-                Named {
-                    name: "field",
-                    otherwise: Otherwise::Required(3_041_702),
-                },
-                Named {
-                    name: "input",
-                    otherwise: Otherwise::Required(3_041_703),
-                },
-            ],
+            &[required("field", 3_041_702), required("input", 3_041_703)],
         ),
         run: get_field,
     },
     Operator {
         name: "$setField",
-        arguments: Arguments::Named(
-            4_161_101,
-            &[
-                Named {
-                    name: "field",
-                    otherwise: Otherwise::Required(4_161_102),
-                },
-                Named {
-                    name: "input",
-                    otherwise: Otherwise::Required(4_161_109),
-                },
-                Named {
-                    name: "value",
-                    otherwise: Otherwise::Required(4_161_103),
-                },
-            ],
-        ),
+        arguments: Arguments::Named(4_161_101, &[OF_FIELD, OF_INPUT, required("value", 4_161_103)]),
         run: set_field,
     },
     Operator {
         name: "$unsetField",
-        arguments: Arguments::Named(
-            4_161_101,
-            &[
-                Named {
-                    name: "field",
-                    otherwise: Otherwise::Required(4_161_102),
-                },
-                Named {
-                    name: "input",
-                    otherwise: Otherwise::Required(4_161_109),
-                },
-            ],
-        ),
+        arguments: Arguments::Named(4_161_101, &[OF_FIELD, OF_INPUT]),
         run: set_field,
     },
 ];
+
+/// What `$setField` and `$unsetField` both need.
+const OF_FIELD: Named = required("field", 4_161_102);
+const OF_INPUT: Named = required("input", 4_161_109);
+
+const fn required(name: &'static str, missing: i32) -> Named {
+    Named {
+        name,
+        otherwise: Otherwise::Required(missing),
+    }
+}
 
 /// A name that a field can have.
 fn field_name(name: &str) -> Result<&CStr> {

@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::{CursorState, FIRST_BATCH, rebind};
 use crate::kv::KvRead;
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::{Cursor, Namespace, Page, Result};
 
 /// Where an aggregation goes on.
@@ -99,12 +99,7 @@ fn start(catalog: &Catalog, ns: &Namespace, pipeline: &Pipeline) -> Result<Progr
     let Some(collection) = catalog.collection(ns).filter(|_| rows) else {
         return Ok(Progress::All);
     };
-    let plan = plan::choose(
-        collection,
-        &query.filter,
-        query.sort.as_ref(),
-        query.hint.as_deref(),
-    )?;
+    let plan = query.plan(collection)?;
     if query.sort.is_some() && !plan.sorted {
         return Ok(Progress::All);
     }

@@ -60,6 +60,17 @@ impl Surroundings {
         }
     }
 
+    /// # Errors
+    /// `InvalidLength` for a pipeline of more stages than `stages_max`.
+    fn check_stages(&self, count: usize) -> Result<()> {
+        let max = self.limits.stages_max;
+        if count > max {
+            let message = format!("the pipeline has {count} stages, and stages_max is {max}");
+            return Err(Error::new(Code::InvalidLength, message));
+        }
+        Ok(())
+    }
+
     /// The surroundings of a pipeline inside.
     pub(super) fn inside(&self, scope: Scope) -> Self {
         Self {
@@ -84,14 +95,7 @@ impl Pipeline {
             let message = format!("pipelines may be nested {NESTING_MAX} levels deep at most");
             return Err(Error::new(Code::MaxSubPipelineDepthExceeded, message));
         }
-        let max = around.limits.stages_max;
-        if stages.len() > max {
-            let message = format!(
-                "the pipeline has {} stages, and stages_max is {max}",
-                stages.len()
-            );
-            return Err(Error::new(Code::InvalidLength, message));
-        }
+        around.check_stages(stages.len())?;
         let mut source = Source::Collection;
         let mut target = None;
         let mut parsed = Vec::new();
@@ -151,14 +155,7 @@ impl Pipeline {
 /// `IllegalOperation` for a stage that looks at more than one event or makes several of one; otherwise the code of
 /// what is wrong with a stage.
 pub(crate) fn event_stages(stages: &[RawDocumentBuf], around: &Surroundings) -> Result<Vec<Stage>> {
-    let max = around.limits.stages_max;
-    if stages.len() > max {
-        let message = format!(
-            "the pipeline has {} stages, and stages_max is {max}",
-            stages.len()
-        );
-        return Err(Error::new(Code::InvalidLength, message));
-    }
+    around.check_stages(stages.len())?;
     let mut parsed = Vec::new();
     for stage in stages {
         check_well_formed(stage, around.limits.depth_max)?;

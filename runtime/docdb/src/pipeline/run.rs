@@ -99,12 +99,7 @@ impl<'a> Run<'a> {
         let Some(collection) = self.catalog.collection(self.ns) else {
             return Ok(());
         };
-        let plan = plan::choose(
-            collection,
-            &query.filter,
-            query.sort.as_ref(),
-            query.hint.as_deref(),
-        )?;
+        let plan = query.plan(collection)?;
         let mut meter = Meter::new(self.engine, self.deadline);
         if let Some(sort) = query.sort.as_ref().filter(|_| !plan.sorted) {
             let documents = sorted_documents(self.engine, self.kv, &plan, query, sort, &mut meter)?;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bson::{Bson, bson, doc};
-use cloudlet_base::ManualClock;
 use proptest::prelude::*;
 
 use super::*;
@@ -19,16 +18,8 @@ fn stages(pipeline: Vec<Document>) -> Aggregate {
 
 fn run_on(docs: &Docs, ns: &Namespace, aggregate: Aggregate) -> Result<Vec<Document>> {
     let batch = aggregate.batch;
-    let mut page = docs.aggregate(ns, aggregate, Deadline::NEVER).wait()?;
-    let mut found = std::mem::take(&mut page.documents);
-    while let Some(cursor) = page.cursor {
-        page = docs.next_page(cursor, batch, Deadline::NEVER).wait()?;
-        found.append(&mut page.documents);
-    }
-    Ok(found
-        .iter()
-        .map(|doc| Document::try_from(doc.as_ref()).unwrap())
-        .collect())
+    let page = docs.aggregate(ns, aggregate, Deadline::NEVER).wait()?;
+    rest(docs, page, batch)
 }
 
 fn run(docs: &Docs, pipeline: Vec<Document>) -> Result<Vec<Document>> {
@@ -495,11 +486,7 @@ fn a_join_uses_the_index_of_the_other_collection() {
         scan_max: 3000,
         ..Limits::default()
     };
-    let docs = open(Config {
-        limits,
-        ..Config::default()
-    })
-    .unwrap();
+    let docs = limited(limits);
     insert(
         &docs,
         [
@@ -678,13 +665,7 @@ fn pages_give_the_whole_result_whatever_the_stages() {
 #[test]
 fn a_pages_cursor_goes_on_after_writes_and_has_its_own_deadline() {
     let clock = Arc::new(ManualClock::at_millis(1));
-    let docs = Docs::open(
-        Config::default(),
-        clock.clone(),
-        Arc::new(SeededEntropy::new(1)),
-        &Registry::new(),
-    )
-    .unwrap();
+    let docs = clocked(Limits::default(), &clock);
     insert(&docs, (0..10).map(|i| doc! { "_id": i }));
     let soon = Deadline::after(clock.as_ref(), Duration::from_millis(5));
     let aggregate = Aggregate {
@@ -716,11 +697,7 @@ fn memory_is_bounded_by_a_named_limit() {
         aggregate_bytes_max: 20_000,
         ..Limits::default()
     };
-    let docs = open(Config {
-        limits,
-        ..Config::default()
-    })
-    .unwrap();
+    let docs = limited(limits);
     insert(
         &docs,
         (0..200).map(|i| doc! { "_id": i, "text": "x".repeat(200) }),

@@ -678,11 +678,7 @@ fn limits_name_themselves_and_the_value() {
         batch_max: 60,
         ..Limits::default()
     };
-    let docs = open(Config {
-        limits,
-        ..Config::default()
-    })
-    .unwrap();
+    let docs = limited(limits);
     insert(&docs, n(0..50));
     let error = all(
         &docs,

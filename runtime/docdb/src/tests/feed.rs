@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bson::{Bson, Timestamp};
-use cloudlet_base::ManualClock;
 use proptest::prelude::*;
 
 use super::stores::on_disk;
@@ -448,15 +447,6 @@ fn a_stream_resumes_after_a_restart() {
     assert_eq!(error.code(), Code::InvalidResumeToken);
 }
 
-fn open_limited(limits: Limits, clock: Arc<ManualClock>) -> Docs {
-    let config = Config {
-        readers: 1,
-        limits,
-        ..Config::default()
-    };
-    Docs::open(config, clock, Arc::new(SeededEntropy::new(1)), &Registry::new()).unwrap()
-}
-
 #[test]
 fn what_is_over_the_limits_is_trimmed_and_streams_are_told() {
     let (few, small, young) = (Limits::default(), Limits::default(), Limits::default());
@@ -475,7 +465,7 @@ fn what_is_over_the_limits_is_trimmed_and_streams_are_told() {
         },
     ] {
         let clock = Arc::new(ManualClock::at_millis(1_000_000));
-        let docs = open_limited(limits, clock.clone());
+        let docs = clocked(limits, &clock);
         let slow = stream(&docs, scope(), begin()).unwrap();
         insert(&docs, [doc! { "_id": -1 }]);
         let first = history(&docs, scope()).unwrap();
@@ -518,7 +508,7 @@ fn one_large_write_is_trimmed_over_the_commits_after_it() {
         feed_bytes_max: 200_000,
         ..Limits::default()
     };
-    let docs = open_limited(limits, clock);
+    let docs = clocked(limits, &clock);
     insert(
         &docs,
         (0..3000).map(|id| doc! { "_id": id, "text": "x".repeat(1000) }),
@@ -536,7 +526,7 @@ fn a_log_that_is_turned_off_is_empty() {
         feed_bytes_max: 0,
         ..Limits::default()
     };
-    let docs = open_limited(limits, Arc::new(ManualClock::at_millis(1)));
+    let docs = clocked(limits, &Arc::new(ManualClock::at_millis(1)));
     insert(&docs, [doc! { "_id": 1 }]);
     assert_eq!(docs.verify(Deadline::NEVER).wait().unwrap().events, 0);
     let error = stream(&docs, scope(), WatchStart::Now).unwrap_err();
@@ -570,7 +560,7 @@ fn a_waiting_stream_moves_on_with_the_others_events() {
         feed_events_max: 3000,
         ..Limits::default()
     };
-    let docs = open_limited(limits, Arc::new(ManualClock::at_millis(1)));
+    let docs = clocked(limits, &Arc::new(ManualClock::at_millis(1)));
     let quiet = WatchScope::Collection(Namespace::new("db", "quiet"));
     let mut cursor = stream(&docs, quiet, WatchStart::Now).unwrap();
     for round in 0..10 {
@@ -589,7 +579,7 @@ fn waiting_is_bounded() {
         listeners_max: 1,
         ..Limits::default()
     };
-    let docs = open_limited(limits, Arc::new(ManualClock::at_millis(1)));
+    let docs = clocked(limits, &Arc::new(ManualClock::at_millis(1)));
     let cursor = stream(&docs, scope(), WatchStart::Now).unwrap();
     let first = docs.changed(&cursor);
     assert_eq!(

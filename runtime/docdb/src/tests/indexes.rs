@@ -1,6 +1,6 @@
 //! Index kinds and options: what they hold, what they refuse, and when documents expire.
 
-use cloudlet_base::{Clock, ManualClock};
+use cloudlet_base::Clock;
 
 use super::*;
 
@@ -288,13 +288,7 @@ fn a_hashed_index_serves_equality_only() {
 #[test]
 fn documents_expire_in_batches_by_their_earliest_date() {
     let clock = Arc::new(ManualClock::at_millis(1_000_000));
-    let docs = Docs::open(
-        Config::default(),
-        clock.clone(),
-        Arc::new(SeededEntropy::new(1)),
-        &Registry::new(),
-    )
-    .unwrap();
+    let docs = clocked(Limits::default(), &clock);
     let date = |millis: i64| bson::DateTime::from_millis(millis);
     make_index(
         &docs,

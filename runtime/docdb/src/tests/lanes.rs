@@ -85,11 +85,7 @@ fn a_full_queue_refuses_at_once() {
         write_queue_max: 3,
         ..Limits::default()
     };
-    let docs = open(Config {
-        limits,
-        ..Config::default()
-    })
-    .unwrap();
+    let docs = limited(limits);
     let (release, held) = hold(&docs);
     let send = |i: i32| docs.insert(&ns(), inserts([doc! { "_id": i }]), Deadline::NEVER);
     let waiting: Vec<_> = (0..3).map(send).collect();

@@ -16,7 +16,7 @@ mod stores;
 use std::sync::Arc;
 
 use bson::{Document, RawDocumentBuf, doc};
-use cloudlet_base::{Deadline, SeededEntropy, SystemClock};
+use cloudlet_base::{Deadline, ManualClock, SeededEntropy, SystemClock};
 use prometheus::Registry;
 
 use crate::kv::Kv;
@@ -41,6 +41,31 @@ pub(crate) fn open(config: Config) -> Result<Docs> {
         Arc::new(SeededEntropy::new(1)),
         &Registry::new(),
     )
+}
+
+/// In memory, with these bounds.
+pub(crate) fn limited(limits: Limits) -> Docs {
+    open(Config {
+        limits,
+        ..Config::default()
+    })
+    .unwrap()
+}
+
+/// In memory, with these bounds, by this clock.
+pub(crate) fn clocked(limits: Limits, clock: &Arc<ManualClock>) -> Docs {
+    let config = Config {
+        readers: 1,
+        limits,
+        ..Config::default()
+    };
+    Docs::open(
+        config,
+        clock.clone(),
+        Arc::new(SeededEntropy::new(1)),
+        &Registry::new(),
+    )
+    .unwrap()
 }
 
 pub(crate) fn open_on(kv: Box<dyn Kv>) -> Result<Docs> {
@@ -80,7 +105,11 @@ pub(crate) fn query(filter: Document) -> Find {
 /// All pages of a query.
 pub(crate) fn all(docs: &Docs, find: Find) -> Result<Vec<Document>> {
     let batch = find.batch;
-    let mut page = docs.find(&ns(), find, Deadline::NEVER).wait()?;
+    rest(docs, docs.find(&ns(), find, Deadline::NEVER).wait()?, batch)
+}
+
+/// A page's documents, and those of all pages after it.
+pub(crate) fn rest(docs: &Docs, mut page: Page, batch: Option<u32>) -> Result<Vec<Document>> {
     let mut found = std::mem::take(&mut page.documents);
     while let Some(cursor) = page.cursor {
         page = docs.next_page(cursor, batch, Deadline::NEVER).wait()?;

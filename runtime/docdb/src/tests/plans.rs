@@ -221,14 +221,10 @@ fn counting_what_an_index_tells_fetches_nothing() {
 
 #[test]
 fn a_sort_with_a_limit_keeps_the_first_ones_only() {
-    let docs = open(Config {
-        limits: Limits {
-            sort_bytes_max: 200_000,
-            ..Limits::default()
-        },
-        ..Config::default()
-    })
-    .unwrap();
+    let docs = limited(Limits {
+        sort_bytes_max: 200_000,
+        ..Limits::default()
+    });
     let text = "x".repeat(1000);
     insert(
         &docs,

@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Document, doc};
-use cloudlet_base::{Deadline, ManualClock, SeededEntropy};
-use prometheus::Registry;
+use cloudlet_base::{Deadline, ManualClock};
 
-use crate::kv::MemKv;
-use crate::tests::{inserts, memory, ns, open, raw};
+use crate::tests::{clocked, inserts, limited, memory, ns, raw};
 use crate::*;
 
 fn find_all(page: Page) -> Vec<Document> {
@@ -240,17 +238,12 @@ fn collections_are_made_and_lost_with_it() {
 #[test]
 fn one_that_is_over_its_time_or_its_bytes_holds_nothing() {
     let clock = Arc::new(ManualClock::at_millis(1_000_000));
-    let config = Config {
-        limits: Limits {
-            transaction_bytes_max: 1000,
-            transactions_max: 1,
-            ..Limits::default()
-        },
-        ..Config::default()
+    let limits = Limits {
+        transaction_bytes_max: 1000,
+        transactions_max: 1,
+        ..Limits::default()
     };
-    let kv = Box::new(MemKv::new());
-    let entropy = Arc::new(SeededEntropy::new(1));
-    let docs = Docs::open_on(kv, config, clock.clone(), entropy, &Registry::new()).unwrap();
+    let docs = clocked(limits, &clock);
     docs.insert(&ns(), inserts([doc! { "_id": 1, "n": 1 }]), NEVER)
         .wait()
         .unwrap();
@@ -289,11 +282,7 @@ fn an_abandoned_one_is_ended_by_the_sweeper() {
         transactions_max: 1,
         ..Limits::default()
     };
-    let docs = open(Config {
-        limits,
-        ..Config::default()
-    })
-    .unwrap();
+    let docs = limited(limits);
     let held = docs.start_transaction().unwrap();
     held.insert(&ns(), inserts([doc! { "_id": 1 }]), NEVER)
         .wait()
