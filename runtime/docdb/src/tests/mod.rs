@@ -11,6 +11,7 @@ mod lanes;
 mod model;
 mod plans;
 mod stores;
+mod validation;
 
 use std::sync::Arc;
 
@@ -85,6 +86,7 @@ pub(crate) fn inserts(documents: impl IntoIterator<Item = Document>) -> Insert {
     Insert {
         documents: documents.into_iter().map(raw).collect(),
         ordered: true,
+        ..Insert::default()
     }
 }
 
@@ -161,6 +163,7 @@ pub(crate) fn updates(statements: Vec<UpdateOne>) -> Update {
     Update {
         statements,
         ordered: true,
+        ..Update::default()
     }
 }
 
