@@ -110,6 +110,7 @@ async fn insert(documents: &dyn Documents, ns: &Namespace, document: RawDocument
     let insert = Insert {
         documents: vec![document],
         ordered: true,
+        ..Insert::default()
     };
     let error = match documents.insert(ns, insert, Deadline::NEVER).await {
         Ok(inserted) => inserted.errors.into_iter().next().map(|failed| failed.error),

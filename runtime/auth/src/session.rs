@@ -225,6 +225,7 @@ pub(crate) async fn insert(documents: &dyn Documents, app: &AppId, session: &Ses
     let insert = Insert {
         documents: vec![session.to_document()],
         ordered: true,
+        ..Insert::default()
     };
     let inserted = documents.insert(&sessions(app), insert, Deadline::NEVER).await?;
     inserted
@@ -279,6 +280,7 @@ pub(crate) async fn rotate(
     let update = Update {
         statements: vec![statement],
         ordered: true,
+        ..Update::default()
     };
     let updated = documents.update(&sessions(app), update, Deadline::NEVER).await?;
     match updated.errors.into_iter().next() {
@@ -312,6 +314,7 @@ pub(crate) async fn end(
     let note = Update {
         statements: vec![note],
         ordered: true,
+        ..Update::default()
     };
     let writes = vec![
         Write::Delete(sessions(app), removal),

@@ -208,6 +208,7 @@ pub(crate) async fn insert(documents: &dyn Documents, app: &AppId, record: &Reco
     let insert = Insert {
         documents: vec![record.to_document()],
         ordered: true,
+        ..Insert::default()
     };
     let error = match documents.insert(&users(app), insert, Deadline::NEVER).await {
         Ok(inserted) => inserted.errors.into_iter().next().map(|failed| failed.error),

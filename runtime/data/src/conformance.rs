@@ -81,6 +81,7 @@ impl Suite<'_> {
         let unordered = Insert {
             documents,
             ordered: false,
+            ..Insert::default()
         };
         let done = self
             .documents
@@ -495,6 +496,7 @@ impl Suite<'_> {
         let update = Update {
             statements: vec![update],
             ordered: true,
+            ..Update::default()
         };
         let done = self.documents.update(&self.ns, update, Deadline::NEVER).await;
         assert_eq!(done.expect("update").modified, 1);
@@ -510,6 +512,7 @@ impl Suite<'_> {
                     Update {
                         statements: vec![statement(doc! { "_id": 1 }, doc! { "$set": { "t": id } }, false)],
                         ordered: true,
+                        ..Update::default()
                     },
                 ),
                 Write::Delete(
@@ -527,6 +530,7 @@ impl Suite<'_> {
                     Insert {
                         documents: vec![raw(doc! { "_id": id })],
                         ordered: true,
+                        ..Insert::default()
                     },
                 ),
             ]
@@ -890,6 +894,7 @@ impl Suite<'_> {
         let insert = Insert {
             documents: documents.into_iter().map(raw).collect(),
             ordered: true,
+            ..Insert::default()
         };
         self.documents
             .insert(&self.ns, insert, Deadline::NEVER)
@@ -905,6 +910,7 @@ impl Suite<'_> {
         let update = Update {
             statements: vec![statement],
             ordered: true,
+            ..Update::default()
         };
         self.documents
             .update(&self.ns, update, Deadline::NEVER)

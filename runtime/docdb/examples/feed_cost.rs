@@ -101,7 +101,15 @@ fn insert(docs: &Docs, bytes: usize, batch: usize) -> Reply<cloudlet_docdb::Inse
         .map(|i| rawdoc! { "n": i as i64, "state": "new", "text": "x".repeat(bytes.saturating_sub(50)) })
         .collect();
     let ordered = true;
-    docs.insert(&ns(), Insert { documents, ordered }, Deadline::NEVER)
+    docs.insert(
+        &ns(),
+        Insert {
+            documents,
+            ordered,
+            ..Insert::default()
+        },
+        Deadline::NEVER,
+    )
 }
 
 fn update(docs: &Docs) -> Reply<cloudlet_docdb::Updated> {
@@ -115,6 +123,7 @@ fn update(docs: &Docs) -> Reply<cloudlet_docdb::Updated> {
     let update = Update {
         statements: vec![statement],
         ordered: true,
+        ..Update::default()
     };
     docs.update(&ns(), update, Deadline::NEVER)
 }

@@ -343,7 +343,7 @@ pub(crate) fn is_exact(filter: &Filter, paths: &[&Path]) -> bool {
         Filter::Or(any) => paths.iter().any(|path| {
             any.iter().all(|filter| is_exact(filter, &[path])) && of_filter(filter, path, false).is_some()
         }),
-        Filter::Nor(_) | Filter::Expr { .. } => false,
+        Filter::Nor(_) | Filter::Expr { .. } | Filter::Schema(_) => false,
     }
 }
 

@@ -10,12 +10,14 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 use crate::index::Index;
 use crate::kv::{Direction, KvRead, KvWrite, Range, get_vec};
 use crate::limits::Limits;
+use crate::ops::{CollectionOptions, ValidationAction, ValidationLevel};
 use crate::specification;
+use crate::validation::Validator;
 use crate::{Code, Error, IndexSpec, Namespace, Result};
 
-/// The newest format this program reads and the one it writes. It reads version 1 too, whose catalog rows only lack
-/// what version 2 brought; `runtime/docs/docdb-format.md` tells the versions apart.
-const FORMAT_VERSION: u32 = 2;
+/// The newest format this program reads and the one it writes. It reads the versions before
+/// too, whose catalog rows only lack what later ones brought; `runtime/docs/docdb-format.md` tells the versions apart.
+const FORMAT_VERSION: u32 = 3;
 const FORMAT_VERSION_MIN: u32 = 1;
 
 const META: u8 = 0;
@@ -37,12 +39,36 @@ pub(crate) struct Collection {
     /// Whether the change log gets documents as they were before and after each update and delete.
     pub(crate) images: bool,
     pub(crate) indexes: Vec<Arc<Index>>,
+    /// What documents have to match, when it is asked, and what becomes of those that do not.
+    pub(crate) validator: Option<Arc<Validator>>,
+    pub(crate) validation_level: ValidationLevel,
+    pub(crate) validation_action: ValidationAction,
 }
 
 impl Collection {
     /// What the keys of all its documents begin with.
     pub(crate) fn prefix(&self) -> Vec<u8> {
         document_prefix(self.id)
+    }
+
+    /// The options as they were given.
+    pub(crate) fn options(&self) -> CollectionOptions {
+        CollectionOptions {
+            validator: self
+                .validator
+                .as_ref()
+                .map(|validator| validator.document().to_owned()),
+            validation_level: self.validation_level,
+            validation_action: self.validation_action,
+        }
+    }
+
+    /// Takes other options, which were checked.
+    pub(crate) fn set_options(&mut self, options: CollectionOptions) {
+        let validator = options.validator.filter(|validator| !validator.is_empty());
+        self.validator = validator.map(Validator::new);
+        self.validation_level = options.validation_level;
+        self.validation_action = options.validation_action;
     }
 
     /// The secondary index of that name.
@@ -281,6 +307,9 @@ impl Catalog {
             id,
             images: false,
             indexes: Vec::new(),
+            validator: None,
+            validation_level: ValidationLevel::default(),
+            validation_action: ValidationAction::default(),
         };
         self.save(kv, ns, collection)
     }
@@ -434,6 +463,21 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
     if collection.images {
         row.append(bson::raw::cstr!("images"), true);
     }
+    if let Some(validator) = &collection.validator {
+        row.append(bson::raw::cstr!("validator"), validator.document());
+    }
+    if collection.validation_level != ValidationLevel::default() {
+        row.append(
+            bson::raw::cstr!("validationLevel"),
+            collection.validation_level.name(),
+        );
+    }
+    if collection.validation_action != ValidationAction::default() {
+        row.append(
+            bson::raw::cstr!("validationAction"),
+            collection.validation_action.name(),
+        );
+    }
     row
 }
 
@@ -463,11 +507,27 @@ fn parse_collection(value: &[u8]) -> Option<Collection> {
     let indexes = indexes
         .into_iter()
         .map(|index| parse_index(index.ok()?.as_document()?).map(Arc::new));
+    // Fields of version 3 are there only when they say something.
+    let validator = match row.get("validator").ok()? {
+        Some(validator) => Some(Validator::new(validator.as_document()?.to_owned())),
+        None => None,
+    };
+    let validation_level = match row.get("validationLevel").ok()? {
+        Some(level) => ValidationLevel::from_name(level.as_str()?)?,
+        None => ValidationLevel::default(),
+    };
+    let validation_action = match row.get("validationAction").ok()? {
+        Some(action) => ValidationAction::from_name(action.as_str()?)?,
+        None => ValidationAction::default(),
+    };
     Some(Collection {
         id,
         // Absent from rows that were written before there was a change log.
         images: row.get_bool("images").unwrap_or(false),
         indexes: indexes.collect::<Option<_>>()?,
+        validator,
+        validation_level,
+        validation_action,
     })
 }
 

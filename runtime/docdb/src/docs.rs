@@ -24,7 +24,7 @@ use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
 use crate::query::Filter;
 use crate::verify::{Verified, inconsistent, verify};
-use crate::{Code, Error, Result, background, specification};
+use crate::{Code, Error, Result, background, specification, validation};
 
 /// Rows that a read may look at on its caller's thread.
 const INLINE_ROWS_MAX: u64 = 128;
@@ -249,12 +249,14 @@ impl Docs {
     /// Inserts documents; durable when the reply arrives. Makes the collection when it is not there.
     pub fn insert(&self, ns: &Namespace, insert: Insert, deadline: Deadline) -> Reply<Inserted> {
         self.begin(Op::Insert);
+        let bypass = insert.bypass_validation;
         match self.prepare_insert(insert) {
             Err(error) => Reply::ready(Err(error)),
             Ok((documents, _)) if documents.is_empty() => Reply::ready(Ok(Inserted::default())),
             Ok((documents, ordered)) => {
                 let (ns, inner) = (ns.clone(), deadline.clone());
                 self.lanes.write(deadline, move |tx| {
+                    tx.bypass_validation = bypass;
                     write::insert(tx, &ns, &documents, ordered, &inner)
                 })
             }
@@ -269,6 +271,7 @@ impl Docs {
             Ok(statements) => {
                 let (ns, inner, ordered) = (ns.clone(), deadline.clone(), update.ordered);
                 self.lanes.write(deadline, move |tx| {
+                    tx.bypass_validation = update.bypass_validation;
                     write::update(tx, &ns, &statements, ordered, &inner)
                 })
             }
@@ -333,6 +336,43 @@ impl Docs {
         self.lanes.write(Deadline::NEVER, move |tx| {
             write::create_collection(tx, &ns).map(drop)
         })
+    }
+
+    /// Makes a collection with options; an error when it exists.
+    ///
+    /// The reply's errors: `NamespaceExists`, `InvalidOptions`, those of a validator that is no filter.
+    pub fn create_collection_with(&self, ns: &Namespace, options: CollectionOptions) -> Reply<()> {
+        self.begin(Op::Catalog);
+        let ns = ns.clone();
+        self.lanes.write(Deadline::NEVER, move |tx| {
+            validation::check(&ns, &options, &tx.engine.scope(&Deadline::NEVER))?;
+            let made = write::create_collection(tx, &ns)?;
+            let mut collection = crate::catalog::Collection::clone(&made);
+            collection.set_options(options.clone());
+            tx.catalog.save(tx.kv, &ns, collection).map(drop)
+        })
+    }
+
+    /// Changes what can be changed of a collection: MongoDB's `collMod`. Documents that are there are not looked at.
+    ///
+    /// The reply's errors: `NamespaceNotFound`, `InvalidOptions`, those of a validator that is no filter.
+    pub fn modify_collection(&self, ns: &Namespace, change: CollectionChange) -> Reply<()> {
+        self.begin(Op::Catalog);
+        let ns = ns.clone();
+        self.lanes.write(Deadline::NEVER, move |tx| {
+            write::modify_collection(tx, &ns, &change)
+        })
+    }
+
+    /// The options of a collection.
+    ///
+    /// The reply's error: `NamespaceNotFound`.
+    pub fn collection_options(&self, ns: &Namespace) -> Reply<CollectionOptions> {
+        let engine = self.begin(Op::Catalog);
+        Reply::ready(engine.catalog().and_then(|catalog| {
+            let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
+            Ok(collection.options())
+        }))
     }
 
     /// Removes a collection, its documents and indexes. Returns whether there was one. The reply comes when it is gone
@@ -752,8 +792,15 @@ impl Docs {
 
     fn prepare_write(&self, write: Write, deadline: &Deadline) -> Result<PreparedWrite> {
         Ok(match write {
-            Write::Insert(ns, insert) => PreparedWrite::Insert(ns, self.prepare_insert(insert)?.0),
-            Write::Update(ns, update) => PreparedWrite::Update(ns, self.prepare_update(&update, deadline)?),
+            Write::Insert(ns, insert) => {
+                let bypass = insert.bypass_validation;
+                PreparedWrite::Insert(ns, self.prepare_insert(insert)?.0, bypass)
+            }
+            Write::Update(ns, update) => PreparedWrite::Update(
+                ns,
+                self.prepare_update(&update, deadline)?,
+                update.bypass_validation,
+            ),
             Write::Delete(ns, delete) => PreparedWrite::Delete(ns, self.prepare_delete(&delete, deadline)?),
         })
     }
@@ -766,13 +813,16 @@ fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, deadline: &Deadline) -
         scope = scope.with_let(variables)?;
     }
     let around = Surroundings::new(&engine.limits, scope);
-    Pipeline::parse(&aggregate.pipeline, &around, aggregate.hint.clone())
+    let mut pipeline = Pipeline::parse(&aggregate.pipeline, &around, aggregate.hint.clone())?;
+    pipeline.bypass_validation = aggregate.bypass_validation;
+    Ok(pipeline)
 }
 
 /// A write of a transaction, parsed.
 enum PreparedWrite {
-    Insert(Namespace, Vec<Prepared>),
-    Update(Namespace, Vec<Result<UpdateStatement>>),
+    /// The last of both: whether validators are passed over.
+    Insert(Namespace, Vec<Prepared>, bool),
+    Update(Namespace, Vec<Result<UpdateStatement>>, bool),
     Delete(Namespace, Vec<Result<DeleteStatement>>),
 }
 
@@ -783,11 +833,13 @@ impl PreparedWrite {
             errors.pop().map_or(Ok(()), |failure| Err(failure.error))
         }
         match self {
-            PreparedWrite::Insert(ns, documents) => {
+            PreparedWrite::Insert(ns, documents, bypass) => {
+                tx.bypass_validation = *bypass;
                 let mut done = write::insert(tx, ns, documents, true, deadline)?;
                 first(&mut done.errors).map(|()| Written::Inserted(done))
             }
-            PreparedWrite::Update(ns, statements) => {
+            PreparedWrite::Update(ns, statements, bypass) => {
+                tx.bypass_validation = *bypass;
                 let mut done = write::update(tx, ns, statements, true, deadline)?;
                 first(&mut done.errors).map(|()| Written::Updated(done))
             }

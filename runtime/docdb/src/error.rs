@@ -10,6 +10,8 @@ pub struct Error {
     message: String,
     /// `{keyPattern, keyValue}` of a duplicate key error.
     duplicate: Option<Box<(bson::RawDocumentBuf, bson::RawDocumentBuf)>>,
+    /// `errInfo` of a failed validation.
+    info: Option<Box<bson::RawDocumentBuf>>,
 }
 
 macro_rules! codes {
@@ -131,6 +133,8 @@ codes! {
     InvalidNamespace = 73, Invalid;
     /// The operation exists in MongoDB, not here.
     CommandNotSupported = 115, Invalid;
+    /// A document that its collection's validator refuses.
+    DocumentValidationFailure = 121, Invalid;
     /// A name that is no expression or accumulator.
     InvalidPipelineOperator = 168, Invalid;
     /// Two arrays in one compound key.
@@ -188,6 +192,7 @@ impl Error {
             code,
             message: message.into(),
             duplicate: None,
+            info: None,
         }
     }
 
@@ -201,6 +206,15 @@ impl Error {
             code: Code::DuplicateKey,
             message: message.into(),
             duplicate: Some(Box::new((pattern, value))),
+            info: None,
+        }
+    }
+
+    /// An error with what drivers show as `errInfo`.
+    pub(crate) fn with_info(code: Code, message: impl Into<String>, info: bson::RawDocumentBuf) -> Self {
+        Self {
+            info: Some(Box::new(info)),
+            ..Self::new(code, message)
         }
     }
 
@@ -212,6 +226,11 @@ impl Error {
     /// The platform's kind of failure.
     pub fn kind(&self) -> Fault {
         self.code.fault()
+    }
+
+    /// `errInfo` of a failed validation: `{failingDocumentId, details}`.
+    pub fn info(&self) -> Option<&bson::RawDocument> {
+        self.info.as_deref().map(AsRef::as_ref)
     }
 
     /// `keyPattern` and `keyValue` of a duplicate key error.

@@ -32,6 +32,8 @@ pub(crate) struct Tx<'a> {
     pub(crate) engine: &'a Engine,
     /// The operation's events, for the change log.
     pub(crate) feed: Pending,
+    /// Whether the statement passes validators over.
+    pub(crate) bypass_validation: bool,
 }
 
 type ReadJob = Box<dyn FnOnce(&Engine) + Send>;
@@ -382,6 +384,7 @@ fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
                     catalog,
                     engine,
                     feed,
+                    bypass_validation: false,
                 };
                 changed = job.run(&mut tx);
                 if !changed {
@@ -438,6 +441,7 @@ fn run_overlaid(
             catalog: catalog.clone(),
             engine,
             feed: Pending::new(&engine.limits),
+            bypass_validation: false,
         };
         if !job.run(&mut tx) {
             continue;

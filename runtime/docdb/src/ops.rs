@@ -73,6 +73,8 @@ pub struct Aggregate {
     /// Accepted for drivers that send it: nothing is spilled to disk, and stages that hold documents have their bound
     /// either way.
     pub allow_disk_use: bool,
+    /// Whether `$out` and `$merge` pass over the validator of the collection that they write to.
+    pub bypass_validation: bool,
 }
 
 /// Some documents of a result, in order, and the way to the rest.
@@ -98,6 +100,8 @@ pub struct Insert {
     pub documents: Vec<RawDocumentBuf>,
     /// Stop at the first failure (true, MongoDB's default) or go on with the others.
     pub ordered: bool,
+    /// Whether the collection's validator is passed over.
+    pub bypass_validation: bool,
 }
 
 /// What an insert did.
@@ -164,6 +168,8 @@ pub struct Update {
     pub statements: Vec<UpdateOne>,
     /// Stop at the first failure or go on.
     pub ordered: bool,
+    /// Whether the collection's validator is passed over.
+    pub bypass_validation: bool,
 }
 
 /// What updates did.
@@ -223,6 +229,8 @@ pub struct FindAndModify {
     pub return_new: bool,
     /// Filters for `$[name]` in update paths.
     pub array_filters: Vec<RawDocumentBuf>,
+    /// Whether the collection's validator is passed over.
+    pub bypass_validation: bool,
 }
 
 /// What findAndModify did.
@@ -265,6 +273,50 @@ pub struct WriteError {
     pub index: usize,
     /// What happened.
     pub error: Error,
+}
+
+/// What a collection was made or changed to be.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CollectionOptions {
+    /// A filter that documents have to match to be stored. An empty one is none.
+    pub validator: Option<RawDocumentBuf>,
+    /// Which documents the validator is asked of.
+    pub validation_level: ValidationLevel,
+    /// What becomes of a document that it does not match.
+    pub validation_action: ValidationAction,
+}
+
+/// What [`Docs::modify_collection`](crate::Docs::modify_collection) changes; `None` leaves things as they are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CollectionChange {
+    /// The new validator; an empty one is none.
+    pub validator: Option<RawDocumentBuf>,
+    /// The new level.
+    pub validation_level: Option<ValidationLevel>,
+    /// The new action.
+    pub validation_action: Option<ValidationAction>,
+}
+
+/// Which documents a validator is asked of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ValidationLevel {
+    /// None.
+    Off,
+    /// Those that are inserted, and updated ones that matched before.
+    Moderate,
+    /// All that are inserted or updated.
+    #[default]
+    Strict,
+}
+
+/// What becomes of a document that a validator does not match.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ValidationAction {
+    /// It is stored, and the log says so.
+    Warn,
+    /// It is refused.
+    #[default]
+    Error,
 }
 
 /// A secondary index.

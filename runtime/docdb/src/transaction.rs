@@ -400,12 +400,14 @@ impl Transaction {
 
     /// As [`Docs::insert`], but not durable before the commit. A document that fails ends the transaction.
     pub fn insert(&self, ns: &Namespace, insert: Insert, deadline: Deadline) -> Reply<Inserted> {
+        let bypass = insert.bypass_validation;
         let (documents, ordered) = match self.docs.prepare_insert(insert) {
             Ok(prepared) => prepared,
             Err(error) => return self.refused(error),
         };
         let (ns, inner) = (ns.clone(), deadline.clone());
         self.write(&ns.clone(), deadline, move |tx| {
+            tx.bypass_validation = bypass;
             let done = write::insert(tx, &ns, &documents, ordered, &inner)?;
             let keep = done.errors.is_empty();
             Ok((done, keep))
@@ -420,6 +422,7 @@ impl Transaction {
         };
         let (ns, inner, ordered) = (ns.clone(), deadline.clone(), update.ordered);
         self.write(&ns.clone(), deadline, move |tx| {
+            tx.bypass_validation = update.bypass_validation;
             let done = write::update(tx, &ns, &statements, ordered, &inner)?;
             let keep = done.errors.is_empty();
             Ok((done, keep))
@@ -598,6 +601,7 @@ fn run<T>(
         catalog: open.catalog.clone(),
         engine,
         feed: Pending::new(&engine.limits),
+        bypass_validation: false,
     };
     let answer = body(&mut tx)?;
     open.catalog = tx.catalog;

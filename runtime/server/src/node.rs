@@ -247,6 +247,7 @@ async fn node_key(documents: &dyn Documents, entropy: &dyn Entropy, name: &str) 
     let insert = Insert {
         documents: vec![document],
         ordered: true,
+        ..Insert::default()
     };
     let inserted = documents.insert(&keys, insert, Deadline::NEVER).await?;
     match inserted.errors.into_iter().next() {

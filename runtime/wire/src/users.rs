@@ -167,6 +167,7 @@ impl Users {
             let insert = Insert {
                 documents: vec![rawdoc! { "_id": "mongo users", "key": binary(&fresh) }],
                 ordered: true,
+                ..Insert::default()
             };
             // Another may have been faster; the key that is stored counts.
             documents.insert(&keys, insert, Deadline::NEVER).await?;
@@ -250,6 +251,7 @@ impl Users {
         let insert = Insert {
             documents: vec![user.stored()],
             ordered: true,
+            ..Insert::default()
         };
         let mut done = self.documents.insert(&self.ns, insert, Deadline::NEVER).await?;
         self.changed();
@@ -277,6 +279,7 @@ impl Users {
                 array_filters: Vec::new(),
             }],
             ordered: true,
+            ..Update::default()
         };
         let mut done = self.documents.update(&self.ns, update, Deadline::NEVER).await?;
         self.changed();

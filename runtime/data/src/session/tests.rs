@@ -63,6 +63,7 @@ fn update(filter: RawDocumentBuf, update: RawDocumentBuf, upsert: bool) -> Updat
     Update {
         statements: vec![statement],
         ordered: true,
+        ..Update::default()
     }
 }
 
@@ -70,6 +71,7 @@ fn insert(document: RawDocumentBuf) -> Insert {
     Insert {
         documents: vec![document],
         ordered: true,
+        ..Insert::default()
     }
 }
 

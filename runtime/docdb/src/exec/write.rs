@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
+use bson::raw::cstr;
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use cloudlet_base::Deadline;
 
@@ -25,8 +26,8 @@ use crate::sort::SortSpec;
 use crate::update::{Now, Update};
 use crate::value::ensure_id_first;
 use crate::{
-    Code, Deleted, Error, FindAndModify, IndexChange, IndexSpec, Inserted, Limits, Modified, Namespace,
-    Result, Updated, WriteError, keycode,
+    Code, CollectionChange, Deleted, Error, FindAndModify, IndexChange, IndexSpec, Inserted, Limits,
+    Modified, Namespace, Result, Updated, ValidationAction, ValidationLevel, WriteError, keycode,
 };
 
 /// A document that is fit to be inserted, or why it is not.
@@ -54,6 +55,7 @@ pub(crate) struct ModifyStatement {
     projection: Option<Projection>,
     upsert: bool,
     return_new: bool,
+    bypass_validation: bool,
 }
 
 impl ModifyStatement {
@@ -78,6 +80,7 @@ impl ModifyStatement {
             projection: super::parse_projection(modify.projection.as_deref(), limits, &scope)?,
             upsert: modify.upsert,
             return_new: modify.return_new,
+            bypass_validation: modify.bypass_validation,
         })
     }
 }
@@ -207,6 +210,7 @@ pub(crate) fn find_and_modify(
     statement: &ModifyStatement,
     deadline: &Deadline,
 ) -> Result<Modified> {
+    tx.bypass_validation = statement.bypass_validation;
     let project = |document: &RawDocument| match &statement.projection {
         None => Ok(document.to_owned()),
         Some(projection) => projection.apply(document, &statement.filter),
@@ -347,6 +351,7 @@ fn id_key(document: &RawDocument) -> Result<(RawBsonRef<'_>, Vec<u8>)> {
 
 fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result<RawBson> {
     let collection = collection_to_write(tx, ns)?;
+    validate(tx, ns, &collection, None, document)?;
     let (id, id_bytes) = id_key(document)?;
     let mut key = document_prefix(collection.id);
     key.extend_from_slice(&id_bytes);
@@ -364,6 +369,70 @@ fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result
     Ok(RawBson::from(id))
 }
 
+/// Asks the collection's validator whether the document may be stored.
+fn validate(
+    tx: &Tx<'_>,
+    ns: &Namespace,
+    collection: &Collection,
+    old: Option<&RawDocument>,
+    new: &RawDocument,
+) -> Result<()> {
+    let Some(validator) = collection.validator.as_ref().filter(|_| !tx.bypass_validation) else {
+        return Ok(());
+    };
+    let level = collection.validation_level;
+    if level == ValidationLevel::Off {
+        return Ok(());
+    }
+    let scope = tx.engine.scope(&Deadline::NEVER);
+    if validator.accepts(new, &scope)? {
+        return Ok(());
+    }
+    if let (ValidationLevel::Moderate, Some(old)) = (level, old)
+        && !validator.accepts(old, &scope)?
+    {
+        return Ok(());
+    }
+    match collection.validation_action {
+        ValidationAction::Error => Err(validator.failure(new, &scope)),
+        ValidationAction::Warn => {
+            tracing::warn!(collection = %ns, "a document that the validator does not match was stored");
+            Ok(())
+        }
+    }
+}
+
+/// Changes what can be changed of a collection.
+pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &CollectionChange) -> Result<()> {
+    let missing = || Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}"));
+    let mut collection = Collection::clone(tx.catalog.collection(ns).ok_or_else(missing)?);
+    let mut options = collection.options();
+    if let Some(validator) = &change.validator {
+        options.validator = Some(validator.clone());
+    }
+    options.validation_level = change.validation_level.unwrap_or(options.validation_level);
+    options.validation_action = change.validation_action.unwrap_or(options.validation_action);
+    crate::validation::check(ns, &options, &tx.engine.scope(&Deadline::NEVER))?;
+    let before = collection.options();
+    if options == before {
+        return Ok(());
+    }
+    collection.set_options(options);
+    let collection = tx.catalog.save(tx.kv, ns, collection)?;
+    let mut description = RawDocumentBuf::new();
+    if let Some(validator) = &change.validator {
+        description.append(cstr!("validator"), validator.clone());
+    }
+    if let Some(level) = change.validation_level {
+        description.append(cstr!("validationLevel"), level.name());
+    }
+    if let Some(action) = change.validation_action {
+        description.append(cstr!("validationAction"), action.name());
+    }
+    tx.feed.modified(ns, &collection, &description);
+    Ok(())
+}
+
 fn replace_one(
     tx: &mut Tx<'_>,
     ns: &Namespace,
@@ -373,6 +442,7 @@ fn replace_one(
     update: &Update,
 ) -> Result<()> {
     validate_document(new, &tx.engine.limits)?;
+    validate(tx, ns, collection, Some(old), new)?;
     let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(old), Some(new))?;
     store(tx, ns, collection, &maintenance)?;
     let mut key = document_prefix(collection.id);

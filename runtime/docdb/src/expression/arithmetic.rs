@@ -367,12 +367,7 @@ fn modulo<'d>(_: &mut Env<'d>, _: &'static str, arguments: &[Value<'d>]) -> Resu
     if y.is_zero() {
         return Err(location(16_610, "can't $mod by zero"));
     }
-    Ok(match (x.as_integer(), y.as_integer()) {
-        _ if x.is_decimal() || y.is_decimal() => Number::Decimal(x.to_decimal().remainder(y.to_decimal())),
-        (Some(m), Some(n)) => Number::integer(m.wrapping_rem(n), x.is_int32() && y.is_int32()),
-        _ => Number::Double(x.to_f64() % y.to_f64()),
-    }
-    .value())
+    Ok(x.remainder(y).value())
 }
 
 fn abs<'d>(_: &mut Env<'d>, name: &'static str, arguments: &[Value<'d>]) -> Result<Value<'d>> {

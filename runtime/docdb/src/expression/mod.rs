@@ -32,6 +32,7 @@ use crate::{Code, Error, Result};
 
 pub(crate) use self::accumulate::{Accumulation, Accumulator};
 pub(crate) use self::eval::Env;
+pub(crate) use self::number::Number;
 pub(crate) use self::parse::field_path;
 pub(crate) use self::value::Value;
 

@@ -106,6 +106,24 @@ impl Number {
         }
     }
 
+    pub(crate) fn is_positive(self) -> bool {
+        match self {
+            Number::Decimal(v) => v != Decimal::Nan && !v.is_zero() && !v.is_negative(),
+            v => v.to_f64() > 0.0,
+        }
+    }
+
+    /// What is left of a division by a number that is not zero, with the sign of this one.
+    pub(crate) fn remainder(self, by: Number) -> Number {
+        match (self.as_integer(), by.as_integer()) {
+            _ if self.is_decimal() || by.is_decimal() => {
+                Number::Decimal(self.to_decimal().remainder(by.to_decimal()))
+            }
+            (Some(m), Some(n)) => Number::integer(m.wrapping_rem(n), self.is_int32() && by.is_int32()),
+            _ => Number::Double(self.to_f64() % by.to_f64()),
+        }
+    }
+
     /// The number without its fraction, if that is a number of 64 bits.
     pub(crate) fn truncated(self) -> Option<i64> {
         match self {

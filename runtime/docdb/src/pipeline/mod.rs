@@ -48,6 +48,8 @@ pub(crate) struct Pipeline {
     stages: Vec<Stage>,
     /// Where the result goes, if not to the caller.
     pub(crate) target: Option<Target>,
+    /// Whether the target's validator is passed over.
+    pub(crate) bypass_validation: bool,
 }
 
 /// Where the first documents come from.

@@ -94,7 +94,7 @@ fn top_fields<'f>(filter: &'f Filter, names: &mut Vec<&'f str>) -> bool {
             names.push(&path.parts()[0].name);
             true
         }
-        Filter::Expr { .. } => false,
+        Filter::Expr { .. } | Filter::Schema(_) => false,
         Filter::AlwaysTrue | Filter::AlwaysFalse => true,
     }
 }

@@ -134,6 +134,7 @@ impl Pipeline {
             query,
             stages: parsed,
             target,
+            bypass_validation: false,
         };
         optimize::optimize(&mut pipeline);
         Ok(pipeline)

@@ -190,6 +190,7 @@ pub(crate) fn write_result(
     let Some(target) = &pipeline.target else {
         return Ok(());
     };
+    tx.bypass_validation = pipeline.bypass_validation;
     let database = target.database.as_deref().unwrap_or(&ns.database);
     let into = Namespace::new(database, &*target.collection);
     let mut documents = Vec::new();

@@ -37,6 +37,7 @@ impl Filter {
             Filter::Nor(parts) => any(parts).map(|any| !any),
             Filter::Field { path, predicate } => Ok(predicate.matches_path(doc, path, position)),
             Filter::Expr { expr, runtime, .. } => Ok(expr.eval(&mut Env::new(doc, runtime))?.is_true()),
+            Filter::Schema(schema) => Ok(schema.accepts(doc)),
             Filter::AlwaysTrue => Ok(true),
             Filter::AlwaysFalse => Ok(false),
         }

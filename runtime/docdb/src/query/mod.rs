@@ -1,11 +1,12 @@
 //! Filters: MongoDB's query language as a type, and what it means for one document.
 //!
 //! [`parse`] makes the types from documents, [`matches`] gives them their meaning, [`regex`] carries MongoDB's
-//! regular expressions over to the engine used here.
+//! regular expressions over to the engine used here, [`schema`] is `$jsonSchema`.
 
 mod matches;
 mod parse;
 mod regex;
+mod schema;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::path::Path;
 
 pub(crate) use self::parse::{ARGUMENT_DEPTH_MAX, is_value_operators};
 pub(crate) use self::regex::Regex;
+pub(crate) use self::schema::Schema;
 
 /// A parsed filter.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub(crate) enum Filter {
         runtime: Arc<Runtime>,
         implied: Box<Filter>,
     },
+    /// `$jsonSchema`.
+    Schema(Arc<Schema>),
     /// Everything.
     AlwaysTrue,
     /// Nothing.
@@ -133,7 +137,7 @@ impl Filter {
         match self {
             Filter::And(parts) | Filter::Or(parts) | Filter::Nor(parts) => parts.iter().any(Filter::has_expr),
             Filter::Expr { .. } => true,
-            Filter::Field { .. } | Filter::AlwaysTrue | Filter::AlwaysFalse => false,
+            Filter::Field { .. } | Filter::Schema(_) | Filter::AlwaysTrue | Filter::AlwaysFalse => false,
         }
     }
 

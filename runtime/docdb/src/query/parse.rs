@@ -6,6 +6,7 @@ use bson::spec::{BinarySubtype, ElementType};
 use bson::{RawArray, RawBson, RawBsonRef, RawDocument};
 
 use super::regex::from_value;
+use super::schema::Schema;
 use super::{BitTest, Filter, Predicate, Regex};
 use crate::expression::{Expr, Scope};
 use crate::path::Path;
@@ -18,10 +19,9 @@ pub(crate) const ARGUMENT_DEPTH_MAX: usize = 180;
 const BIT_MAX: i64 = 16 * 1024 * 1024 * 8;
 
 /// Operators that MongoDB has and this engine has not.
-const NOT_SUPPORTED: [&str; 14] = [
+const NOT_SUPPORTED: [&str; 13] = [
     "$where",
     "$text",
-    "$jsonSchema",
     "$geoWithin",
     "$geoIntersects",
     "$near",
@@ -67,6 +67,7 @@ pub(super) fn filter(doc: &RawDocument, scope: Option<&Scope>) -> Result<Filter>
             "$or" => parts.push(Filter::Or(filters(name, value, scope)?)),
             "$nor" => parts.push(Filter::Nor(filters(name, value, scope)?)),
             "$expr" if let Some(scope) = scope => parts.push(expr(value, scope)?),
+            "$jsonSchema" => parts.push(schema(value)?),
             "$comment" => {}
             "$alwaysTrue" => parts.push(Filter::AlwaysTrue),
             "$alwaysFalse" => parts.push(Filter::AlwaysFalse),
@@ -82,6 +83,14 @@ pub(super) fn filter(doc: &RawDocument, scope: Option<&Scope>) -> Result<Filter>
         1 => parts.remove(0),
         _ => Filter::And(parts),
     })
+}
+
+fn schema(v: RawBsonRef<'_>) -> Result<Filter> {
+    let doc = v.as_document().ok_or_else(|| {
+        let message = format!("$jsonSchema must be an object, but found {}", type_name(v));
+        Error::new(Code::TypeMismatch, message)
+    })?;
+    Ok(Filter::Schema(Arc::new(Schema::parse(doc)?)))
 }
 
 fn take(filter: &mut Filter) -> Filter {
@@ -186,7 +195,11 @@ fn is_operators(doc: &RawDocument) -> bool {
 /// Whether the document is made of operators on a value, rather than of fields and logic on documents.
 pub(crate) fn is_value_operators(doc: &RawDocument) -> bool {
     let first = fields(doc).next().map(|(name, _)| name);
-    is_operators(doc) && !matches!(first, Some("$and" | "$or" | "$nor" | "$where" | "$expr"))
+    is_operators(doc)
+        && !matches!(
+            first,
+            Some("$and" | "$or" | "$nor" | "$where" | "$expr" | "$jsonSchema")
+        )
 }
 
 pub(super) fn operators(name: &str, doc: &RawDocument) -> Result<Predicate> {
@@ -320,7 +333,7 @@ fn types(v: RawBsonRef<'_>) -> Result<Vec<ElementType>> {
     Ok(types)
 }
 
-fn add_type(types: &mut Vec<ElementType>, v: RawBsonRef<'_>) -> Result<()> {
+pub(super) fn add_type(types: &mut Vec<ElementType>, v: RawBsonRef<'_>) -> Result<()> {
     use ElementType as T;
     let found = match v {
         RawBsonRef::String(name) => match name {

@@ -719,6 +719,7 @@ fn malformed_bson_is_an_error_not_a_panic() {
     let insert = Insert {
         documents: vec![broken.clone()],
         ordered: true,
+        ..Insert::default()
     };
     let done = docs.insert(&ns(), insert, Deadline::NEVER).wait().unwrap();
     assert_eq!(done.errors[0].error.kind(), cloudlet_base::Fault::Invalid);

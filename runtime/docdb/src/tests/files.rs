@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use redb::ReadableDatabase;
+
 use super::stores::on_disk;
 use super::*;
 use crate::kv::testing::Disk;
@@ -98,23 +100,52 @@ fn what_is_not_a_store_is_refused() {
     refused("torn");
 }
 
-#[test]
-fn a_newer_format_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("db");
-    drop(at(&path).unwrap());
-    let database = redb::Database::create(&path).unwrap();
+/// Makes a store and gives its file another format version.
+fn of_version(path: &std::path::Path, version: u32) {
+    let docs = at(path).unwrap();
+    insert(&docs, [doc! { "_id": 1 }]);
+    drop(docs);
+    let database = redb::Database::create(path).unwrap();
     let writing = database.begin_write().unwrap();
     let table = redb::TableDefinition::<&[u8], &[u8]>::new("cloudlet");
     writing
         .open_table(table)
         .unwrap()
-        .insert(&b"\0format"[..], &3_u32.to_be_bytes()[..])
+        .insert(&b"\0format"[..], &version.to_be_bytes()[..])
         .unwrap();
     writing.commit().unwrap();
-    drop(database);
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    of_version(&path, 4);
     let error = at(&path).unwrap_err();
-    assert!(error.to_string().contains("format version 3"), "{error}");
+    assert!(error.to_string().contains("format version 4"), "{error}");
+}
+
+/// Catalog rows without options are those of the versions before 3.
+#[test]
+fn an_older_format_is_raised_so_that_no_older_program_passes_validators_over() {
+    for version in [1, 2] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        of_version(&path, version);
+        let docs = at(&path).unwrap();
+        assert_eq!(
+            docs.collection_options(&ns()).wait().unwrap(),
+            CollectionOptions::default()
+        );
+        assert_eq!(ids(&docs, query(doc! {})), [1]);
+        drop(docs);
+        let database = redb::Database::open(&path).unwrap();
+        let reading = database.begin_read().unwrap();
+        let table = redb::TableDefinition::<&[u8], &[u8]>::new("cloudlet");
+        let table = reading.open_table(table).unwrap();
+        let found = table.get(&b"\0format"[..]).unwrap().unwrap();
+        assert_eq!(found.value(), 3_u32.to_be_bytes());
+    }
 }
 
 #[test]

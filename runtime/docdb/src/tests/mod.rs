@@ -12,6 +12,7 @@ mod lanes;
 mod model;
 mod plans;
 mod stores;
+mod validation;
 
 use std::sync::Arc;
 
@@ -86,6 +87,7 @@ pub(crate) fn inserts(documents: impl IntoIterator<Item = Document>) -> Insert {
     Insert {
         documents: documents.into_iter().map(raw).collect(),
         ordered: true,
+        ..Insert::default()
     }
 }
 
@@ -162,6 +164,7 @@ pub(crate) fn updates(statements: Vec<UpdateOne>) -> Update {
     Update {
         statements,
         ordered: true,
+        ..Update::default()
     }
 }
 

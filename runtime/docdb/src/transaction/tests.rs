@@ -33,6 +33,7 @@ fn set(id: i32, change: Document) -> Update {
             array_filters: Vec::new(),
         }],
         ordered: true,
+        ..Update::default()
     }
 }
 

@@ -123,7 +123,7 @@ fn collect_names(filter: &Filter, names: &mut Vec<String>) {
             parts.iter().for_each(|part| collect_names(part, names));
         }
         Filter::Field { path, .. } => names.push(path.parts()[0].name.to_string()),
-        Filter::Expr { .. } | Filter::AlwaysTrue | Filter::AlwaysFalse => {}
+        Filter::Expr { .. } | Filter::Schema(_) | Filter::AlwaysTrue | Filter::AlwaysFalse => {}
     }
 }
 

@@ -111,6 +111,7 @@ impl documents::HostCollection for View<'_> {
         let insert = Insert {
             documents: all_documents("document", documents)?,
             ordered: true,
+            ..Insert::default()
         };
         let done = session.insert(&name, insert, self.run.deadline.clone()).await?;
         first_error(done.errors)?;
@@ -135,6 +136,7 @@ impl documents::HostCollection for View<'_> {
         let update = Update {
             statements: vec![statement],
             ordered: true,
+            ..Update::default()
         };
         let done = session.update(&name, update, self.run.deadline.clone()).await?;
         first_error(done.errors)?;
@@ -181,6 +183,7 @@ impl documents::HostCollection for View<'_> {
             upsert: options.upsert,
             return_new: options.return_new,
             array_filters: array_filters(options.array_filters)?,
+            ..FindAndModify::default()
         };
         let done = session
             .find_and_modify(&name, modify, self.run.deadline.clone())

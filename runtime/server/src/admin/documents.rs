@@ -169,6 +169,7 @@ async fn insert(
     let insert = Insert {
         documents,
         ordered: true,
+        ..Insert::default()
     };
     let inserted = session.insert(collection, insert, deadline).await?;
     let count = inserted.ids.len();
@@ -198,6 +199,7 @@ async fn update(
             array_filters: Vec::new(),
         }],
         ordered: true,
+        ..Update::default()
     };
     let updated = session.update(collection, update, deadline).await?;
     failed(

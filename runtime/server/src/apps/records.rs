@@ -209,6 +209,7 @@ pub(crate) async fn commit(
             Insert {
                 documents: vec![record],
                 ordered: true,
+                ..Insert::default()
             },
         ),
         Write::Update(
@@ -254,5 +255,6 @@ fn set_app(app: &str, set: RawDocumentBuf, upsert: bool) -> Update {
             array_filters: Vec::new(),
         }],
         ordered: true,
+        ..Update::default()
     }
 }

@@ -184,6 +184,7 @@ pub(crate) async fn put(
             array_filters: Vec::new(),
         }],
         ordered: true,
+        ..Update::default()
     };
     let updated = documents.update(&namespace(), update, Deadline::NEVER).await?;
     match updated.errors.into_iter().next() {

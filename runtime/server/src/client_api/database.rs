@@ -257,6 +257,7 @@ impl Op<'_> {
         let insert = Insert {
             documents,
             ordered: true,
+            ..Insert::default()
         };
         let inserted = self
             .session
@@ -286,6 +287,7 @@ impl Op<'_> {
         let update = Update {
             statements: vec![statement],
             ordered: true,
+            ..Update::default()
         };
         let updated = self
             .session

@@ -43,7 +43,11 @@ pub(crate) async fn insert(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     }
     let documents = args::batch("insert", "documents", documents, &mut call.sequences)?;
     check_batch(documents.len())?;
-    let insert = Insert { documents, ordered };
+    let insert = Insert {
+        documents,
+        ordered,
+        ..Insert::default()
+    };
     let deadline = call.deadline.clone();
     let done = call.statements.insert(&ns, insert, deadline).await?;
     let mut reply = RawDocumentBuf::new();
@@ -82,7 +86,11 @@ pub(crate) async fn update(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         variables.give_to(&mut statement.filter);
         statements.push(statement);
     }
-    let update = Update { statements, ordered };
+    let update = Update {
+        statements,
+        ordered,
+        ..Update::default()
+    };
     let deadline = call.deadline.clone();
     let done = call.statements.update(&ns, update, deadline).await?;
     let mut reply = RawDocumentBuf::new();
