@@ -1,4 +1,5 @@
-//! `cargo xtask bench [--peers] [micro|load] [ARGUMENTS]`: builds what the benchmarks compare, then runs them.
+//! `cargo xtask bench [--peers] [micro|documents|load] [ARGUMENTS]`: builds what the benchmarks compare, then runs
+//! them.
 //!
 //! What is measured and how is told in bench/README.md; this file only brings the pieces together. `--peers` also
 //! gets the servers to compare with, under `.cache/peers`; nginx comes from the system's packages.
@@ -14,7 +15,7 @@ use crate::guest::guest_toolchain;
 use crate::process;
 
 /// The benchmarks, in the order in which they run.
-const BENCHMARKS: [&str; 2] = ["micro", "load"];
+const BENCHMARKS: [&str; 3] = ["micro", "documents", "load"];
 
 /// The peer that runs the same component: the command line of the engine that the host is built on.
 const WASMTIME: &str = "48.0.8";
@@ -31,7 +32,7 @@ pub(crate) fn run(rest: &[String]) -> Result<()> {
             Some(at) => (&BENCHMARKS[at..=at], arguments),
             None => bail!(
                 "unknown benchmark \"{name}\"; there are {}",
-                BENCHMARKS.join(" and ")
+                BENCHMARKS.join(", ")
             ),
         },
     };
@@ -43,14 +44,18 @@ pub(crate) fn run(rest: &[String]) -> Result<()> {
     fixtures::build_benchmark_guests(&guest)?;
     for name in chosen {
         println!("\n== bench/{name}");
-        let mut command = if *name == "micro" { micro()? } else { load()? };
+        let mut command = match *name {
+            "micro" => micro(),
+            "documents" => bench_crate("cloudlet-bench-documents"),
+            _ => load()?,
+        };
         process::run(command.args(arguments)).with_context(|| format!("run the benchmark {name}"))?;
     }
     Ok(())
 }
 
 /// The micro benchmark is an example of the host's crate, so that it shares the node's release build.
-fn micro() -> Result<Command> {
+fn micro() -> Command {
     let mut command = process::host_cargo();
     command.args([
         "run",
@@ -62,19 +67,26 @@ fn micro() -> Result<Command> {
         "--",
     ]);
     command.env("RUST_BACKTRACE", "0");
-    Ok(command)
+    command
+}
+
+/// Runs a crate of the benchmarks' own workspace.
+fn bench_crate(package: &str) -> Command {
+    let mut command = process::host_cargo();
+    command
+        .args(["run", "--release", "--manifest-path"])
+        .arg(repo_root().join("bench/Cargo.toml"))
+        .args(["--package", package, "--"]);
+    command
 }
 
 fn load() -> Result<Command> {
     let mut build = process::host_cargo();
     process::run(build.args(["build", "--release", "--package", "cloudlet-server"]))
         .context("build the node")?;
-    let mut command = process::host_cargo();
+    let mut command = bench_crate("cloudlet-bench-load");
     command
-        .args(["run", "--release", "--manifest-path"])
-        .arg(repo_root().join("bench/Cargo.toml"));
-    command
-        .args(["--package", "cloudlet-bench-load", "--", "--cloudlet"])
+        .arg("--cloudlet")
         .arg(target_dir().join("release/cloudlet"));
     command
         .arg("--app")
