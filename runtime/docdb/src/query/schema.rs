@@ -5,6 +5,7 @@
 //! `description`) are checked and shown. How deep a schema can nest is bounded by how deep a filter can.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use bson::raw::cstr;
 use bson::spec::ElementType;
@@ -94,15 +95,14 @@ impl Bound {
 /// Which properties are additional, and what they must be; without a schema there may be none.
 #[derive(Debug, Clone)]
 struct Additional {
-    named: Vec<Box<str>>,
+    named: HashSet<Box<str>>,
     patterns: Vec<Regex>,
     schema: Option<Schema>,
 }
 
 impl Additional {
     fn covers(&self, name: &str) -> bool {
-        !self.named.iter().any(|named| &**named == name)
-            && !self.patterns.iter().any(|pattern| pattern.matches_text(name))
+        !self.named.contains(name) && !self.patterns.iter().any(|pattern| pattern.matches_text(name))
     }
 }
 
@@ -195,15 +195,16 @@ fn json_type(name: &str) -> Result<&str> {
 
 /// Names of properties, each once.
 fn names(name: &str, v: RawBsonRef<'_>) -> Result<Vec<Box<str>>> {
+    let mut seen = HashSet::new();
     let mut names: Vec<Box<str>> = Vec::new();
     for element in list(name, v)? {
-        let property: Box<str> = text(name, element)?.into();
-        if names.contains(&property) {
+        let property = text(name, element)?;
+        if !seen.insert(property) {
             return Err(refuse(format!(
                 "$jsonSchema keyword '{name}' array cannot contain duplicate values"
             )));
         }
-        names.push(property);
+        names.push(property.into());
     }
     Ok(names)
 }
@@ -391,7 +392,7 @@ fn rule(doc: &RawDocument, name: &str, v: RawBsonRef<'_>) -> Result<Option<Rule>
                 Some(v) => fields(document("properties", v)?)
                     .map(|(name, _)| name.into())
                     .collect(),
-                None => Vec::new(),
+                None => HashSet::new(),
             };
             let patterns = match field(doc, "patternProperties") {
                 Some(v) => patterns(v)?.into_iter().map(|(pattern, _)| pattern).collect(),
