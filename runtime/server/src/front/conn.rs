@@ -203,7 +203,7 @@ async fn drive(conn: &Arc<Conn>, stream: Stream, mut stopped: watch::Receiver<bo
 
 /// Bytes and time that a peer gets to read an answer that came before it had sent everything: closing on unread bytes
 /// resets the connection, and the peer's system throws the answer away.
-const LINGER_BYTES: usize = 1 << 20;
+const LINGER_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 
 async fn linger(mut stream: Stream) {
