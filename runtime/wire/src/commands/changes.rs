@@ -8,7 +8,7 @@ use cloudlet_base::Deadline;
 use cloudlet_data::{BeforeChange, ChangeCursor, Changes, FullDocument, Watch, WatchScope, WatchStart};
 
 use super::aggregate::{AggregateArgs, stage_of};
-use super::reply;
+use super::{query, reply};
 use crate::args;
 use crate::call::Call;
 use crate::cursors::Rest;
@@ -117,10 +117,7 @@ pub(crate) async fn next(
         changes = shared.documents.next_changes(cursor, batch, wait, deadline) => {
             changes.map_err(|error| CommandError::from(error).of_change_stream())
         }
-        _ = killed => Err(CommandError::new(
-            Code::CursorKilled,
-            format!("cursor id {id} was killed"),
-        )),
+        _ = killed => Err(query::killed(id)),
         () = gone.notified() => Err(CommandError::new(Code::Interrupted, "the client went away")),
         _ = stopped.wait_for(|stop| *stop) => Err(CommandError::new(
             Code::InterruptedAtShutdown,

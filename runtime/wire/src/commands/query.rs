@@ -287,10 +287,12 @@ fn give_back(shared: &Shared, id: i64, rest: Rest) -> Result<()> {
     if shared.cursors.give_back(id, rest, shared.now()) {
         return Ok(());
     }
-    Err(CommandError::new(
-        Code::CursorKilled,
-        format!("cursor id {id} was killed"),
-    ))
+    Err(killed(id))
+}
+
+/// What a getMore answers whose cursor was killed meanwhile.
+pub(super) fn killed(id: i64) -> CommandError {
+    CommandError::new(Code::CursorKilled, format!("cursor id {id} was killed"))
 }
 
 /// Forgets a cursor unless told otherwise.
