@@ -82,7 +82,7 @@ const SCENARIOS: &[Scenario] = &[
 
 fn main() -> Result<()> {
     let options = parse(std::env::args().skip(1))?;
-    peers::pin_self(options.generator_cpu)?;
+    cloudlet_bench_process::pin_self(options.generator_cpu)?;
     write_site(&options.app.join("site"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -158,9 +158,6 @@ async fn run(options: &Options) -> Result<Table> {
                     );
                 }
             }
-        }
-        for server in servers {
-            server.stop()?;
         }
     }
     Ok(table)

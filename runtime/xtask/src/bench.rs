@@ -1,4 +1,4 @@
-//! `cargo xtask bench [--peers] [micro|documents|load] [ARGUMENTS]`: builds what the benchmarks compare, then runs
+//! `cargo xtask bench [--peers] [micro|documents|wire|load] [ARGUMENTS]`: builds what the benchmarks compare, then runs
 //! them.
 //!
 //! What is measured and how is told in bench/README.md; this file only brings the pieces together. `--peers` also
@@ -15,10 +15,13 @@ use crate::guest::guest_toolchain;
 use crate::process;
 
 /// The benchmarks, in the order in which they run.
-const BENCHMARKS: [&str; 3] = ["micro", "documents", "load"];
+const BENCHMARKS: [&str; 4] = ["micro", "documents", "wire", "load"];
 
 /// The peer that runs the same component: the command line of the engine that the host is built on.
 const WASMTIME: &str = "48.0.8";
+
+/// The peer that speaks MongoDB's protocol, from PyPI.
+const SECANTUS: &str = "secantusdb==0.7.0b3";
 
 /// Runs the command: one benchmark, or all.
 pub(crate) fn run(rest: &[String]) -> Result<()> {
@@ -47,7 +50,8 @@ pub(crate) fn run(rest: &[String]) -> Result<()> {
         let mut command = match *name {
             "micro" => micro(),
             "documents" => bench_crate("cloudlet-bench-documents"),
-            _ => load()?,
+            "wire" => against_the_node("cloudlet-bench-wire")?,
+            _ => against_the_node("cloudlet-bench-load")?,
         };
         process::run(command.args(arguments)).with_context(|| format!("run the benchmark {name}"))?;
     }
@@ -80,11 +84,12 @@ fn bench_crate(package: &str) -> Command {
     command
 }
 
-fn load() -> Result<Command> {
+/// Builds the node, and runs a crate of the benchmarks that starts it beside its peers.
+fn against_the_node(package: &str) -> Result<Command> {
     let mut build = process::host_cargo();
     process::run(build.args(["build", "--release", "--package", "cloudlet-server"]))
         .context("build the node")?;
-    let mut command = bench_crate("cloudlet-bench-load");
+    let mut command = bench_crate(package);
     command
         .arg("--cloudlet")
         .arg(target_dir().join("release/cloudlet"));
@@ -100,7 +105,8 @@ fn peers_dir() -> PathBuf {
     repo_root().join(".cache/peers")
 }
 
-/// Gets wasmtime's command line (built from source, some ten minutes) and workerd (an npm package), once.
+/// Gets wasmtime's command line (built from source, some ten minutes), workerd (an npm package) and SecantusDB (a
+/// Python package), once.
 fn get_peers() -> Result<()> {
     let dir = peers_dir();
     std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
@@ -126,6 +132,13 @@ fn get_peers() -> Result<()> {
             .args(["install", "--no-audit", "--no-fund", "workerd"])
             .current_dir(&dir);
         process::run(&mut install).context("install workerd; it needs Node.js with npm")?;
+    }
+    let python = dir.join("secantus");
+    if !python.join("bin/secantusd-py").exists() {
+        process::run(Command::new("python3").args(["-m", "venv"]).arg(&python))
+            .context("make a Python environment; it needs Python 3 with venv")?;
+        let mut install = Command::new(python.join("bin/pip"));
+        process::run(install.args(["install", "--quiet", SECANTUS])).context("install SecantusDB")?;
     }
     Ok(())
 }
