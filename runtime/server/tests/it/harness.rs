@@ -489,6 +489,53 @@ pub(crate) const PYTHON: &str = "Python 3 with venv";
 /// The same of Node.js' programs.
 pub(crate) const NODE_JS: &str = "Node.js 20 or newer with npm";
 
+/// A Python with these packages of PyPI (`name==version`), made once in the cache; gives its interpreter.
+pub(crate) fn python_with(name: &str, packages: &[&str]) -> PathBuf {
+    let env = installed(name, packages, |env| {
+        run(
+            PYTHON,
+            Command::new("python3").args(["-m", "venv", "--clear"]).arg(env),
+        );
+        run(
+            PYTHON,
+            Command::new(env.join("bin/pip"))
+                .args(["install", "--quiet"])
+                .args(packages),
+        );
+    });
+    env.join("bin/python")
+}
+
+/// A directory whose `node_modules` has these packages of npm (`name@version`), made once in the cache.
+pub(crate) fn npm_packages(name: &str, packages: &[&str]) -> PathBuf {
+    installed(name, packages, |dir| {
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::write(dir.join("package.json"), r#"{"private":true}"#).unwrap();
+        let install = [
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--ignore-scripts",
+        ];
+        run(
+            NODE_JS,
+            Command::new("npm").args(install).args(packages).current_dir(dir),
+        );
+    })
+}
+
+/// A directory of the cache that `install` fills, unless it was filled for the same packages.
+fn installed(name: &str, packages: &[&str], install: impl FnOnce(&Path)) -> PathBuf {
+    let dir = test_cache().join(name);
+    let (stamp, wanted) = (dir.join("installed"), packages.join("\n"));
+    if !std::fs::read_to_string(&stamp).is_ok_and(|seen| seen == wanted) {
+        install(&dir);
+        std::fs::write(stamp, wanted).unwrap();
+    }
+    dir
+}
+
 /// Runs a program that has to succeed; gives its standard output. `needs` is what to install when it can't be started.
 pub(crate) fn run(needs: &str, command: &mut Command) -> String {
     let output = command

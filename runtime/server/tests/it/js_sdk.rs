@@ -1,40 +1,12 @@
 //! The unmodified npm package @cloudbase/js-sdk, in its browser build over jsdom, against a node: the only change to
 //! an app's code is `app.registerHost(host)`. Needs Node.js with npm; packages are kept in `$CLOUDLET_TEST_CACHE`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{App, NODE_JS, Node, run, test_cache};
+use crate::harness::{App, NODE_JS, Node, npm_packages, run};
 
 const PACKAGES: [&str; 2] = ["@cloudbase/js-sdk@3.7.0", "jsdom@29.1.1"];
-
-/// Installs the packages once into the cache; gives the directory that has `node_modules`.
-fn packages() -> PathBuf {
-    let cache = test_cache().join("js-sdk");
-    let stamp = cache.join("installed");
-    let wanted = PACKAGES.join("\n");
-    if std::fs::read_to_string(&stamp).is_ok_and(|seen| seen == wanted) {
-        return cache;
-    }
-    std::fs::create_dir_all(&cache).unwrap();
-    std::fs::write(cache.join("package.json"), r#"{"private":true}"#).unwrap();
-    let install = [
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--no-save",
-        "--ignore-scripts",
-    ];
-    run(
-        NODE_JS,
-        Command::new("npm")
-            .args(install)
-            .args(PACKAGES)
-            .current_dir(&cache),
-    );
-    std::fs::write(stamp, wanted).unwrap();
-    cache
-}
 
 #[test]
 fn the_js_sdk_works_unmodified() {
@@ -50,7 +22,7 @@ fn the_js_sdk_works_unmodified() {
         NODE_JS,
         Command::new("node")
             .arg(script)
-            .arg(packages())
+            .arg(npm_packages("js-sdk", &PACKAGES))
             .arg(node.public.to_string()),
     );
     assert!(out.contains("all well"), "{out}");

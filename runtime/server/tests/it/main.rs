@@ -15,6 +15,7 @@ mod bad_input;
 mod cli;
 mod client_api;
 mod deploy;
+mod drivers;
 mod foreign;
 mod front;
 mod full_disk;

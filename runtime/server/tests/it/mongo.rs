@@ -1,31 +1,13 @@
 //! The MongoDB listener of a node, driven by PyMongo: whose data it serves, and to whom.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{App, Node, Options, PYTHON, run, test_cache};
+use crate::harness::{App, Node, Options, PYTHON, python_with, run};
 
-const PYMONGO: &str = "pymongo==4.20.0";
-
-/// A Python with PyMongo, made once in the cache.
-fn python() -> PathBuf {
-    let env = test_cache().join("pymongo");
-    let stamp = env.join("installed");
-    if !std::fs::read_to_string(&stamp).is_ok_and(|seen| seen == PYMONGO) {
-        run(
-            PYTHON,
-            Command::new("python3").args(["-m", "venv", "--clear"]).arg(&env),
-        );
-        run(
-            PYTHON,
-            Command::new(env.join("bin/pip")).args(["install", "--quiet", PYMONGO]),
-        );
-        std::fs::write(stamp, PYMONGO).unwrap();
-    }
-    env.join("bin/python")
-}
+const PYMONGO: [&str; 1] = ["pymongo==4.20.0"];
 
 fn app(name: &'static str) -> App {
     App::new(name)
@@ -33,7 +15,8 @@ fn app(name: &'static str) -> App {
         .lines("[database.collection.notes]\nrules = \"PRIVATE\"")
 }
 
-fn user(node: &Node, app: &str, name: &str, roles: &[&str]) {
+/// Makes a user with the password `secret`, or changes its roles.
+pub(crate) fn user(node: &Node, app: &str, name: &str, roles: &[&str]) {
     let body = json!({ "password": "secret", "roles": roles }).to_string();
     let path = format!("/v1/apps/{app}/database-users/{name}");
     let reply = node.admin("PUT", &path, body.as_bytes());
@@ -44,7 +27,12 @@ fn drive(script: &str, args: &[&str]) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/it")
         .join(script);
-    run(PYTHON, Command::new(python()).arg(file).args(args));
+    run(
+        PYTHON,
+        Command::new(python_with("pymongo", &PYMONGO))
+            .arg(file)
+            .args(args),
+    );
 }
 
 #[test]
