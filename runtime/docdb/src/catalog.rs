@@ -60,6 +60,7 @@ impl Collection {
                 .map(|validator| validator.document().to_owned()),
             validation_level: self.validation_level,
             validation_action: self.validation_action,
+            images: self.images,
         }
     }
 
@@ -69,6 +70,7 @@ impl Collection {
         self.validator = validator.map(Validator::new);
         self.validation_level = options.validation_level;
         self.validation_action = options.validation_action;
+        self.images = options.images;
     }
 
     /// The secondary index of that name.
@@ -284,7 +286,7 @@ impl Catalog {
         names
     }
 
-    /// Makes a collection.
+    /// Makes a collection with options that were checked.
     ///
     /// # Errors
     /// When the name is not allowed, is taken, or the database has too many collections.
@@ -292,6 +294,7 @@ impl Catalog {
         self: &mut Arc<Self>,
         kv: &mut dyn KvWrite,
         ns: &Namespace,
+        options: CollectionOptions,
         limits: &Limits,
     ) -> Result<Arc<Collection>> {
         check_namespace(ns)?;
@@ -303,7 +306,7 @@ impl Catalog {
         }
         self.check_room(ns, limits)?;
         let id = self.allocate_id(kv)?;
-        let collection = Collection {
+        let mut collection = Collection {
             id,
             images: false,
             indexes: Vec::new(),
@@ -311,6 +314,7 @@ impl Catalog {
             validation_level: ValidationLevel::default(),
             validation_action: ValidationAction::default(),
         };
+        collection.set_options(options);
         self.save(kv, ns, collection)
     }
 

@@ -24,7 +24,7 @@ use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
 use crate::query::Filter;
 use crate::verify::{Verified, inconsistent, verify};
-use crate::{Code, Error, Result, background, specification, validation};
+use crate::{Code, Error, Result, background, specification};
 
 /// Rows that a read may look at on its caller's thread.
 const INLINE_ROWS_MAX: u64 = 128;
@@ -331,11 +331,7 @@ impl Docs {
 
     /// Makes a collection; an error when it exists.
     pub fn create_collection(&self, ns: &Namespace) -> Reply<()> {
-        self.begin(Op::Catalog);
-        let ns = ns.clone();
-        self.lanes.write(Deadline::NEVER, move |tx| {
-            write::create_collection(tx, &ns).map(drop)
-        })
+        self.create_collection_with(ns, CollectionOptions::default())
     }
 
     /// Makes a collection with options; an error when it exists.
@@ -345,11 +341,7 @@ impl Docs {
         self.begin(Op::Catalog);
         let ns = ns.clone();
         self.lanes.write(Deadline::NEVER, move |tx| {
-            validation::check(&ns, &options, &tx.engine.scope(&Deadline::NEVER))?;
-            let made = write::create_collection(tx, &ns)?;
-            let mut collection = crate::catalog::Collection::clone(&made);
-            collection.set_options(options.clone());
-            tx.catalog.save(tx.kv, &ns, collection).map(drop)
+            write::create_collection(tx, &ns, &options).map(drop)
         })
     }
 
@@ -373,6 +365,21 @@ impl Docs {
             let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
             Ok(collection.options())
         }))
+    }
+
+    /// The collections of a database with their options, in the order of their names.
+    pub fn describe_collections(&self, database: &str) -> Reply<Vec<CollectionInfo>> {
+        let engine = self.begin(Op::Catalog);
+        let describe = |catalog: Arc<Catalog>| {
+            catalog
+                .collections(database)
+                .map(|(ns, collection)| CollectionInfo {
+                    name: ns.collection.clone(),
+                    options: collection.options(),
+                })
+                .collect()
+        };
+        Reply::ready(engine.catalog().map(describe))
     }
 
     /// Removes a collection, its documents and indexes. Returns whether there was one. The reply comes when it is gone
@@ -416,14 +423,11 @@ impl Docs {
     ///
     /// The reply's error: `NamespaceNotFound`.
     pub fn keep_images(&self, ns: &Namespace, keep: bool) -> Reply<()> {
-        self.begin(Op::Catalog);
-        let ns = ns.clone();
-        self.lanes.write(Deadline::NEVER, move |tx| {
-            let collection = tx.catalog.collection(&ns).ok_or_else(|| no_collection(&ns))?;
-            let mut collection = crate::catalog::Collection::clone(collection);
-            collection.images = keep;
-            tx.catalog.save(tx.kv, &ns, collection).map(drop)
-        })
+        let change = CollectionChange {
+            images: Some(keep),
+            ..CollectionChange::default()
+        };
+        self.modify_collection(ns, change)
     }
 
     /// Whether a collection [keeps images](Self::keep_images).

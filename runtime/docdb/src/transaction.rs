@@ -463,9 +463,14 @@ impl Transaction {
     /// As [`Docs::create_collection`]. A collection or index that anybody else makes, changes or drops before the
     /// commit is a conflict, whichever it is.
     pub fn create_collection(&self, ns: &Namespace) -> Reply<()> {
+        self.create_collection_with(ns, CollectionOptions::default())
+    }
+
+    /// As [`Docs::create_collection_with`], and [`create_collection`](Self::create_collection).
+    pub fn create_collection_with(&self, ns: &Namespace, options: CollectionOptions) -> Reply<()> {
         let ns = ns.clone();
         self.write(&ns.clone(), Deadline::NEVER, move |tx| {
-            write::create_collection(tx, &ns)?;
+            write::create_collection(tx, &ns, &options)?;
             Ok(((), true))
         })
     }

@@ -26,8 +26,9 @@ use crate::sort::SortSpec;
 use crate::update::{Now, Update};
 use crate::value::ensure_id_first;
 use crate::{
-    Code, CollectionChange, Deleted, Error, FindAndModify, IndexChange, IndexSpec, Inserted, Limits,
-    Modified, Namespace, Result, Updated, ValidationAction, ValidationLevel, WriteError, keycode,
+    Code, CollectionChange, CollectionOptions, Deleted, Error, FindAndModify, IndexChange, IndexSpec,
+    Inserted, Limits, Modified, Namespace, Result, Updated, ValidationAction, ValidationLevel, WriteError,
+    keycode,
 };
 
 /// A document that is fit to be inserted, or why it is not.
@@ -263,13 +264,18 @@ pub(crate) fn find_and_modify(
 pub(crate) fn collection_to_write(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc<Collection>> {
     match tx.catalog.collection(ns) {
         Some(collection) => Ok(collection.clone()),
-        None => create_collection(tx, ns),
+        None => create_collection(tx, ns, &CollectionOptions::default()),
     }
 }
 
 /// Makes a collection; an error when it exists.
-pub(crate) fn create_collection(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc<Collection>> {
-    let collection = tx.catalog.create(tx.kv, ns, &tx.engine.limits)?;
+pub(crate) fn create_collection(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    options: &CollectionOptions,
+) -> Result<Arc<Collection>> {
+    crate::validation::check(ns, options, &tx.engine.scope(&Deadline::NEVER))?;
+    let collection = tx.catalog.create(tx.kv, ns, options.clone(), &tx.engine.limits)?;
     tx.feed.created(ns, &collection);
     Ok(collection)
 }
@@ -412,13 +418,16 @@ pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &Collec
     }
     options.validation_level = change.validation_level.unwrap_or(options.validation_level);
     options.validation_action = change.validation_action.unwrap_or(options.validation_action);
+    options.images = change.images.unwrap_or(options.images);
     crate::validation::check(ns, &options, &tx.engine.scope(&Deadline::NEVER))?;
-    let before = collection.options();
-    if options == before {
-        return Ok(());
-    }
+    let changed = options != collection.options();
     collection.set_options(options);
-    let collection = tx.catalog.save(tx.kv, ns, collection)?;
+    let collection = if changed {
+        tx.catalog.save(tx.kv, ns, collection)?
+    } else {
+        Arc::new(collection)
+    };
+    // Also of a change that changes nothing, as in MongoDB.
     let mut description = RawDocumentBuf::new();
     if let Some(validator) = &change.validator {
         description.append(cstr!("validator"), validator.clone());
@@ -428,6 +437,12 @@ pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &Collec
     }
     if let Some(action) = change.validation_action {
         description.append(cstr!("validationAction"), action.name());
+    }
+    if let Some(images) = change.images {
+        description.append(
+            cstr!("changeStreamPreAndPostImages"),
+            rawdoc! { "enabled": images },
+        );
     }
     tx.feed.modified(ns, &collection, &description);
     Ok(())

@@ -8,7 +8,7 @@ use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use super::{diff, is_logged};
 use crate::catalog::Collection;
 use crate::specification;
-use crate::value::field;
+use crate::value::{field, raw_fields};
 use crate::{IndexSpec, Limits, Namespace};
 
 /// What happened.
@@ -263,7 +263,10 @@ impl Pending {
 
     /// A collection was made.
     pub(crate) fn created(&mut self, ns: &Namespace, collection: &Collection) {
-        let description = rawdoc! { "idIndex": specification::of_id().to_document() };
+        let mut description = rawdoc! { "idIndex": specification::of_id().to_document() };
+        for (name, value) in raw_fields(&collection.options().to_document()) {
+            description.append(name, value);
+        }
         self.described(Kind::Create, ns, collection, &description);
     }
 
