@@ -10,7 +10,7 @@ use cloudlet_base::Deadline;
 use cloudlet_docdb::{
     Aggregate, ChangeCursor, Changes, CollectionChange, CollectionInfo, CollectionOptions, Cursor, Delete,
     Deleted, Error, Find, FindAndModify, IndexChange, IndexSpec, Insert, Inserted, Modified, Namespace, Page,
-    Update, Updated, Watch, WatchScope, Write, Written,
+    Update, Updated, View, Watch, WatchScope, Write, Written,
 };
 
 /// A future that a trait object returns.
@@ -207,20 +207,30 @@ pub trait Documents: Statements {
         change: CollectionChange,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// The options of a collection; `NamespaceNotFound` when there is no such collection.
+    /// Makes a view: a collection that is a pipeline on another one, which all reads of it run first and which no
+    /// write takes (`CommandNotSupportedOnView`). `NamespaceExists`, `InvalidNamespace`, `GraphContainsCycle`,
+    /// `ViewDepthLimitExceeded`, `OptionNotSupportedOnView` for a stage that no view may have, the errors of a
+    /// malformed stage.
+    fn create_view<'a>(&'a self, ns: &'a Namespace, view: View) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Changes what a view is made of. As [`create_view`](Self::create_view); `NamespaceNotFound`, `InvalidOptions`
+    /// for a collection.
+    fn modify_view<'a>(&'a self, ns: &'a Namespace, view: View) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The options of a collection; `CommandNotSupportedOnView` for a view, `NamespaceNotFound` when there is no such collection.
     fn collection_options<'a>(&'a self, ns: &'a Namespace)
     -> BoxFuture<'a, Result<CollectionOptions, Error>>;
 
-    /// The collections of a database with their options, in the order of their names.
+    /// The collections and views of a database with what they are, in the order of their names.
     fn describe_collections<'a>(
         &'a self,
         database: &'a str,
     ) -> BoxFuture<'a, Result<Vec<CollectionInfo>, Error>>;
 
-    /// Removes a collection with its documents and indexes. Returns whether there was one.
+    /// Removes a collection with its documents and indexes, or a view. Returns whether there was one.
     fn drop_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<bool, Error>>;
 
-    /// Names of the collections of a database, in order.
+    /// Names of the collections of a database, in order; views are not among them.
     fn list_collections<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<Vec<Arc<str>>, Error>>;
 
     /// Names of all databases that have a collection, in order, the platform's own (which have a `/`) among them.

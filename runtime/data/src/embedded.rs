@@ -8,7 +8,7 @@ use cloudlet_base::Deadline;
 use cloudlet_docdb::{
     Aggregate, ChangeCursor, Changes, CollectionChange, CollectionInfo, CollectionOptions, Cursor, Delete,
     Deleted, Docs, Error, Find, FindAndModify, IndexChange, IndexSpec, Insert, Inserted, Modified, Namespace,
-    Page, Update, Updated, Watch, WatchScope, Write, Written,
+    Page, Update, Updated, View, Watch, WatchScope, Write, Written,
 };
 
 use crate::{BoxFuture, Documents, Statements, Transaction};
@@ -222,6 +222,14 @@ impl Documents for Embedded {
         change: CollectionChange,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.0.modify_collection(ns, change))
+    }
+
+    fn create_view<'a>(&'a self, ns: &'a Namespace, view: View) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.create_view(ns, view))
+    }
+
+    fn modify_view<'a>(&'a self, ns: &'a Namespace, view: View) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.modify_view(ns, view))
     }
 
     fn collection_options<'a>(

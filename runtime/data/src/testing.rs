@@ -14,8 +14,8 @@ use cloudlet_base::Deadline;
 use crate::{
     Aggregate, BoxFuture, ChangeCursor, Changes, Code, CollectionChange, CollectionInfo, CollectionOptions,
     Cursor, Delete, Deleted, Documents, Error, Find, FindAndModify, IndexChange, IndexSpec, Insert, Inserted,
-    Modified, Namespace, Page, Statements, Transaction, Update, UpdateOne, Updated, Watch, WatchScope, Write,
-    WriteError, Written,
+    Modified, Namespace, Page, Statements, Transaction, Update, UpdateOne, Updated, View, Watch, WatchScope,
+    Write, WriteError, Written,
 };
 
 /// The real engine, in memory.
@@ -650,6 +650,14 @@ impl Documents for MemoryDocuments {
 
     fn modify_collection<'a>(&'a self, _: &'a Namespace, _: CollectionChange) -> BoxFuture<'a, Result<()>> {
         unsupported("modify_collection")
+    }
+
+    fn create_view<'a>(&'a self, _: &'a Namespace, _: View) -> BoxFuture<'a, Result<()>> {
+        unsupported("create_view")
+    }
+
+    fn modify_view<'a>(&'a self, _: &'a Namespace, _: View) -> BoxFuture<'a, Result<()>> {
+        unsupported("modify_view")
     }
 
     fn collection_options<'a>(&'a self, _: &'a Namespace) -> BoxFuture<'a, Result<CollectionOptions>> {

@@ -296,6 +296,19 @@ pub struct CollectionInfo {
     pub name: Arc<str>,
     /// What it was made or changed to be.
     pub options: CollectionOptions,
+    /// Its UUID, which a rename leaves as it is; a view has none.
+    pub uuid: Option<[u8; 16]>,
+    /// What it is made of, if it is a view.
+    pub view: Option<View>,
+}
+
+/// A collection that is a pipeline on another one: reads of it run that first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    /// The collection or view of the same database that it is of; it need not be there.
+    pub on: Arc<str>,
+    /// MongoDB's stages.
+    pub pipeline: Vec<RawDocumentBuf>,
 }
 
 /// What [`Docs::modify_collection`](crate::Docs::modify_collection) changes; `None` leaves things as they are.

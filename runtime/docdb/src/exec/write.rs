@@ -19,6 +19,7 @@ use crate::expression::{Runtime, Scope};
 use crate::index::{Maintenance, duplicate_key, stored};
 use crate::kv::get_vec;
 use crate::lanes::Tx;
+use crate::pipeline::Surroundings;
 use crate::plan;
 use crate::projection::Projection;
 use crate::query::Filter;
@@ -27,8 +28,8 @@ use crate::update::{Now, Update};
 use crate::value::ensure_id_first;
 use crate::{
     Code, CollectionChange, CollectionOptions, Deleted, Error, FindAndModify, IndexChange, IndexSpec,
-    Inserted, Limits, Modified, Namespace, Result, Updated, ValidationAction, ValidationLevel, WriteError,
-    keycode,
+    Inserted, Limits, Modified, Namespace, Result, Updated, ValidationAction, ValidationLevel, View,
+    WriteError, keycode,
 };
 
 /// A document that is fit to be inserted, or why it is not.
@@ -152,6 +153,7 @@ pub(crate) fn update(
     ordered: bool,
     deadline: &Deadline,
 ) -> Result<Updated> {
+    tx.catalog.check_no_view(ns)?;
     let mut done = Updated::default();
     for (index, statement) in statements.iter().enumerate() {
         let statement = statement.as_ref().map_err(Error::clone);
@@ -177,6 +179,7 @@ pub(crate) fn delete(
     ordered: bool,
     deadline: &Deadline,
 ) -> Result<Deleted> {
+    tx.catalog.check_no_view(ns)?;
     let mut done = Deleted::default();
     for (index, statement) in statements.iter().enumerate() {
         let outcome = statement.as_ref().map_err(Error::clone).and_then(|statement| {
@@ -211,6 +214,7 @@ pub(crate) fn find_and_modify(
     statement: &ModifyStatement,
     deadline: &Deadline,
 ) -> Result<Modified> {
+    tx.catalog.check_no_view(ns)?;
     tx.bypass_validation = statement.bypass_validation;
     let project = |document: &RawDocument| match &statement.projection {
         None => Ok(document.to_owned()),
@@ -264,6 +268,7 @@ pub(crate) fn find_and_modify(
 pub(crate) fn collection_to_write(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc<Collection>> {
     match tx.catalog.collection(ns) {
         Some(collection) => Ok(collection.clone()),
+        None if tx.catalog.view(ns).is_some() => Err(crate::view::not_a_collection(ns)),
         None => create_collection(tx, ns, &CollectionOptions::default()),
     }
 }
@@ -280,6 +285,34 @@ pub(crate) fn create_collection(
     Ok(collection)
 }
 
+/// Makes a view; an error when there is something of that name.
+pub(crate) fn create_view(tx: &mut Tx<'_>, ns: &Namespace, view: &View) -> Result<()> {
+    check_view(tx, ns, view)?;
+    tx.catalog
+        .create_view(tx.kv, ns, view.clone(), &tx.engine.limits)?;
+    tx.feed.view_created(ns, view);
+    Ok(())
+}
+
+/// Changes what a view is made of.
+pub(crate) fn modify_view(tx: &mut Tx<'_>, ns: &Namespace, view: &View) -> Result<()> {
+    if tx.catalog.view(ns).is_none() {
+        return Err(match tx.catalog.collection(ns) {
+            Some(_) => Error::new(Code::InvalidOptions, format!("{ns} is not a view")),
+            None => Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}")),
+        });
+    }
+    check_view(tx, ns, view)?;
+    tx.catalog.save_view(tx.kv, ns, view.clone())?;
+    tx.feed.view_modified(ns, view);
+    Ok(())
+}
+
+fn check_view(tx: &Tx<'_>, ns: &Namespace, view: &View) -> Result<()> {
+    let around = Surroundings::new(&tx.engine.limits, tx.engine.scope(&Deadline::NEVER));
+    crate::view::check(&tx.catalog, ns, view, &around)
+}
+
 /// Changes what can be changed of an index. Returns it as it was and as it is.
 pub(crate) fn modify_index(
     tx: &mut Tx<'_>,
@@ -287,8 +320,7 @@ pub(crate) fn modify_index(
     name: &str,
     change: &IndexChange,
 ) -> Result<(IndexSpec, IndexSpec)> {
-    let missing = || Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}"));
-    let mut collection = Collection::clone(tx.catalog.collection(ns).ok_or_else(missing)?);
+    let mut collection = Collection::clone(tx.catalog.only_collection(ns)?);
     if name == ID_INDEX {
         return Err(Error::new(
             Code::BadValue,
@@ -410,8 +442,7 @@ fn validate(
 
 /// Changes what can be changed of a collection.
 pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &CollectionChange) -> Result<()> {
-    let missing = || Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}"));
-    let mut collection = Collection::clone(tx.catalog.collection(ns).ok_or_else(missing)?);
+    let mut collection = Collection::clone(tx.catalog.only_collection(ns)?);
     let mut options = collection.options();
     if let Some(validator) = &change.validator {
         options.validator = Some(validator.clone());

@@ -8,6 +8,7 @@ use crate::args::{self, Args};
 use crate::call::{Call, check_database};
 use crate::error::{Code, CommandError, Result};
 use crate::roles::Need;
+use crate::users::uuid;
 
 /// `drop`.
 pub(crate) async fn drop_collection(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
@@ -98,7 +99,10 @@ pub(crate) async fn list_collections(call: &mut Call<'_>) -> Result<RawDocumentB
     }
     if name_only {
         for row in &mut rows {
-            *row = rawdoc! { "name": row.get_str("name").unwrap_or_default(), "type": "collection" };
+            *row = rawdoc! {
+                "name": row.get_str("name").unwrap_or_default(),
+                "type": row.get_str("type").unwrap_or_default(),
+            };
         }
     }
     let ns = Namespace::new(call.db.clone(), "$cmd.listCollections");
@@ -107,11 +111,23 @@ pub(crate) async fn list_collections(call: &mut Call<'_>) -> Result<RawDocumentB
 
 /// A collection as it is listed.
 fn row(collection: &CollectionInfo) -> RawDocumentBuf {
+    if let Some(view) = &collection.view {
+        return rawdoc! {
+            "name": &*collection.name,
+            "type": "view",
+            "options": view.to_document(),
+            "info": { "readOnly": true },
+        };
+    }
+    let mut info = rawdoc! { "readOnly": false };
+    if let Some(bytes) = collection.uuid {
+        info.append(cstr!("uuid"), uuid(bytes));
+    }
     rawdoc! {
         "name": &*collection.name,
         "type": "collection",
         "options": collection.options.to_document(),
-        "info": { "readOnly": false },
+        "info": info,
         "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr};
 use cloudlet_data::{
-    CollectionChange, CollectionOptions, IndexChange, IndexSpec, Namespace, ValidationAction, ValidationLevel,
+    CollectionChange, CollectionOptions, IndexChange, IndexSpec, Namespace, ValidationAction,
+    ValidationLevel, View,
 };
 
 use super::query;
@@ -17,6 +18,7 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut options = CollectionOptions::default();
+    let (mut on, mut pipeline) = (None, None);
     let mut args = Args::new("create", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -39,16 +41,39 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             "validationLevel" => options.validation_level = level("create", value)?,
             "validationAction" => options.validation_action = action("create", value)?,
             "changeStreamPreAndPostImages" => options.images = images("create", value)?,
-            "viewOn" | "pipeline" | "timeseries" | "clusteredIndex" | "expireAfterSeconds"
-            | "encryptedFields" => return Err(args.unsupported(name)),
+            "viewOn" => on = Some(args::text("create.viewOn", value)?.into()),
+            "pipeline" => pipeline = Some(args::documents("create.pipeline", value)?),
+            "timeseries" | "clusteredIndex" | "expireAfterSeconds" | "encryptedFields" => {
+                return Err(args.unsupported(name));
+            }
             name => return Err(args.unknown(name)),
         }
     }
     // An empty one is none.
     options.validator = options.validator.filter(|validator| !validator.is_empty());
-    let made = match &call.open {
-        Some(transaction) => transaction.create_collection(&ns, options).await,
-        None => call.shared.documents.create_collection_with(&ns, options).await,
+    let view = match (on, pipeline) {
+        (None, None) => None,
+        (Some(on), pipeline) => Some(View {
+            on,
+            pipeline: pipeline.unwrap_or_default(),
+        }),
+        (None, Some(_)) => return Err(invalid("'pipeline' cannot be specified without 'viewOn'")),
+    };
+    let made = match (&call.open, view) {
+        (_, Some(_)) if options != CollectionOptions::default() => {
+            return Err(invalid(
+                "a view takes no options of a collection: it has the documents of what it is of",
+            ));
+        }
+        (Some(_), Some(_)) => {
+            return Err(CommandError::new(
+                Code::OperationNotSupportedInTransaction,
+                format!("Cannot create a view in a multi-document transaction: {ns}"),
+            ));
+        }
+        (None, Some(view)) => call.shared.documents.create_view(&ns, view).await,
+        (Some(transaction), None) => transaction.create_collection(&ns, options).await,
+        (None, None) => call.shared.documents.create_collection_with(&ns, options).await,
     };
     match made {
         Ok(()) => Ok(RawDocumentBuf::new()),
@@ -66,7 +91,7 @@ pub(crate) async fn modify(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut change = CollectionChange::default();
-    let mut index = None;
+    let (mut index, mut on, mut pipeline) = (None, None, None);
     let mut args = Args::new("collMod", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -80,9 +105,32 @@ pub(crate) async fn modify(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
                     return Err(args.unsupported(name));
                 }
             }
-            "viewOn" | "pipeline" | "cappedSize" | "cappedMax" | "timeseries" | "expireAfterSeconds"
-            | "recordPreImages" => return Err(args.unsupported(name)),
+            "viewOn" => on = Some(args::text("collMod.viewOn", value)?.into()),
+            "pipeline" => pipeline = Some(args::documents("collMod.pipeline", value)?),
+            "cappedSize" | "cappedMax" | "timeseries" | "expireAfterSeconds" | "recordPreImages" => {
+                return Err(args.unsupported(name));
+            }
             name => return Err(args.unknown(name)),
+        }
+    }
+    match (on, pipeline) {
+        (None, None) => {}
+        (Some(on), Some(pipeline)) => {
+            if index.is_some() || change != CollectionChange::default() {
+                return Err(invalid("a view takes 'viewOn' and 'pipeline' only"));
+            }
+            let view = View { on, pipeline };
+            call.shared
+                .documents
+                .modify_view(&ns, view)
+                .await
+                .map_err(not_there)?;
+            return Ok(RawDocumentBuf::new());
+        }
+        _ => {
+            return Err(invalid(
+                "Must specify both 'viewOn' and 'pipeline' when modifying a view",
+            ));
         }
     }
     let named = match &index {
@@ -193,6 +241,10 @@ impl IndexArgs {
             )
         })
     }
+}
+
+fn invalid(message: &str) -> CommandError {
+    CommandError::new(Code::InvalidOptions, message)
 }
 
 fn not_there(error: cloudlet_data::Error) -> CommandError {

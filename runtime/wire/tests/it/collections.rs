@@ -90,6 +90,84 @@ async fn a_validator_refuses_documents_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_view_is_read_and_not_written() {
+    let mut client = client().await;
+    let documents: Vec<Document> = (0..6).map(|n| doc! { "_id": n, "odd": n % 2 }).collect();
+    client
+        .ok(in_db(doc! { "insert": "c", "documents": documents }))
+        .await;
+    let pipeline = vec![doc! { "$match": { "odd": 0 } }];
+    client
+        .ok(in_db(
+            doc! { "create": "v", "viewOn": "c", "pipeline": pipeline.clone() },
+        ))
+        .await;
+    let shown = listed(&mut client, "v").await;
+    let expected = doc! {
+        "name": "v", "type": "view", "options": { "viewOn": "c", "pipeline": pipeline },
+        "info": { "readOnly": true },
+    };
+    assert_eq!(shown, expected);
+    let uuid = listed(&mut client, "c")
+        .await
+        .get_document("info")
+        .unwrap()
+        .get("uuid")
+        .cloned();
+    assert!(matches!(uuid, Some(Bson::Binary(uuid)) if uuid.bytes.len() == 16));
+    let names = doc! { "listCollections": 1, "nameOnly": true, "filter": { "type": "view" } };
+    let names = batch(&client.ok(in_db(names)).await);
+    assert_eq!(names, [doc! { "name": "v", "type": "view" }]);
+    let reply = client.ok(in_db(doc! { "find": "v", "batchSize": 2 })).await;
+    assert_eq!(batch(&reply).len(), 2);
+    let id = reply.get_document("cursor").unwrap().get_i64("id").unwrap();
+    let more = client.ok(in_db(doc! { "getMore": id, "collection": "v" })).await;
+    assert_eq!(batch(&more), [doc! { "_id": 4, "odd": 0 }]);
+    let counted = client.ok(in_db(doc! { "count": "v" })).await;
+    assert_eq!(counted.get_i32("n").unwrap(), 3);
+    let explained = client.ok(in_db(doc! { "explain": { "find": "v" } })).await;
+    assert!(explained.contains_key("stages"), "{explained}");
+    let refused = [
+        (doc! { "insert": "v", "documents": [{}] }, 166),
+        (doc! { "delete": "v", "deletes": [{ "q": {}, "limit": 0 }] }, 166),
+        (
+            doc! { "update": "v", "updates": [{ "q": {}, "u": { "a": 1 } }] },
+            166,
+        ),
+        (doc! { "findAndModify": "v", "remove": true }, 166),
+        (
+            doc! { "createIndexes": "v", "indexes": [{ "key": { "a": 1 }, "name": "a" }] },
+            166,
+        ),
+        (doc! { "listIndexes": "v" }, 166),
+        (doc! { "collStats": "v" }, 166),
+        (doc! { "validate": "v" }, 166),
+        (
+            doc! { "aggregate": "v", "pipeline": [{ "$changeStream": {} }], "cursor": {} },
+            166,
+        ),
+        (doc! { "collMod": "v", "validator": {} }, 166),
+        (doc! { "collMod": "v", "viewOn": "c" }, 72),
+        (doc! { "collMod": "c", "viewOn": "d", "pipeline": [] }, 72),
+        (doc! { "create": "w", "pipeline": [] }, 72),
+        (doc! { "create": "w", "viewOn": "c", "validator": { "a": 1 } }, 72),
+        (doc! { "create": "w", "viewOn": "w" }, 5),
+        (doc! { "create": "v", "viewOn": "c" }, 48),
+    ];
+    for (command, code) in refused {
+        assert_eq!(client.code(in_db(command.clone())).await, code, "{command}");
+    }
+    client
+        .ok(in_db(doc! { "collMod": "v", "viewOn": "c", "pipeline": [] }))
+        .await;
+    let counted = client.ok(in_db(doc! { "count": "v" })).await;
+    assert_eq!(counted.get_i32("n").unwrap(), 6);
+    client.ok(in_db(doc! { "drop": "v" })).await;
+    let counted = client.ok(in_db(doc! { "count": "v" })).await;
+    assert_eq!(counted.get_i32("n").unwrap(), 0);
+}
+
+#[tokio::test]
 async fn coll_mod_changes_a_collection() {
     let mut client = client().await;
     client.ok(in_db(doc! { "create": "c" })).await;
