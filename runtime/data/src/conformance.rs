@@ -8,9 +8,10 @@ use bson::{Bson, Document, RawBson, RawDocumentBuf, doc};
 use cloudlet_base::Deadline;
 
 use crate::{
-    Aggregate, BeforeChange, ChangeCursor, Changes, Code, Delete, DeleteOne, Documents, Error, Find,
-    FindAndModify, FullDocument, IndexSpec, Insert, Inserted, Namespace, Update, UpdateOne, Updated, Watch,
-    WatchScope, WatchStart, Write, default_index_name, pipeline_update,
+    Aggregate, BeforeChange, ChangeCursor, Changes, Code, CollectionChange, CollectionOptions, Delete,
+    DeleteOne, Documents, Error, Find, FindAndModify, FullDocument, IndexChange, IndexSpec, Insert, Inserted,
+    Namespace, Update, UpdateOne, Updated, ValidationLevel, Watch, WatchScope, WatchStart, Write,
+    default_index_name, pipeline_update,
 };
 
 /// Runs the suite in databases whose names begin with `prefix`; they should not be there yet, and are left behind.
@@ -34,6 +35,7 @@ pub async fn run(documents: &dyn Documents, prefix: &str) {
     suite("plans").indexes_answer_alike().await;
     suite("aggregations").aggregations().await;
     suite("transactions").transactions().await;
+    suite("options").options().await;
     suite("changes").changes().await;
     suite("resumes").resumes().await;
     suite("refusals").refusals().await;
@@ -577,6 +579,98 @@ impl Suite<'_> {
             .await;
         assert_eq!(done.errors[0].error.code(), Code::BSONObjectTooLarge);
         assert_eq!(self.count(doc! {}).await, 0);
+    }
+
+    async fn options(&self) {
+        let validator = raw(doc! { "n": { "$gt": 0 } });
+        let options = CollectionOptions {
+            validator: Some(validator.clone()),
+            ..CollectionOptions::default()
+        };
+        self.documents
+            .create_collection_with(&self.ns, options.clone())
+            .await
+            .expect("create");
+        let error = self
+            .documents
+            .create_collection_with(&self.ns, options.clone())
+            .await
+            .expect_err("it exists");
+        assert_eq!(error.code(), Code::NamespaceExists);
+        let there = self
+            .documents
+            .collection_options(&self.ns)
+            .await
+            .expect("options");
+        assert_eq!(there, options);
+        let done = self.insert([doc! { "_id": 1, "n": 0 }]).await;
+        let refused = &done.errors[0].error;
+        assert_eq!(refused.code(), Code::DocumentValidationFailure);
+        let info = refused.info().expect("it says why");
+        assert_eq!(info.get_i32("failingDocumentId").expect("the _id"), 1);
+        let passing = Insert {
+            documents: vec![raw(doc! { "_id": 1, "n": 0 })],
+            bypass_validation: true,
+            ..Insert::default()
+        };
+        let done = self
+            .documents
+            .insert(&self.ns, passing, Deadline::NEVER)
+            .await
+            .expect("insert");
+        assert_eq!(done.ids.len(), 1, "the validator was passed over");
+        let change = CollectionChange {
+            validation_level: Some(ValidationLevel::Off),
+            images: Some(true),
+            ..CollectionChange::default()
+        };
+        self.documents
+            .modify_collection(&self.ns, change.clone())
+            .await
+            .expect("modify");
+        self.insert([doc! { "_id": 2, "n": 0 }]).await;
+        assert_eq!(self.ids(doc! {}).await, [1, 2]);
+        let listed = self
+            .documents
+            .describe_collections(&self.ns.database)
+            .await
+            .expect("describe");
+        let own = listed.iter().find(|one| one.name == self.ns.collection);
+        let expected = CollectionOptions {
+            validator: Some(validator),
+            validation_level: ValidationLevel::Off,
+            images: true,
+            ..CollectionOptions::default()
+        };
+        assert_eq!(own.expect("it is listed").options, expected);
+        self.index(index(&[("at", 1)])).await.expect("index");
+        let (before, after) = self
+            .documents
+            .modify_index(
+                &self.ns,
+                "at_1",
+                IndexChange {
+                    expire_after_seconds: Some(60),
+                    hidden: Some(true),
+                },
+            )
+            .await
+            .expect("modify");
+        assert_eq!((before.expire_after_seconds, before.hidden), (None, false));
+        assert_eq!((after.expire_after_seconds, after.hidden), (Some(60), true));
+        let nowhere = Namespace::new(self.ns.database.clone(), "nowhere");
+        let error = self
+            .documents
+            .modify_collection(&nowhere, change)
+            .await
+            .expect_err("not there");
+        assert_eq!(error.code(), Code::NamespaceNotFound);
+        let error = self
+            .documents
+            .modify_index(&self.ns, "nope", IndexChange::default())
+            .await
+            .expect_err("not there");
+        assert_eq!(error.code(), Code::IndexNotFound);
     }
 
     async fn changes(&self) {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use bson::{RawBson, RawDocumentBuf, Timestamp};
 use cloudlet_base::Deadline;
 use cloudlet_docdb::{
-    Aggregate, ChangeCursor, Changes, Cursor, Delete, Deleted, Error, Find, FindAndModify, IndexSpec, Insert,
-    Inserted, Modified, Namespace, Page, Update, Updated, Watch, WatchScope, Write, Written,
+    Aggregate, ChangeCursor, Changes, CollectionChange, CollectionInfo, CollectionOptions, Cursor, Delete,
+    Deleted, Error, Find, FindAndModify, IndexChange, IndexSpec, Insert, Inserted, Modified, Namespace, Page,
+    Update, Updated, View, Watch, WatchScope, Write, Written,
 };
 
 /// A future that a trait object returns.
@@ -100,9 +101,13 @@ pub trait Statements: Send + Sync + 'static {
 /// single document in it, ends it; so do its time and the drop of the last handle, and nothing is changed then.
 /// Statements of one transaction run one after another; a cursor of it goes on in it only.
 pub trait Transaction: Statements {
-    /// As [`Documents::create_collection`]. A collection or index that anybody else makes, changes or drops before the
+    /// As [`Documents::create_collection_with`]. A collection or index that anybody else makes, changes or drops before the
     /// commit is a conflict.
-    fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>>;
+    fn create_collection<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        options: CollectionOptions,
+    ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// As [`Documents::create_indexes`], on a collection that is not there or was made in the transaction;
     /// `OperationNotSupportedInTransaction` for another one, unless it has them. Returns how many indexes the collection
@@ -183,10 +188,49 @@ pub trait Documents: Statements {
     /// Makes a collection; `NamespaceExists` when it exists.
     fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Removes a collection with its documents and indexes. Returns whether there was one.
+    /// Makes a collection with options; `NamespaceExists` when it exists, `InvalidOptions` for options that do not go
+    /// together or not there, the errors of a filter for a validator that is none.
+    ///
+    /// A document that the validator refuses fails its statement with `DocumentValidationFailure`, whose
+    /// [`info`](Error::info) tells why, unless the statement passes validators over.
+    fn create_collection_with<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        options: CollectionOptions,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Changes what can be changed of a collection: MongoDB's `collMod`. Documents that are there are not looked at.
+    /// `NamespaceNotFound`, `InvalidOptions`, the errors of a filter.
+    fn modify_collection<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        change: CollectionChange,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Makes a view: a collection that is a pipeline on another one, which all reads of it run first and which no
+    /// write takes (`CommandNotSupportedOnView`). `NamespaceExists`, `InvalidNamespace`, `GraphContainsCycle`,
+    /// `ViewDepthLimitExceeded`, `OptionNotSupportedOnView` for a stage that no view may have, the errors of a
+    /// malformed stage.
+    fn create_view<'a>(&'a self, ns: &'a Namespace, view: View) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Changes what a view is made of. As [`create_view`](Self::create_view); `NamespaceNotFound`, `InvalidOptions`
+    /// for a collection.
+    fn modify_view<'a>(&'a self, ns: &'a Namespace, view: View) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The options of a collection; `CommandNotSupportedOnView` for a view, `NamespaceNotFound` when there is no such collection.
+    fn collection_options<'a>(&'a self, ns: &'a Namespace)
+    -> BoxFuture<'a, Result<CollectionOptions, Error>>;
+
+    /// The collections and views of a database with what they are, in the order of their names.
+    fn describe_collections<'a>(
+        &'a self,
+        database: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<CollectionInfo>, Error>>;
+
+    /// Removes a collection with its documents and indexes, or a view. Returns whether there was one.
     fn drop_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<bool, Error>>;
 
-    /// Names of the collections of a database, in order.
+    /// Names of the collections of a database, in order; views are not among them.
     fn list_collections<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<Vec<Arc<str>>, Error>>;
 
     /// Names of all databases that have a collection, in order, the platform's own (which have a `/`) among them.
@@ -210,6 +254,15 @@ pub trait Documents: Statements {
         ns: &'a Namespace,
         indexes: Vec<IndexSpec>,
     ) -> BoxFuture<'a, Result<usize, Error>>;
+
+    /// Changes what can be changed of an index: MongoDB's `collMod`. Returns it as it was and as it is now.
+    /// `NamespaceNotFound`, `IndexNotFound`, `InvalidOptions` for a life that documents can't have.
+    fn modify_index<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        name: &'a str,
+        change: IndexChange,
+    ) -> BoxFuture<'a, Result<(IndexSpec, IndexSpec), Error>>;
 
     /// Removes a secondary index by name.
     fn drop_index<'a>(&'a self, ns: &'a Namespace, name: &'a str) -> BoxFuture<'a, Result<(), Error>>;

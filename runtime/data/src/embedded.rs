@@ -6,8 +6,9 @@ use std::time::Duration;
 use bson::{RawBson, RawDocumentBuf, Timestamp};
 use cloudlet_base::Deadline;
 use cloudlet_docdb::{
-    Aggregate, ChangeCursor, Changes, Cursor, Delete, Deleted, Docs, Error, Find, FindAndModify, IndexSpec,
-    Insert, Inserted, Modified, Namespace, Page, Update, Updated, Watch, WatchScope, Write, Written,
+    Aggregate, ChangeCursor, Changes, CollectionChange, CollectionInfo, CollectionOptions, Cursor, Delete,
+    Deleted, Docs, Error, Find, FindAndModify, IndexChange, IndexSpec, Insert, Inserted, Modified, Namespace,
+    Page, Update, Updated, View, Watch, WatchScope, Write, Written,
 };
 
 use crate::{BoxFuture, Documents, Statements, Transaction};
@@ -122,8 +123,12 @@ impl Statements for $engine {
 statements!(Embedded, EmbeddedTransaction);
 
 impl Transaction for EmbeddedTransaction {
-    fn create_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(self.0.create_collection(ns))
+    fn create_collection<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        options: CollectionOptions,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.create_collection_with(ns, options))
     }
 
     fn create_indexes<'a>(
@@ -203,6 +208,44 @@ impl Documents for Embedded {
         Box::pin(self.0.create_collection(ns))
     }
 
+    fn create_collection_with<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        options: CollectionOptions,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.create_collection_with(ns, options))
+    }
+
+    fn modify_collection<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        change: CollectionChange,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.modify_collection(ns, change))
+    }
+
+    fn create_view<'a>(&'a self, ns: &'a Namespace, view: View) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.create_view(ns, view))
+    }
+
+    fn modify_view<'a>(&'a self, ns: &'a Namespace, view: View) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.modify_view(ns, view))
+    }
+
+    fn collection_options<'a>(
+        &'a self,
+        ns: &'a Namespace,
+    ) -> BoxFuture<'a, Result<CollectionOptions, Error>> {
+        Box::pin(self.0.collection_options(ns))
+    }
+
+    fn describe_collections<'a>(
+        &'a self,
+        database: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<CollectionInfo>, Error>> {
+        Box::pin(self.0.describe_collections(database))
+    }
+
     fn drop_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(self.0.drop_collection(ns))
     }
@@ -234,6 +277,15 @@ impl Documents for Embedded {
         indexes: Vec<IndexSpec>,
     ) -> BoxFuture<'a, Result<usize, Error>> {
         Box::pin(self.0.create_indexes(ns, indexes))
+    }
+
+    fn modify_index<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        name: &'a str,
+        change: IndexChange,
+    ) -> BoxFuture<'a, Result<(IndexSpec, IndexSpec), Error>> {
+        Box::pin(self.0.modify_index(ns, name, change))
     }
 
     fn drop_index<'a>(&'a self, ns: &'a Namespace, name: &'a str) -> BoxFuture<'a, Result<(), Error>> {

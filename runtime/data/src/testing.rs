@@ -12,9 +12,10 @@ use bson::{Bson, Document, RawBson, RawDocumentBuf, Timestamp, oid::ObjectId};
 use cloudlet_base::Deadline;
 
 use crate::{
-    Aggregate, BoxFuture, ChangeCursor, Changes, Code, Cursor, Delete, Deleted, Documents, Error, Find,
-    FindAndModify, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Statements, Transaction, Update,
-    UpdateOne, Updated, Watch, WatchScope, Write, WriteError, Written,
+    Aggregate, BoxFuture, ChangeCursor, Changes, Code, CollectionChange, CollectionInfo, CollectionOptions,
+    Cursor, Delete, Deleted, Documents, Error, Find, FindAndModify, IndexChange, IndexSpec, Insert, Inserted,
+    Modified, Namespace, Page, Statements, Transaction, Update, UpdateOne, Updated, View, Watch, WatchScope,
+    Write, WriteError, Written,
 };
 
 /// The real engine, in memory.
@@ -639,6 +640,34 @@ impl Documents for MemoryDocuments {
         }))
     }
 
+    fn create_collection_with<'a>(
+        &'a self,
+        _: &'a Namespace,
+        _: CollectionOptions,
+    ) -> BoxFuture<'a, Result<()>> {
+        unsupported("create_collection_with")
+    }
+
+    fn modify_collection<'a>(&'a self, _: &'a Namespace, _: CollectionChange) -> BoxFuture<'a, Result<()>> {
+        unsupported("modify_collection")
+    }
+
+    fn create_view<'a>(&'a self, _: &'a Namespace, _: View) -> BoxFuture<'a, Result<()>> {
+        unsupported("create_view")
+    }
+
+    fn modify_view<'a>(&'a self, _: &'a Namespace, _: View) -> BoxFuture<'a, Result<()>> {
+        unsupported("modify_view")
+    }
+
+    fn collection_options<'a>(&'a self, _: &'a Namespace) -> BoxFuture<'a, Result<CollectionOptions>> {
+        unsupported("collection_options")
+    }
+
+    fn describe_collections<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<CollectionInfo>>> {
+        unsupported("describe_collections")
+    }
+
     fn drop_collection<'a>(&'a self, ns: &'a Namespace) -> BoxFuture<'a, Result<bool>> {
         done(self.write(|state| Ok(state.remove(ns).is_some())))
     }
@@ -704,6 +733,15 @@ impl Documents for MemoryDocuments {
             }
             Ok(collection.indexes.len() - before)
         }))
+    }
+
+    fn modify_index<'a>(
+        &'a self,
+        _: &'a Namespace,
+        _: &'a str,
+        _: IndexChange,
+    ) -> BoxFuture<'a, Result<(IndexSpec, IndexSpec)>> {
+        unsupported("modify_index")
     }
 
     fn drop_index<'a>(&'a self, _: &'a Namespace, _: &'a str) -> BoxFuture<'a, Result<()>> {

@@ -6,19 +6,23 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
+use cloudlet_base::Entropy;
 
 use crate::index::Index;
 use crate::kv::{Direction, KvRead, KvWrite, Range, get_vec};
 use crate::limits::Limits;
-use crate::ops::{CollectionOptions, ValidationAction, ValidationLevel};
+use crate::ops::{CollectionInfo, CollectionOptions, ValidationAction, ValidationLevel, View};
 use crate::specification;
 use crate::validation::Validator;
-use crate::{Code, Error, IndexSpec, Namespace, Result};
+use crate::value::elements;
+use crate::{Code, Error, IndexSpec, Namespace, Result, view};
 
 /// The newest format this program reads and the one it writes. It reads the versions before
 /// too, whose catalog rows only lack what later ones brought; `runtime/docs/docdb-format.md` tells the versions apart.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 const FORMAT_VERSION_MIN: u32 = 1;
+/// The version since which a store has a row to make UUIDs of.
+const UUID_VERSION: u32 = 4;
 
 const META: u8 = 0;
 const CATALOG: u8 = 1;
@@ -60,6 +64,7 @@ impl Collection {
                 .map(|validator| validator.document().to_owned()),
             validation_level: self.validation_level,
             validation_action: self.validation_action,
+            images: self.images,
         }
     }
 
@@ -69,6 +74,7 @@ impl Collection {
         self.validator = validator.map(Validator::new);
         self.validation_level = options.validation_level;
         self.validation_action = options.validation_action;
+        self.images = options.images;
     }
 
     /// The secondary index of that name.
@@ -125,12 +131,18 @@ fn id_key(kind: u8, id: u32) -> Vec<u8> {
     key
 }
 
-/// All collections of the store.
+/// All collections of the store, and its views.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Catalog {
     collections: BTreeMap<Namespace, Arc<Collection>>,
+    views: BTreeMap<Namespace, Arc<View>>,
     next_id: u32,
+    /// What the UUIDs of the store's collections are made of.
+    seed: Uuid,
 }
+
+/// The bytes of a UUID.
+type Uuid = [u8; 16];
 
 impl Catalog {
     /// Makes the meta rows of a new store, and raises the version of an older one, so that no older program misreads
@@ -138,10 +150,15 @@ impl Catalog {
     ///
     /// # Errors
     /// When the store has rows of something else.
-    pub(crate) fn prepare(kv: &mut dyn KvWrite) -> Result<()> {
+    pub(crate) fn prepare(kv: &mut dyn KvWrite, entropy: &dyn Entropy) -> Result<()> {
+        let mut seed = Uuid::default();
+        entropy.fill(&mut seed);
         if get_vec(kv, &meta_key("format"))?.is_some() {
             let version = read_u32(kv, "format")?;
             if (FORMAT_VERSION_MIN..FORMAT_VERSION).contains(&version) {
+                if version < UUID_VERSION {
+                    kv.put(&meta_key("uuid"), &seed)?;
+                }
                 kv.put(&meta_key("format"), &FORMAT_VERSION.to_be_bytes())?;
             }
             return Self::remove_unfinished(kv);
@@ -162,6 +179,7 @@ impl Catalog {
             ));
         }
         kv.put(&meta_key("format"), &FORMAT_VERSION.to_be_bytes())?;
+        kv.put(&meta_key("uuid"), &seed)?;
         kv.put(&meta_key("next"), &1_u32.to_be_bytes())
     }
 
@@ -231,15 +249,28 @@ impl Catalog {
         }
         let mut catalog = Self {
             collections: BTreeMap::new(),
+            views: BTreeMap::new(),
             next_id: read_u32(kv, "next")?,
+            seed: Uuid::default(),
         };
+        if version >= UUID_VERSION {
+            let seed = get_vec(kv, &meta_key("uuid"))?.and_then(|value| Uuid::try_from(value).ok());
+            catalog.seed = seed.ok_or_else(|| damaged("the meta row \"uuid\" is missing or damaged"))?;
+        }
         let mut outcome = Ok(());
         kv.scan(
             Range::half_open(&[CATALOG], &[CATALOG + 1]),
             Direction::Forward,
             &mut |key, value| match parse_row(key, value) {
-                Ok((ns, collection)) => {
-                    catalog.collections.insert(ns, Arc::new(collection));
+                Ok((ns, row)) => {
+                    match row {
+                        Row::Collection(collection) => {
+                            catalog.collections.insert(ns, Arc::new(collection));
+                        }
+                        Row::View(view) => {
+                            catalog.views.insert(ns, Arc::new(view));
+                        }
+                    }
                     ControlFlow::Continue(())
                 }
                 Err(error) => {
@@ -261,6 +292,69 @@ impl Catalog {
         self.collections.get(ns)
     }
 
+    /// The view, if there is one of that name.
+    pub(crate) fn view(&self, ns: &Namespace) -> Option<&Arc<View>> {
+        self.views.get(ns)
+    }
+
+    /// The collection.
+    ///
+    /// # Errors
+    /// `NamespaceNotFound`, and `CommandNotSupportedOnView` for a view.
+    pub(crate) fn only_collection(&self, ns: &Namespace) -> Result<&Arc<Collection>> {
+        self.check_no_view(ns)?;
+        self.collection(ns)
+            .ok_or_else(|| Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}")))
+    }
+
+    /// # Errors
+    /// `CommandNotSupportedOnView` for a view.
+    pub(crate) fn check_no_view(&self, ns: &Namespace) -> Result<()> {
+        match self.view(ns) {
+            Some(_) => Err(view::not_a_collection(ns)),
+            None => Ok(()),
+        }
+    }
+
+    /// The UUID of a collection, or of one that there was: a random (version 4) UUID but for the number in its end.
+    pub(crate) fn uuid(&self, collection_id: u32) -> Uuid {
+        let mut uuid = self.seed;
+        uuid[12..].copy_from_slice(&collection_id.to_be_bytes());
+        uuid[6] = (uuid[6] & 0x0f) | 0x40;
+        uuid[8] = (uuid[8] & 0x3f) | 0x80;
+        uuid
+    }
+
+    /// Collections and views of a database, in the order of their names.
+    pub(crate) fn describe(&self, database: &str) -> Vec<CollectionInfo> {
+        let collections = self.collections(database).map(|(ns, collection)| CollectionInfo {
+            name: ns.collection.clone(),
+            options: collection.options(),
+            uuid: Some(self.uuid(collection.id)),
+            view: None,
+        });
+        let views = self.views(database).map(|(ns, view)| CollectionInfo {
+            name: ns.collection.clone(),
+            options: CollectionOptions::default(),
+            uuid: None,
+            view: Some(View::clone(view)),
+        });
+        let mut all: Vec<CollectionInfo> = collections.chain(views).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Views of a database, in the order of their names.
+    pub(crate) fn views<'c>(
+        &'c self,
+        database: &'c str,
+    ) -> impl Iterator<Item = (&'c Namespace, &'c Arc<View>)> {
+        let from = Namespace::new(database, "");
+        self.views
+            .range(from..)
+            .take_while(move |(ns, _)| &*ns.database == database)
+    }
+
     /// Collections of a database, in the order of their names.
     pub(crate) fn collections<'c>(
         &'c self,
@@ -277,14 +371,16 @@ impl Catalog {
         self.collections.iter()
     }
 
-    /// Names of all databases that have a collection, in order.
+    /// Names of all databases that have a collection or a view, in order.
     pub(crate) fn databases(&self) -> Vec<Arc<str>> {
-        let mut names: Vec<Arc<str>> = self.collections.keys().map(|ns| ns.database.clone()).collect();
+        let all = self.collections.keys().chain(self.views.keys());
+        let mut names: Vec<Arc<str>> = all.map(|ns| ns.database.clone()).collect();
+        names.sort();
         names.dedup();
         names
     }
 
-    /// Makes a collection.
+    /// Makes a collection with options that were checked.
     ///
     /// # Errors
     /// When the name is not allowed, is taken, or the database has too many collections.
@@ -292,18 +388,12 @@ impl Catalog {
         self: &mut Arc<Self>,
         kv: &mut dyn KvWrite,
         ns: &Namespace,
+        options: CollectionOptions,
         limits: &Limits,
     ) -> Result<Arc<Collection>> {
-        check_namespace(ns)?;
-        if self.collection(ns).is_some() {
-            return Err(Error::new(
-                Code::NamespaceExists,
-                format!("collection {ns} already exists"),
-            ));
-        }
-        self.check_room(ns, limits)?;
+        self.check_name(ns, limits)?;
         let id = self.allocate_id(kv)?;
-        let collection = Collection {
+        let mut collection = Collection {
             id,
             images: false,
             indexes: Vec::new(),
@@ -311,15 +401,65 @@ impl Catalog {
             validation_level: ValidationLevel::default(),
             validation_action: ValidationAction::default(),
         };
+        collection.set_options(options);
         self.save(kv, ns, collection)
     }
 
-    /// Checks that the database may have one collection more.
+    /// Makes a view that was checked.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub(crate) fn create_view(
+        self: &mut Arc<Self>,
+        kv: &mut dyn KvWrite,
+        ns: &Namespace,
+        view: View,
+        limits: &Limits,
+    ) -> Result<()> {
+        self.check_name(ns, limits)?;
+        self.save_view(kv, ns, view)
+    }
+
+    /// Writes a view's row and puts it in the place of the one with that name.
+    pub(crate) fn save_view(
+        self: &mut Arc<Self>,
+        kv: &mut dyn KvWrite,
+        ns: &Namespace,
+        view: View,
+    ) -> Result<()> {
+        kv.put(&row_key(ns), view.to_document().as_bytes())?;
+        Arc::make_mut(self).views.insert(ns.clone(), Arc::new(view));
+        Ok(())
+    }
+
+    /// Removes a view. Returns whether there was one.
+    pub(crate) fn remove_view(self: &mut Arc<Self>, kv: &mut dyn KvWrite, ns: &Namespace) -> Result<bool> {
+        if self.view(ns).is_none() {
+            return Ok(false);
+        }
+        kv.delete(&row_key(ns))?;
+        Arc::make_mut(self).views.remove(ns);
+        Ok(true)
+    }
+
+    /// Checks that a collection or view may be made under a name.
+    fn check_name(&self, ns: &Namespace, limits: &Limits) -> Result<()> {
+        check_namespace(ns)?;
+        if self.collection(ns).is_some() || self.view(ns).is_some() {
+            return Err(Error::new(
+                Code::NamespaceExists,
+                format!("collection {ns} already exists"),
+            ));
+        }
+        self.check_room(ns, limits)
+    }
+
+    /// Checks that the database may have one collection more. Views count.
     ///
     /// # Errors
     /// `CannotCreateCollection` that names the limit.
     pub(crate) fn check_room(&self, ns: &Namespace, limits: &Limits) -> Result<()> {
-        let count = self.collections(&ns.database).count();
+        let count = self.collections(&ns.database).count() + self.views(&ns.database).count();
         if count >= limits.collections_max {
             let message = format!(
                 "database {:?} has {count} collections, and collections_max is {}",
@@ -488,20 +628,39 @@ pub(crate) fn append(document: &mut RawDocumentBuf, name: &str, value: RawBsonRe
     }
 }
 
-fn parse_row(key: &[u8], value: &[u8]) -> Result<(Namespace, Collection)> {
+/// What a row is of.
+enum Row {
+    Collection(Collection),
+    View(View),
+}
+
+fn parse_row(key: &[u8], value: &[u8]) -> Result<(Namespace, Row)> {
     let names = key.get(1..).and_then(|names| std::str::from_utf8(names).ok());
     let (database, collection) = names
         .and_then(|names| names.split_once('\0'))
         .ok_or_else(|| damaged("a catalog row has a damaged key"))?;
     let ns = Namespace::new(database, collection);
-    match parse_collection(value) {
-        Some(collection) => Ok((ns, collection)),
-        None => Err(damaged(&format!("the catalog row of {ns} is damaged"))),
-    }
+    let row = RawDocument::from_bytes(value).ok().and_then(|row| {
+        if row.get("viewOn").ok()?.is_some() {
+            return parse_view(row).map(Row::View);
+        }
+        parse_collection(row).map(Row::Collection)
+    });
+    row.map(|row| (ns.clone(), row))
+        .ok_or_else(|| damaged(&format!("the catalog row of {ns} is damaged")))
 }
 
-fn parse_collection(value: &[u8]) -> Option<Collection> {
-    let row = RawDocument::from_bytes(value).ok()?;
+fn parse_view(row: &RawDocument) -> Option<View> {
+    let stages = elements(row.get_array("pipeline").ok()?);
+    Some(View {
+        on: row.get_str("viewOn").ok()?.into(),
+        pipeline: stages
+            .map(|stage| stage.as_document().map(RawDocument::to_owned))
+            .collect::<Option<_>>()?,
+    })
+}
+
+fn parse_collection(row: &RawDocument) -> Option<Collection> {
     let id = u32::try_from(row.get_i64("id").ok()?).ok()?;
     let indexes = row.get_array("indexes").ok()?;
     let indexes = indexes

@@ -24,7 +24,8 @@ use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
 use crate::query::Filter;
 use crate::verify::{Verified, inconsistent, verify};
-use crate::{Code, Error, Result, background, specification, validation};
+use crate::view::{self, Resolved};
+use crate::{Code, Error, Result, background, specification};
 
 /// Rows that a read may look at on its caller's thread.
 const INLINE_ROWS_MAX: u64 = 128;
@@ -125,6 +126,11 @@ impl Docs {
     /// Runs a query and returns its first page.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
         self.begin(Op::Find);
+        match self.on_view(ns, |of| of.find(&find)) {
+            Ok(None) => {}
+            Ok(Some((ns, aggregate))) => return self.run_aggregate(ns, &aggregate, deadline),
+            Err(error) => return Reply::ready(Err(error)),
+        }
         let query = match self.prepare_find(&find, &deadline) {
             Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
@@ -174,6 +180,28 @@ impl Docs {
         deadline: Deadline,
     ) -> Reply<u64> {
         self.begin(Op::Count);
+        let counted = |of: &Resolved| {
+            of.find(&Find {
+                filter: filter.clone(),
+                skip,
+                limit,
+                ..Find::default()
+            })
+        };
+        match self.on_view(ns, counted) {
+            Ok(None) => {}
+            Ok(Some((ns, aggregate))) => {
+                let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
+                    Ok(pipeline) => pipeline,
+                    Err(error) => return Reply::ready(Err(error)),
+                };
+                let inner = deadline.clone();
+                return self.lanes.read(deadline, move |engine| {
+                    engine.read(|kv, catalog| count_each(engine, kv, catalog, &ns, &pipeline, &inner))
+                });
+            }
+            Err(error) => return Reply::ready(Err(error)),
+        }
         let query = match self.prepare_count(filter, skip, limit, &deadline) {
             Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
@@ -193,10 +221,26 @@ impl Docs {
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
         self.begin(Op::Distinct);
+        let on_view = self.on_view(ns, |of| of.matching(&filter));
         let (path, filter) = match self.prepare_distinct(path, &filter, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return Reply::ready(Err(error)),
         };
+        match on_view {
+            Ok(None) => {}
+            Ok(Some((ns, aggregate))) => {
+                let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
+                    Ok(pipeline) => pipeline,
+                    Err(error) => return Reply::ready(Err(error)),
+                };
+                let inner = deadline.clone();
+                return self.lanes.read(deadline, move |engine| {
+                    engine
+                        .read(|kv, catalog| distinct_each(engine, kv, catalog, &ns, &path, &pipeline, &inner))
+                });
+            }
+            Err(error) => return Reply::ready(Err(error)),
+        }
         let ns = ns.clone();
         self.read(None, deadline, move |engine, kv, catalog, meter| {
             exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
@@ -207,11 +251,20 @@ impl Docs {
     /// or nothing, on the writer's thread, and is durable when the (empty) page arrives.
     pub fn aggregate(&self, ns: &Namespace, aggregate: Aggregate, deadline: Deadline) -> Reply<Page> {
         self.begin(Op::Aggregate);
-        let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
+        match self.on_view(ns, |of| of.aggregate(aggregate.clone())) {
+            Ok(None) => self.run_aggregate(ns.clone(), &aggregate, deadline),
+            Ok(Some((ns, aggregate))) => self.run_aggregate(ns, &aggregate, deadline),
+            Err(error) => Reply::ready(Err(error)),
+        }
+    }
+
+    /// Runs an aggregation on a collection.
+    fn run_aggregate(&self, ns: Namespace, aggregate: &Aggregate, deadline: Deadline) -> Reply<Page> {
+        let pipeline = match self.prepare_aggregate(aggregate, &deadline) {
             Ok(pipeline) => pipeline,
             Err(error) => return Reply::ready(Err(error)),
         };
-        let (ns, batch, inner) = (ns.clone(), aggregate.batch, deadline.clone());
+        let (batch, inner) = (aggregate.batch, deadline.clone());
         if pipeline.target.is_some() {
             return self.lanes.write_alone(deadline, move |tx| {
                 pipeline::write_result(tx, &ns, &pipeline, &inner)?;
@@ -236,11 +289,19 @@ impl Docs {
         deadline: Deadline,
     ) -> Reply<RawDocumentBuf> {
         self.begin(Op::Explain);
-        let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
+        match self.on_view(ns, |of| of.aggregate(aggregate.clone())) {
+            Ok(None) => self.run_explain(ns.clone(), &aggregate, deadline),
+            Ok(Some((ns, aggregate))) => self.run_explain(ns, &aggregate, deadline),
+            Err(error) => Reply::ready(Err(error)),
+        }
+    }
+
+    fn run_explain(&self, ns: Namespace, aggregate: &Aggregate, deadline: Deadline) -> Reply<RawDocumentBuf> {
+        let pipeline = match self.prepare_aggregate(aggregate, &deadline) {
             Ok(pipeline) => pipeline,
             Err(error) => return Reply::ready(Err(error)),
         };
-        let (ns, inner) = (ns.clone(), deadline.clone());
+        let inner = deadline.clone();
         self.lanes.read(deadline, move |engine| {
             engine.read(|kv, catalog| pipeline::explain(engine, kv, catalog, &ns, &pipeline, &inner))
         })
@@ -331,11 +392,7 @@ impl Docs {
 
     /// Makes a collection; an error when it exists.
     pub fn create_collection(&self, ns: &Namespace) -> Reply<()> {
-        self.begin(Op::Catalog);
-        let ns = ns.clone();
-        self.lanes.write(Deadline::NEVER, move |tx| {
-            write::create_collection(tx, &ns).map(drop)
-        })
+        self.create_collection_with(ns, CollectionOptions::default())
     }
 
     /// Makes a collection with options; an error when it exists.
@@ -345,11 +402,7 @@ impl Docs {
         self.begin(Op::Catalog);
         let ns = ns.clone();
         self.lanes.write(Deadline::NEVER, move |tx| {
-            validation::check(&ns, &options, &tx.engine.scope(&Deadline::NEVER))?;
-            let made = write::create_collection(tx, &ns)?;
-            let mut collection = crate::catalog::Collection::clone(&made);
-            collection.set_options(options.clone());
-            tx.catalog.save(tx.kv, &ns, collection).map(drop)
+            write::create_collection(tx, &ns, &options).map(drop)
         })
     }
 
@@ -364,18 +417,47 @@ impl Docs {
         })
     }
 
-    /// The options of a collection.
+    /// Makes a view; an error when there is a collection or view of that name.
     ///
-    /// The reply's error: `NamespaceNotFound`.
-    pub fn collection_options(&self, ns: &Namespace) -> Reply<CollectionOptions> {
-        let engine = self.begin(Op::Catalog);
-        Reply::ready(engine.catalog().and_then(|catalog| {
-            let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
-            Ok(collection.options())
-        }))
+    /// The reply's errors: `NamespaceExists`, `InvalidNamespace`, `GraphContainsCycle` and `ViewDepthLimitExceeded`
+    /// for what it is of, `OptionNotSupportedOnView` for a stage that no view may have, those of a malformed stage.
+    pub fn create_view(&self, ns: &Namespace, view: View) -> Reply<()> {
+        self.begin(Op::Catalog);
+        let ns = ns.clone();
+        self.lanes
+            .write(Deadline::NEVER, move |tx| write::create_view(tx, &ns, &view))
     }
 
-    /// Removes a collection, its documents and indexes. Returns whether there was one. The reply comes when it is gone
+    /// Changes what a view is made of.
+    ///
+    /// The reply's errors: as [`create_view`](Self::create_view)'s, `NamespaceNotFound`, `InvalidOptions` for a
+    /// collection.
+    pub fn modify_view(&self, ns: &Namespace, view: View) -> Reply<()> {
+        self.begin(Op::Catalog);
+        let ns = ns.clone();
+        self.lanes
+            .write(Deadline::NEVER, move |tx| write::modify_view(tx, &ns, &view))
+    }
+
+    /// The options of a collection.
+    ///
+    /// The reply's errors: `NamespaceNotFound`, `CommandNotSupportedOnView`.
+    pub fn collection_options(&self, ns: &Namespace) -> Reply<CollectionOptions> {
+        let engine = self.begin(Op::Catalog);
+        Reply::ready(
+            engine
+                .catalog()
+                .and_then(|catalog| Ok(catalog.only_collection(ns)?.options())),
+        )
+    }
+
+    /// The collections and views of a database with what they are, in the order of their names.
+    pub fn describe_collections(&self, database: &str) -> Reply<Vec<CollectionInfo>> {
+        let engine = self.begin(Op::Catalog);
+        Reply::ready(engine.catalog().map(|catalog| catalog.describe(database)))
+    }
+
+    /// Removes a collection, its documents and indexes, or a view. Returns whether there was one. The reply comes when it is gone
     /// for good; its rows are removed afterwards, step by step between other writes.
     pub fn drop_collection(&self, ns: &Namespace) -> Reply<bool> {
         self.begin(Op::Catalog);
@@ -392,6 +474,7 @@ impl Docs {
                 .catalog
                 .collections(&database)
                 .map(|(ns, _)| ns.clone())
+                .chain(tx.catalog.views(&database).map(|(ns, _)| ns.clone()))
                 .collect();
             for ns in &names {
                 drop_one(tx, ns)?;
@@ -416,14 +499,11 @@ impl Docs {
     ///
     /// The reply's error: `NamespaceNotFound`.
     pub fn keep_images(&self, ns: &Namespace, keep: bool) -> Reply<()> {
-        self.begin(Op::Catalog);
-        let ns = ns.clone();
-        self.lanes.write(Deadline::NEVER, move |tx| {
-            let collection = tx.catalog.collection(&ns).ok_or_else(|| no_collection(&ns))?;
-            let mut collection = crate::catalog::Collection::clone(collection);
-            collection.images = keep;
-            tx.catalog.save(tx.kv, &ns, collection).map(drop)
-        })
+        let change = CollectionChange {
+            images: Some(keep),
+            ..CollectionChange::default()
+        };
+        self.modify_collection(ns, change)
     }
 
     /// Whether a collection [keeps images](Self::keep_images).
@@ -431,17 +511,18 @@ impl Docs {
     /// The reply's error: `NamespaceNotFound`.
     pub fn keeps_images(&self, ns: &Namespace) -> Reply<bool> {
         let engine = self.begin(Op::Catalog);
-        Reply::ready(engine.catalog().and_then(|catalog| {
-            let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
-            Ok(collection.images)
-        }))
+        Reply::ready(
+            engine
+                .catalog()
+                .and_then(|catalog| Ok(catalog.only_collection(ns)?.images)),
+        )
     }
 
     /// Opens a change stream. It gives nothing yet; [`next_changes`](Self::next_changes) does.
     ///
     /// The reply's errors: `ChangeStreamHistoryLost` when the log no longer has the place to start from,
     /// `InvalidResumeToken`, `IllegalOperation` for a stage that may not be in its pipeline, those of a malformed
-    /// stage, `InvalidNamespace` for what can't be watched, `CommandNotSupported` when the log is turned off.
+    /// stage, `InvalidNamespace` and `CommandNotSupportedOnView` for what can't be watched, `CommandNotSupported` when the log is turned off.
     pub fn watch(&self, scope: WatchScope, watch: Watch) -> Reply<ChangeCursor> {
         let engine = self.begin(Op::Watch);
         let parsed = guarded(|| {
@@ -450,6 +531,9 @@ impl Docs {
                     Code::CommandNotSupported,
                     "the change log is turned off (feed_bytes_max is 0)",
                 ));
+            }
+            if let WatchScope::Collection(ns) = &scope {
+                engine.catalog()?.check_no_view(ns)?;
             }
             let around = Surroundings::new(&engine.limits, engine.scope(&Deadline::NEVER));
             Stream::parse(scope, &watch, &around)
@@ -477,7 +561,7 @@ impl Docs {
         self.begin(Op::NextChanges);
         let inner = deadline.clone();
         self.lanes.read(deadline, move |engine| {
-            engine.read(|kv, _| feed::next(engine, kv, cursor.clone(), batch, &inner))
+            engine.read(|kv, catalog| feed::next(engine, kv, catalog, cursor.clone(), batch, &inner))
         })
     }
 
@@ -546,7 +630,7 @@ impl Docs {
     pub fn list_indexes(&self, ns: &Namespace) -> Reply<Vec<IndexSpec>> {
         let engine = self.begin(Op::Catalog);
         Reply::ready(engine.catalog().and_then(|catalog| {
-            let collection = catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
+            let collection = catalog.only_collection(ns)?;
             Ok(std::iter::once(specification::of_id())
                 .chain(
                     collection
@@ -595,6 +679,11 @@ impl Docs {
     /// How a query would run and did run, in MongoDB's `explain("executionStats")` shape.
     pub fn explain(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<RawDocumentBuf> {
         self.begin(Op::Explain);
+        match self.on_view(ns, |of| of.find(&find)) {
+            Ok(None) => {}
+            Ok(Some((ns, aggregate))) => return self.run_explain(ns, &aggregate, deadline),
+            Err(error) => return Reply::ready(Err(error)),
+        }
         let query = match self.prepare_find(&find, &deadline) {
             Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
@@ -633,6 +722,16 @@ impl Docs {
             background.dropped();
         });
         reply
+    }
+
+    /// What a view is of, with a command on it as a pipeline on that; none when there is no view of that name.
+    fn on_view(
+        &self,
+        ns: &Namespace,
+        make: impl FnOnce(&Resolved) -> Result<Aggregate>,
+    ) -> Result<Option<(Namespace, Aggregate)>> {
+        let catalog = self.lanes.engine().catalog()?;
+        on_view(&catalog, ns, make)
     }
 
     fn begin(&self, op: Op) -> &Engine {
@@ -806,6 +905,53 @@ impl Docs {
     }
 }
 
+/// What a view is of, with a command on it as a pipeline on that.
+pub(crate) fn on_view(
+    catalog: &Catalog,
+    ns: &Namespace,
+    make: impl FnOnce(&Resolved) -> Result<Aggregate>,
+) -> Result<Option<(Namespace, Aggregate)>> {
+    let Some(of) = view::resolve(catalog, ns)? else {
+        return Ok(None);
+    };
+    let aggregate = make(&of)?;
+    Ok(Some((of.ns, aggregate)))
+}
+
+/// How many documents a pipeline makes.
+pub(crate) fn count_each(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    ns: &Namespace,
+    pipeline: &Pipeline,
+    deadline: &Deadline,
+) -> Result<u64> {
+    let mut count = 0;
+    pipeline::each(engine, kv, catalog, ns, pipeline, deadline, &mut |_| {
+        count += 1;
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// The distinct values at a path of the documents that a pipeline makes.
+pub(crate) fn distinct_each(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    ns: &Namespace,
+    path: &Path,
+    pipeline: &Pipeline,
+    deadline: &Deadline,
+) -> Result<Vec<RawBson>> {
+    let mut values = exec::Distinct::new(path, engine);
+    pipeline::each(engine, kv, catalog, ns, pipeline, deadline, &mut |document| {
+        values.add(document)
+    })?;
+    Ok(values.in_order())
+}
+
 fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, deadline: &Deadline) -> Result<Pipeline> {
     let mut scope = engine.scope(deadline);
     if let Some(variables) = &aggregate.variables {
@@ -854,7 +1000,7 @@ impl PreparedWrite {
 /// Drops a collection; its rows are removed later.
 fn drop_one(tx: &mut Tx<'_>, ns: &Namespace) -> Result<bool> {
     let Some(collection) = tx.catalog.collection(ns).cloned() else {
-        return Ok(false);
+        return tx.catalog.remove_view(tx.kv, ns);
     };
     tx.catalog.remove(tx.kv, ns)?;
     tx.feed.dropped(ns, &collection);
@@ -863,6 +1009,7 @@ fn drop_one(tx: &mut Tx<'_>, ns: &Namespace) -> Result<bool> {
 
 fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bool) -> Result<()> {
     crate::catalog::check_namespace(to)?;
+    tx.catalog.check_no_view(from)?;
     let collection = tx.catalog.collection(from).ok_or_else(|| {
         Error::new(
             Code::NamespaceNotFound,
@@ -876,7 +1023,12 @@ fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bo
             "can't rename a collection to itself",
         ));
     }
-    if tx.catalog.collection(to).is_some() {
+    if tx.catalog.view(to).is_some() {
+        let message = format!("a view already exists with that name: {to}");
+        return Err(Error::new(Code::NamespaceExists, message));
+    }
+    let target = tx.catalog.collection(to).map(|target| target.id);
+    if target.is_some() {
         if !drop_target {
             return Err(Error::new(Code::NamespaceExists, "target namespace exists"));
         }
@@ -886,12 +1038,13 @@ fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bo
     tx.catalog.take_name(tx.kv, from)?;
     let renamed = crate::catalog::Collection::clone(&collection);
     tx.catalog.save(tx.kv, to, renamed)?;
-    tx.feed.renamed(from, &collection, to);
+    let dropped = target.map(|id| tx.catalog.uuid(id));
+    tx.feed.renamed(from, &collection, to, dropped);
     Ok(())
 }
 
 fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
-    let collection = tx.catalog.collection(ns).ok_or_else(|| no_collection(ns))?;
+    let collection = tx.catalog.only_collection(ns)?;
     if name == ID_INDEX {
         return Err(Error::new(Code::InvalidOptions, "cannot drop _id index"));
     }
@@ -909,8 +1062,4 @@ fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
         tx.feed.index_dropped(ns, &collection, &index.spec);
     }
     Ok(())
-}
-
-fn no_collection(ns: &Namespace) -> Error {
-    Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}"))
 }

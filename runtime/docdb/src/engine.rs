@@ -51,7 +51,7 @@ impl Engine {
         entropy: Arc<dyn Entropy>,
         metrics: Metrics,
     ) -> Result<Self> {
-        kv.write(&mut |store| Catalog::prepare(store))?;
+        kv.write(&mut |store| Catalog::prepare(store, entropy.as_ref()))?;
         let catalog = Arc::new(load(kv.as_ref())?);
         let bell = Arc::new(Bell::default());
         kv.read(&mut |store| {

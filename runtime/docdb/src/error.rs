@@ -133,6 +133,14 @@ codes! {
     InvalidNamespace = 73, Invalid;
     /// The operation exists in MongoDB, not here.
     CommandNotSupported = 115, Invalid;
+    /// A view that would be made of itself.
+    GraphContainsCycle = 5, Invalid;
+    /// Views on views on views, too deep.
+    ViewDepthLimitExceeded = 165, Limit;
+    /// What only a collection can take.
+    CommandNotSupportedOnView = 166, Invalid;
+    /// An option, or a stage, that makes no sense of a view.
+    OptionNotSupportedOnView = 167, Invalid;
     /// A document that its collection's validator refuses.
     DocumentValidationFailure = 121, Invalid;
     /// A name that is no expression or accumulator.

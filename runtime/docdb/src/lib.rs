@@ -8,7 +8,7 @@
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
-//! - `validation`: the filters that collections ask their documents to match.
+//! - `validation`: the filters that collections ask their documents to match.  `view`: collections that are pipelines.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
@@ -43,6 +43,7 @@ mod show;
 mod transaction;
 mod validation;
 mod verify;
+mod view;
 
 mod check;
 mod decimal;

@@ -284,6 +284,31 @@ pub struct CollectionOptions {
     pub validation_level: ValidationLevel,
     /// What becomes of a document that it does not match.
     pub validation_action: ValidationAction,
+    /// Whether the change log gets documents as they were before and after each change: MongoDB's
+    /// `changeStreamPreAndPostImages`.
+    pub images: bool,
+}
+
+/// A collection as it is listed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CollectionInfo {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it was made or changed to be.
+    pub options: CollectionOptions,
+    /// Its UUID, which a rename leaves as it is; a view has none.
+    pub uuid: Option<[u8; 16]>,
+    /// What it is made of, if it is a view.
+    pub view: Option<View>,
+}
+
+/// A collection that is a pipeline on another one: reads of it run that first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    /// The collection or view of the same database that it is of; it need not be there.
+    pub on: Arc<str>,
+    /// MongoDB's stages.
+    pub pipeline: Vec<RawDocumentBuf>,
 }
 
 /// What [`Docs::modify_collection`](crate::Docs::modify_collection) changes; `None` leaves things as they are.
@@ -295,6 +320,8 @@ pub struct CollectionChange {
     pub validation_level: Option<ValidationLevel>,
     /// The new action.
     pub validation_action: Option<ValidationAction>,
+    /// Whether the change log gets images, for changes from now on.
+    pub images: Option<bool>,
 }
 
 /// Which documents a validator is asked of.

@@ -18,7 +18,7 @@ use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Deadline;
 
 use crate::catalog::Catalog;
-use crate::docs::Docs;
+use crate::docs::{Docs, count_each, distinct_each, on_view};
 use crate::engine::Engine;
 use crate::exec::build::{self, Progress};
 use crate::exec::scan::Meter;
@@ -29,6 +29,7 @@ use crate::lanes::{Reply, Tx, guarded};
 use crate::metrics::TransactionEnd;
 use crate::ops::*;
 use crate::specification::check_index;
+use crate::view::Resolved;
 use crate::{Code, Error, IndexSpec, Result, pipeline};
 
 /// An open transaction. Cheap to clone; dropping the last clone ends it without effect.
@@ -322,6 +323,11 @@ impl Transaction {
     /// As [`Docs::find`], in the transaction. Its cursor goes on with [`next_page`](Self::next_page) of the same
     /// transaction only.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
+        match self.on_view(ns, |of| of.find(&find)) {
+            Ok(None) => {}
+            Ok(Some((ns, aggregate))) => return self.run_aggregate(ns, &aggregate, deadline),
+            Err(error) => return self.refused(error),
+        }
         let query = match self.docs.prepare_find(&find, &deadline) {
             Ok(query) => query,
             Err(error) => return self.refused(error),
@@ -352,6 +358,28 @@ impl Transaction {
         limit: Option<u64>,
         deadline: Deadline,
     ) -> Reply<u64> {
+        let counted = |of: &Resolved| {
+            of.find(&Find {
+                filter: filter.clone(),
+                skip,
+                limit,
+                ..Find::default()
+            })
+        };
+        match self.on_view(ns, counted) {
+            Ok(None) => {}
+            Ok(Some((ns, aggregate))) => {
+                let pipeline = match self.docs.prepare_aggregate(&aggregate, &deadline) {
+                    Ok(pipeline) => pipeline,
+                    Err(error) => return self.refused(error),
+                };
+                let inner = deadline.clone();
+                return self.read(deadline, move |engine, kv, catalog, _| {
+                    count_each(engine, kv, catalog, &ns, &pipeline, &inner)
+                });
+            }
+            Err(error) => return self.refused(error),
+        }
         let query = match self.docs.prepare_count(filter, skip, limit, &deadline) {
             Ok(query) => query,
             Err(error) => return self.refused(error),
@@ -370,10 +398,25 @@ impl Transaction {
         filter: RawDocumentBuf,
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
+        let on_view = self.on_view(ns, |of| of.matching(&filter));
         let (path, filter) = match self.docs.prepare_distinct(path, &filter, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return self.refused(error),
         };
+        match on_view {
+            Ok(None) => {}
+            Ok(Some((ns, aggregate))) => {
+                let pipeline = match self.docs.prepare_aggregate(&aggregate, &deadline) {
+                    Ok(pipeline) => pipeline,
+                    Err(error) => return self.refused(error),
+                };
+                let inner = deadline.clone();
+                return self.read(deadline, move |engine, kv, catalog, _| {
+                    distinct_each(engine, kv, catalog, &ns, &path, &pipeline, &inner)
+                });
+            }
+            Err(error) => return self.refused(error),
+        }
         let ns = ns.clone();
         self.read(deadline, move |engine, kv, catalog, meter| {
             exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
@@ -382,7 +425,31 @@ impl Transaction {
 
     /// As [`Docs::aggregate`]; one that ends in `$out` or `$merge` is refused.
     pub fn aggregate(&self, ns: &Namespace, aggregate: Aggregate, deadline: Deadline) -> Reply<Page> {
-        let pipeline = match self.docs.prepare_aggregate(&aggregate, &deadline) {
+        match self.on_view(ns, |of| of.aggregate(aggregate.clone())) {
+            Ok(None) => self.run_aggregate(ns.clone(), &aggregate, deadline),
+            Ok(Some((ns, aggregate))) => self.run_aggregate(ns, &aggregate, deadline),
+            Err(error) => self.refused(error),
+        }
+    }
+
+    /// What a view is of in the transaction's state, with a command on it as a pipeline on that.
+    fn on_view(
+        &self,
+        ns: &Namespace,
+        make: impl FnOnce(&Resolved) -> Result<Aggregate>,
+    ) -> Result<Option<(Namespace, Aggregate)>> {
+        let mut state = self.shared.lock();
+        let catalog = state
+            .open(&self.shared, self.docs.lanes.engine())?
+            .catalog
+            .clone();
+        drop(state);
+        on_view(&catalog, ns, make)
+    }
+
+    /// Runs an aggregation on a collection.
+    fn run_aggregate(&self, ns: Namespace, aggregate: &Aggregate, deadline: Deadline) -> Reply<Page> {
+        let pipeline = match self.docs.prepare_aggregate(aggregate, &deadline) {
             Ok(pipeline) if pipeline.target.is_some() => {
                 return self.refused(Error::new(
                     Code::OperationNotSupportedInTransaction,
@@ -392,7 +459,7 @@ impl Transaction {
             Ok(pipeline) => pipeline,
             Err(error) => return self.refused(error),
         };
-        let (ns, batch, inner) = (ns.clone(), aggregate.batch, deadline.clone());
+        let (batch, inner) = (aggregate.batch, deadline.clone());
         self.read(deadline, move |engine, kv, catalog, _| {
             pipeline::first_page(engine, kv, catalog, &ns, &pipeline, batch, &inner)
         })
@@ -463,9 +530,14 @@ impl Transaction {
     /// As [`Docs::create_collection`]. A collection or index that anybody else makes, changes or drops before the
     /// commit is a conflict, whichever it is.
     pub fn create_collection(&self, ns: &Namespace) -> Reply<()> {
+        self.create_collection_with(ns, CollectionOptions::default())
+    }
+
+    /// As [`Docs::create_collection_with`], and [`create_collection`](Self::create_collection).
+    pub fn create_collection_with(&self, ns: &Namespace, options: CollectionOptions) -> Reply<()> {
         let ns = ns.clone();
         self.write(&ns.clone(), Deadline::NEVER, move |tx| {
-            write::create_collection(tx, &ns)?;
+            write::create_collection(tx, &ns, &options)?;
             Ok(((), true))
         })
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bson::raw::cstr;
-use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use crate::catalog::append;
 use crate::check::check_well_formed;
@@ -90,6 +90,27 @@ pub(crate) fn check(ns: &Namespace, options: &CollectionOptions, scope: &Scope) 
     }
     check_well_formed(validator, ARGUMENT_DEPTH_MAX)?;
     Filter::parse_in(validator, scope).map(drop)
+}
+
+impl CollectionOptions {
+    /// The options as `create` takes them and `listCollections` shows them: those that are not the ordinary ones.
+    pub fn to_document(&self) -> RawDocumentBuf {
+        let mut document = RawDocumentBuf::new();
+        if let Some(validator) = &self.validator {
+            document.append(cstr!("validator"), validator.as_ref());
+        }
+        // A validator without them has the ordinary ones, and says so, as in MongoDB.
+        if self.validator.is_some() || self.validation_level != ValidationLevel::default() {
+            document.append(cstr!("validationLevel"), self.validation_level.name());
+        }
+        if self.validator.is_some() || self.validation_action != ValidationAction::default() {
+            document.append(cstr!("validationAction"), self.validation_action.name());
+        }
+        if self.images {
+            document.append(cstr!("changeStreamPreAndPostImages"), rawdoc! { "enabled": true });
+        }
+        document
+    }
 }
 
 impl ValidationLevel {

@@ -133,6 +133,8 @@ pub(crate) struct CommandError {
     labels: Vec<String>,
     /// `keyPattern` and `keyValue` of a duplicate key.
     duplicate: Option<Box<(RawDocumentBuf, RawDocumentBuf)>>,
+    /// `errInfo` of a failed validation.
+    info: Option<Box<RawDocumentBuf>>,
 }
 
 /// The outcome of a part of a command.
@@ -147,6 +149,7 @@ impl CommandError {
             message: message.into(),
             labels: Vec::new(),
             duplicate: None,
+            info: None,
         }
     }
 
@@ -159,6 +162,7 @@ impl CommandError {
             message: message.into(),
             labels: Vec::new(),
             duplicate: None,
+            info: None,
         }
     }
 
@@ -200,6 +204,7 @@ impl CommandError {
         reply.append(cstr!("errmsg"), &*self.message);
         self.append_code(&mut reply);
         reply.append(cstr!("codeName"), &*self.name);
+        self.append_info(&mut reply);
         if !self.labels.is_empty() {
             let mut labels = RawArrayBuf::new();
             self.labels.iter().for_each(|label| labels.push(&**label));
@@ -214,7 +219,14 @@ impl CommandError {
         error.append(cstr!("index"), i32::try_from(index).unwrap_or(i32::MAX));
         self.append_code(&mut error);
         error.append(cstr!("errmsg"), &*self.message);
+        self.append_info(&mut error);
         error
+    }
+
+    fn append_info(&self, to: &mut RawDocumentBuf) {
+        if let Some(info) = self.info.as_deref() {
+            to.append(cstr!("errInfo"), info.as_ref());
+        }
     }
 
     fn append_code(&self, to: &mut RawDocumentBuf) {
@@ -237,6 +249,7 @@ impl From<cloudlet_data::Error> for CommandError {
             duplicate: error
                 .duplicate()
                 .map(|(pattern, value)| Box::new((pattern.to_owned(), value.to_owned()))),
+            info: error.info().map(|info| Box::new(info.to_owned())),
         }
     }
 }

@@ -52,6 +52,7 @@ verbs! {
     Delete = "delete", Write;
     FindAndModify = "findAndModify" | "findandmodify", Write;
     Create = "create", Write;
+    CollMod = "collMod", Write;
     Drop = "drop", Write;
     DropDatabase = "dropDatabase", Admin;
     RenameCollection = "renameCollection", Login;
@@ -96,6 +97,7 @@ impl Verb {
             || matches!(
                 self,
                 Verb::Create
+                    | Verb::CollMod
                     | Verb::Drop
                     | Verb::DropDatabase
                     | Verb::RenameCollection

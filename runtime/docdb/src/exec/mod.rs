@@ -459,12 +459,38 @@ pub(crate) fn distinct(
         return Ok(Vec::new());
     };
     let plan = plan::choose(collection, filter, None, None)?;
-    let mut seen: BTreeSet<Vec<u8>> = BTreeSet::new();
-    let mut values: Vec<(Vec<u8>, RawBson)> = Vec::new();
-    let mut bytes = 0;
-    let max = engine.limits.page_bytes_max;
+    let mut values = Distinct::new(path, engine);
     scan(kv, &plan, filter, None, meter, &mut |_, document| {
-        let _ = path::visit(document, path, false, &mut |leaf| {
+        values.add(document)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(values.in_order())
+}
+
+/// The distinct values at a path of some documents.
+pub(crate) struct Distinct<'p> {
+    path: &'p Path,
+    seen: BTreeSet<Vec<u8>>,
+    values: Vec<(Vec<u8>, RawBson)>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl<'p> Distinct<'p> {
+    pub(crate) fn new(path: &'p Path, engine: &Engine) -> Self {
+        Self {
+            path,
+            seen: BTreeSet::new(),
+            values: Vec::new(),
+            bytes: 0,
+            bytes_max: engine.limits.page_bytes_max,
+        }
+    }
+
+    /// # Errors
+    /// When the values take more than a page may.
+    pub(crate) fn add(&mut self, document: &RawDocument) -> Result<()> {
+        let _ = path::visit(document, self.path, false, &mut |leaf| {
             let elements = match leaf.value {
                 Some(RawBsonRef::Array(array)) => array.into_iter().flatten().collect(),
                 Some(value) => vec![value],
@@ -473,13 +499,14 @@ pub(crate) fn distinct(
             for value in elements {
                 let mut key = Vec::new();
                 keycode::encode(&mut key, value, false);
-                if seen.insert(key.clone()) {
-                    bytes += key.len() * 2;
-                    values.push((key, RawBson::from(value)));
+                if self.seen.insert(key.clone()) {
+                    self.bytes += key.len() * 2;
+                    self.values.push((key, RawBson::from(value)));
                 }
             }
             ControlFlow::Continue(())
         });
+        let (bytes, max) = (self.bytes, self.bytes_max);
         if bytes > max {
             let message = format!("the distinct values take over {bytes} bytes, and page_bytes_max is {max}");
             return Err(Error::new(
@@ -487,10 +514,14 @@ pub(crate) fn distinct(
                 message,
             ));
         }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    values.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(values.into_iter().map(|(_, value)| value).collect())
+        Ok(())
+    }
+
+    /// The values, in their order.
+    pub(crate) fn in_order(mut self) -> Vec<RawBson> {
+        self.values.sort_by(|a, b| a.0.cmp(&b.0));
+        self.values.into_iter().map(|(_, value)| value).collect()
+    }
 }
 
 /// Whether a plan is so short that it should run on its caller's thread: a hop to another thread costs more than

@@ -19,6 +19,7 @@ use crate::expression::{Runtime, Scope};
 use crate::index::{Maintenance, duplicate_key, stored};
 use crate::kv::get_vec;
 use crate::lanes::Tx;
+use crate::pipeline::Surroundings;
 use crate::plan;
 use crate::projection::Projection;
 use crate::query::Filter;
@@ -26,8 +27,9 @@ use crate::sort::SortSpec;
 use crate::update::{Now, Update};
 use crate::value::ensure_id_first;
 use crate::{
-    Code, CollectionChange, Deleted, Error, FindAndModify, IndexChange, IndexSpec, Inserted, Limits,
-    Modified, Namespace, Result, Updated, ValidationAction, ValidationLevel, WriteError, keycode,
+    Code, CollectionChange, CollectionOptions, Deleted, Error, FindAndModify, IndexChange, IndexSpec,
+    Inserted, Limits, Modified, Namespace, Result, Updated, ValidationAction, ValidationLevel, View,
+    WriteError, keycode,
 };
 
 /// A document that is fit to be inserted, or why it is not.
@@ -151,6 +153,7 @@ pub(crate) fn update(
     ordered: bool,
     deadline: &Deadline,
 ) -> Result<Updated> {
+    tx.catalog.check_no_view(ns)?;
     let mut done = Updated::default();
     for (index, statement) in statements.iter().enumerate() {
         let statement = statement.as_ref().map_err(Error::clone);
@@ -176,6 +179,7 @@ pub(crate) fn delete(
     ordered: bool,
     deadline: &Deadline,
 ) -> Result<Deleted> {
+    tx.catalog.check_no_view(ns)?;
     let mut done = Deleted::default();
     for (index, statement) in statements.iter().enumerate() {
         let outcome = statement.as_ref().map_err(Error::clone).and_then(|statement| {
@@ -210,6 +214,7 @@ pub(crate) fn find_and_modify(
     statement: &ModifyStatement,
     deadline: &Deadline,
 ) -> Result<Modified> {
+    tx.catalog.check_no_view(ns)?;
     tx.bypass_validation = statement.bypass_validation;
     let project = |document: &RawDocument| match &statement.projection {
         None => Ok(document.to_owned()),
@@ -263,15 +268,49 @@ pub(crate) fn find_and_modify(
 pub(crate) fn collection_to_write(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc<Collection>> {
     match tx.catalog.collection(ns) {
         Some(collection) => Ok(collection.clone()),
-        None => create_collection(tx, ns),
+        None if tx.catalog.view(ns).is_some() => Err(crate::view::not_a_collection(ns)),
+        None => create_collection(tx, ns, &CollectionOptions::default()),
     }
 }
 
 /// Makes a collection; an error when it exists.
-pub(crate) fn create_collection(tx: &mut Tx<'_>, ns: &Namespace) -> Result<Arc<Collection>> {
-    let collection = tx.catalog.create(tx.kv, ns, &tx.engine.limits)?;
+pub(crate) fn create_collection(
+    tx: &mut Tx<'_>,
+    ns: &Namespace,
+    options: &CollectionOptions,
+) -> Result<Arc<Collection>> {
+    crate::validation::check(ns, options, &tx.engine.scope(&Deadline::NEVER))?;
+    let collection = tx.catalog.create(tx.kv, ns, options.clone(), &tx.engine.limits)?;
     tx.feed.created(ns, &collection);
     Ok(collection)
+}
+
+/// Makes a view; an error when there is something of that name.
+pub(crate) fn create_view(tx: &mut Tx<'_>, ns: &Namespace, view: &View) -> Result<()> {
+    check_view(tx, ns, view)?;
+    tx.catalog
+        .create_view(tx.kv, ns, view.clone(), &tx.engine.limits)?;
+    tx.feed.view_created(ns, view);
+    Ok(())
+}
+
+/// Changes what a view is made of.
+pub(crate) fn modify_view(tx: &mut Tx<'_>, ns: &Namespace, view: &View) -> Result<()> {
+    if tx.catalog.view(ns).is_none() {
+        return Err(match tx.catalog.collection(ns) {
+            Some(_) => Error::new(Code::InvalidOptions, format!("{ns} is not a view")),
+            None => Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}")),
+        });
+    }
+    check_view(tx, ns, view)?;
+    tx.catalog.save_view(tx.kv, ns, view.clone())?;
+    tx.feed.view_modified(ns, view);
+    Ok(())
+}
+
+fn check_view(tx: &Tx<'_>, ns: &Namespace, view: &View) -> Result<()> {
+    let around = Surroundings::new(&tx.engine.limits, tx.engine.scope(&Deadline::NEVER));
+    crate::view::check(&tx.catalog, ns, view, &around)
 }
 
 /// Changes what can be changed of an index. Returns it as it was and as it is.
@@ -281,8 +320,7 @@ pub(crate) fn modify_index(
     name: &str,
     change: &IndexChange,
 ) -> Result<(IndexSpec, IndexSpec)> {
-    let missing = || Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}"));
-    let mut collection = Collection::clone(tx.catalog.collection(ns).ok_or_else(missing)?);
+    let mut collection = Collection::clone(tx.catalog.only_collection(ns)?);
     if name == ID_INDEX {
         return Err(Error::new(
             Code::BadValue,
@@ -404,21 +442,23 @@ fn validate(
 
 /// Changes what can be changed of a collection.
 pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &CollectionChange) -> Result<()> {
-    let missing = || Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}"));
-    let mut collection = Collection::clone(tx.catalog.collection(ns).ok_or_else(missing)?);
+    let mut collection = Collection::clone(tx.catalog.only_collection(ns)?);
     let mut options = collection.options();
     if let Some(validator) = &change.validator {
         options.validator = Some(validator.clone());
     }
     options.validation_level = change.validation_level.unwrap_or(options.validation_level);
     options.validation_action = change.validation_action.unwrap_or(options.validation_action);
+    options.images = change.images.unwrap_or(options.images);
     crate::validation::check(ns, &options, &tx.engine.scope(&Deadline::NEVER))?;
-    let before = collection.options();
-    if options == before {
-        return Ok(());
-    }
+    let changed = options != collection.options();
     collection.set_options(options);
-    let collection = tx.catalog.save(tx.kv, ns, collection)?;
+    let collection = if changed {
+        tx.catalog.save(tx.kv, ns, collection)?
+    } else {
+        Arc::new(collection)
+    };
+    // Also of a change that changes nothing, as in MongoDB.
     let mut description = RawDocumentBuf::new();
     if let Some(validator) = &change.validator {
         description.append(cstr!("validator"), validator.clone());
@@ -428,6 +468,12 @@ pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &Collec
     }
     if let Some(action) = change.validation_action {
         description.append(cstr!("validationAction"), action.name());
+    }
+    if let Some(images) = change.images {
+        description.append(
+            cstr!("changeStreamPreAndPostImages"),
+            rawdoc! { "enabled": images },
+        );
     }
     tx.feed.modified(ns, &collection, &description);
     Ok(())

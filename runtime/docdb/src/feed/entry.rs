@@ -8,8 +8,8 @@ use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use super::{diff, is_logged};
 use crate::catalog::Collection;
 use crate::specification;
-use crate::value::field;
-use crate::{IndexSpec, Limits, Namespace};
+use crate::value::{field, raw_fields};
+use crate::{IndexSpec, Limits, Namespace, View};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,8 +263,31 @@ impl Pending {
 
     /// A collection was made.
     pub(crate) fn created(&mut self, ns: &Namespace, collection: &Collection) {
-        let description = rawdoc! { "idIndex": specification::of_id().to_document() };
+        let mut description = rawdoc! { "idIndex": specification::of_id().to_document() };
+        for (name, value) in raw_fields(&collection.options().to_document()) {
+            description.append(name, value);
+        }
         self.described(Kind::Create, ns, collection, &description);
+    }
+
+    /// A view was made.
+    pub(crate) fn view_created(&mut self, ns: &Namespace, view: &View) {
+        let description = view.to_document();
+        let parts = Parts {
+            description: Some(&description),
+            ..Parts::default()
+        };
+        self.push(Kind::Create, ns, 0, &parts);
+    }
+
+    /// A view was changed.
+    pub(crate) fn view_modified(&mut self, ns: &Namespace, view: &View) {
+        let description = view.to_document();
+        let parts = Parts {
+            description: Some(&description),
+            ..Parts::default()
+        };
+        self.push(Kind::Modify, ns, 0, &parts);
     }
 
     /// Indexes were made that were not there.
@@ -309,8 +332,17 @@ impl Pending {
         self.push(Kind::Drop, ns, collection.id, &Parts::default());
     }
 
-    pub(crate) fn renamed(&mut self, from: &Namespace, collection: &Collection, to: &Namespace) {
+    /// `dropped` is the UUID of the collection that had the new name.
+    pub(crate) fn renamed(
+        &mut self,
+        from: &Namespace,
+        collection: &Collection,
+        to: &Namespace,
+        dropped: Option<[u8; 16]>,
+    ) {
+        let description = dropped.map(|uuid| rawdoc! { "dropTarget": binary(uuid) });
         let parts = Parts {
+            description: description.as_deref(),
             to: Some(to),
             ..Parts::default()
         };
@@ -379,6 +411,14 @@ impl Pending {
             let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?);
             take(&mut rest, usize::try_from(length).ok()? + 4)
         })
+    }
+}
+
+/// A UUID as a value.
+pub(super) fn binary(uuid: [u8; 16]) -> bson::Binary {
+    bson::Binary {
+        subtype: bson::spec::BinarySubtype::Uuid,
+        bytes: uuid.to_vec(),
     }
 }
 

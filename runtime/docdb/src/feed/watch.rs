@@ -8,11 +8,11 @@ use bson::raw::cstr;
 use bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
 use cloudlet_base::Deadline;
 
-use super::entry::{Entry, Kind, key_of};
+use super::entry::{Entry, Kind, binary, key_of};
 use super::log::{self, Bounds, bounds};
 use super::token::{Mark, Token, invalid};
 use super::{diff, is_logged};
-use crate::catalog::{check_namespace, document_prefix};
+use crate::catalog::{Catalog, check_namespace, document_prefix};
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::expression::Runtime;
@@ -315,6 +315,7 @@ fn check_token(kv: &dyn KvRead, bounds: &Bounds, token: Token, scope: &WatchScop
 pub(crate) fn next(
     engine: &Engine,
     kv: &dyn KvRead,
+    catalog: &Catalog,
     mut cursor: ChangeCursor,
     batch: Option<u32>,
     deadline: &Deadline,
@@ -343,7 +344,7 @@ pub(crate) fn next(
             };
             let shown = stream.shows(entry);
             let made = if shown {
-                stream.make(engine, kv, entry, token)?
+                stream.make(engine, kv, catalog, entry, token)?
             } else {
                 None
             };
@@ -400,10 +401,14 @@ impl Stream {
         &self,
         engine: &Engine,
         kv: &dyn KvRead,
+        catalog: &Catalog,
         entry: &Entry<'_>,
         token: Token,
     ) -> Result<Option<RawDocumentBuf>> {
         let mut event = head(token, entry.kind.name(), entry.wall);
+        if self.expanded && entry.collection_id > 0 {
+            event.append(cstr!("collectionUUID"), binary(catalog.uuid(entry.collection_id)));
+        }
         self.full_document(kv, entry, &mut event)?;
         event.append(cstr!("ns"), names(entry.database, entry.collection));
         if let Some((database, collection)) = entry.to {
@@ -416,17 +421,20 @@ impl Stream {
             Some(description) if entry.kind.is_expanded() => {
                 event.append(cstr!("operationDescription"), description.to_owned());
             }
-            Some(description) => {
+            Some(description) if entry.kind == Kind::Update => {
                 event.append(
                     cstr!("updateDescription"),
                     diff::shown(description, self.expanded),
                 );
             }
-            None => {}
+            _ => {}
         }
         if let (true, Some((database, collection))) = (self.expanded, entry.to) {
             let mut description = RawDocumentBuf::new();
             description.append(cstr!("to"), names(database, collection));
+            if let Some(dropped) = entry.description.and_then(|told| field(told, "dropTarget")) {
+                description.append(cstr!("dropTarget"), dropped);
+            }
             event.append(cstr!("operationDescription"), description);
         }
         self.before_change(entry, &mut event)?;

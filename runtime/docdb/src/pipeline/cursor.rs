@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bson::raw::cstr;
-use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 use cloudlet_base::Deadline;
 
 use super::run::{Run, Step, Work, feed};
@@ -89,6 +89,31 @@ pub(crate) fn next_page(
     }
     state.pipeline.query.runtime.set_deadline(deadline);
     page(engine, kv, catalog, state, batch, deadline)
+}
+
+/// Runs a pipeline to its end and shows what it makes.
+pub(crate) fn each(
+    engine: &Engine,
+    kv: &dyn KvRead,
+    catalog: &Catalog,
+    ns: &Namespace,
+    pipeline: &Pipeline,
+    deadline: &Deadline,
+    visit: &mut dyn FnMut(&RawDocument) -> Result<()>,
+) -> Result<()> {
+    let run = Run {
+        engine,
+        kv,
+        catalog,
+        ns,
+        runtime: &pipeline.query.runtime,
+        deadline,
+        work: &Work::default(),
+    };
+    run.execute(pipeline, &mut |doc| {
+        visit(&doc)?;
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 /// Row by row, if every stage looks at one document at a time and the scan has the order that is wanted.

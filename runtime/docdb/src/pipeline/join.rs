@@ -154,7 +154,8 @@ impl Lookup {
             predicate: Predicate::Eq(RawBson::Int32(0)),
         };
         let indexed = match run.catalog.collection(&ns) {
-            None => true,
+            // What a view makes is worth keeping.
+            None => run.catalog.view(&ns).is_none(),
             Some(collection) => plan::choose(collection, &any, None, None)?.bounded,
         };
         if indexed {

@@ -33,7 +33,7 @@ use crate::sort::SortSpec;
 use crate::value::{elements, fields};
 use crate::{Code, Error, Result};
 
-pub(crate) use self::cursor::{PipelineState, explain, first_page, is_pending, next_page};
+pub(crate) use self::cursor::{PipelineState, each, explain, first_page, is_pending, next_page};
 pub(crate) use self::parse::{Surroundings, event_stages};
 pub(crate) use self::write::write_result;
 

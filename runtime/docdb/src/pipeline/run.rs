@@ -11,7 +11,7 @@ use cloudlet_base::Deadline;
 
 use super::group::Groups;
 use super::join::Kept;
-use super::{Pipeline, Source, Stage, Unwind, check_held, with_path};
+use super::{Pipeline, Source, Stage, Surroundings, Unwind, check_held, with_path};
 use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::exec::scan::{MatchVisitor, Meter, scan};
@@ -21,6 +21,7 @@ use crate::kv::KvRead;
 use crate::plan::{self, Plan};
 use crate::query::Filter;
 use crate::sort::SortSpec;
+use crate::view::{self, Resolved};
 use crate::{Code, Error, Namespace, Result};
 
 /// How many more documents than are wanted pile up before the rest is thrown away.
@@ -96,6 +97,9 @@ impl<'a> Run<'a> {
 
     /// The documents of the collection that the pipeline's query asks for.
     pub(super) fn find(&self, query: &Query, push: &mut Out<'_>) -> Result<()> {
+        if let Some(of) = view::resolve(self.catalog, self.ns)? {
+            return self.find_in_view(&of, query, push);
+        }
         let Some(collection) = self.catalog.collection(self.ns) else {
             return Ok(());
         };
@@ -120,6 +124,37 @@ impl<'a> Run<'a> {
             &mut limit,
             &mut |_, doc| push(Cow::Borrowed(doc)),
         )
+    }
+
+    /// The documents of a view that another pipeline brings in.
+    fn find_in_view(&self, of: &Resolved, query: &Query, push: &mut Out<'_>) -> Result<()> {
+        self.check()?;
+        let around = Surroundings::new(&self.engine.limits, self.engine.scope(self.deadline));
+        let mut pipeline = Pipeline::parse(&of.pipeline, &around, None)?;
+        let inner = &pipeline.query;
+        let filters_only =
+            pipeline.stages.is_empty() && inner.sort.is_none() && inner.skip == 0 && inner.limit.is_none();
+        match &query.filter {
+            Filter::AlwaysTrue => {}
+            filter if filters_only => pipeline.narrow(filter.clone()),
+            filter => pipeline.stages.push(Stage::Match(filter.clone())),
+        }
+        if let Some(by) = &query.sort {
+            let by = by.clone();
+            pipeline.stages.push(Stage::Sort { by, limit: None });
+        }
+        if query.skip > 0 {
+            pipeline.stages.push(Stage::Skip(query.skip));
+        }
+        if let Some(limit) = query.limit {
+            pipeline.stages.push(Stage::Limit(limit));
+        }
+        let runtime = pipeline.query.runtime.clone();
+        let inside = Run {
+            runtime: &runtime,
+            ..self.inside(&of.ns)
+        };
+        inside.execute(&pipeline, push)
     }
 
     /// Walks a plan's documents after the row `after`, passing over `skip` and stopping after `limit` of them. The

@@ -190,10 +190,10 @@ fn an_older_format_is_checked_and_left() {
     assert_eq!((verified.format, texts(&findings)), (1, Vec::new()));
     assert_eq!(rows(&path, 0)[0].1, 1_u32.to_be_bytes());
     damage(&path, |table| {
-        table.insert(&b"\0format"[..], &4_u32.to_be_bytes()[..]).unwrap();
+        table.insert(&b"\0format"[..], &5_u32.to_be_bytes()[..]).unwrap();
     });
     let error = check(&path).unwrap_err();
-    assert!(error.to_string().contains("format version 4"), "{error}");
+    assert!(error.to_string().contains("format version 5"), "{error}");
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn what_is_not_a_store_is_refused() {
     refused("torn");
 }
 
-/// Makes a store and gives its file another format version.
+/// Makes a store and gives its file another format version, without what older ones had not.
 fn of_version(path: &std::path::Path, version: u32) {
     let docs = at(path).unwrap();
     insert(&docs, [doc! { "_id": 1 }]);
@@ -108,27 +108,73 @@ fn of_version(path: &std::path::Path, version: u32) {
     let database = redb::Database::create(path).unwrap();
     let writing = database.begin_write().unwrap();
     let table = redb::TableDefinition::<&[u8], &[u8]>::new("cloudlet");
-    writing
-        .open_table(table)
-        .unwrap()
-        .insert(&b"\0format"[..], &version.to_be_bytes()[..])
-        .unwrap();
+    let mut rows = writing.open_table(table).unwrap();
+    rows.insert(&b"\0format"[..], &version.to_be_bytes()[..]).unwrap();
+    if version < 4 {
+        rows.remove(&b"\0uuid"[..]).unwrap();
+    }
+    drop(rows);
     writing.commit().unwrap();
+}
+
+/// The UUID of the only collection.
+fn uuid(docs: &Docs) -> [u8; 16] {
+    let all = docs.describe_collections("db").wait().unwrap();
+    all[0].uuid.unwrap()
+}
+
+#[test]
+fn a_collection_keeps_its_uuid() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    of_version(&path, 3);
+    let docs = at(&path).unwrap();
+    let first = uuid(&docs);
+    assert_eq!((first[6] >> 4, first[8] >> 6), (4, 2), "a random UUID");
+    let to = Namespace::new("db", "d");
+    docs.rename_collection(&ns(), &to, false).wait().unwrap();
+    drop(docs);
+    let docs = at(&path).unwrap();
+    assert_eq!(uuid(&docs), first);
+    docs.drop_collection(&to).wait().unwrap();
+    docs.create_collection(&to).wait().unwrap();
+    assert_ne!(uuid(&docs), first);
+}
+
+#[test]
+fn a_view_is_as_it_was_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let docs = at(&path).unwrap();
+    insert(&docs, [doc! { "_id": 1 }, doc! { "_id": 2 }]);
+    let view = View {
+        on: "c".into(),
+        pipeline: vec![raw(doc! { "$match": { "_id": 2 } })],
+    };
+    let v = Namespace::new("db", "v");
+    docs.create_view(&v, view.clone()).wait().unwrap();
+    drop(docs);
+    let docs = at(&path).unwrap();
+    let all = docs.describe_collections("db").wait().unwrap();
+    assert_eq!(all[1].view, Some(view));
+    let page = docs.find(&v, Find::default(), Deadline::NEVER).wait().unwrap();
+    assert_eq!(page.documents, [raw(doc! { "_id": 2 })]);
+    docs.verify(Deadline::NEVER).wait().unwrap();
 }
 
 #[test]
 fn a_newer_format_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    of_version(&path, 4);
+    of_version(&path, 5);
     let error = at(&path).unwrap_err();
-    assert!(error.to_string().contains("format version 4"), "{error}");
+    assert!(error.to_string().contains("format version 5"), "{error}");
 }
 
 /// Catalog rows without options are those of the versions before 3.
 #[test]
 fn an_older_format_is_raised_so_that_no_older_program_passes_validators_over() {
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("db");
         of_version(&path, version);
@@ -144,7 +190,7 @@ fn an_older_format_is_raised_so_that_no_older_program_passes_validators_over() {
         let table = redb::TableDefinition::<&[u8], &[u8]>::new("cloudlet");
         let table = reading.open_table(table).unwrap();
         let found = table.get(&b"\0format"[..]).unwrap().unwrap();
-        assert_eq!(found.value(), 3_u32.to_be_bytes());
+        assert_eq!(found.value(), 4_u32.to_be_bytes());
     }
 }
 

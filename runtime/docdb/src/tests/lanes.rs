@@ -111,8 +111,12 @@ fn one_operation_failing_or_panicking_leaves_its_neighbours() {
         panic!("a bug")
     });
     let fails: Reply<()> = docs.lanes.write(Deadline::NEVER, |tx| {
-        tx.catalog
-            .create(tx.kv, &Namespace::new("db", "gone"), &tx.engine.limits)?;
+        tx.catalog.create(
+            tx.kv,
+            &Namespace::new("db", "gone"),
+            CollectionOptions::default(),
+            &tx.engine.limits,
+        )?;
         Err(Error::new(Code::BadValue, "no"))
     });
     let after = docs.insert(&ns(), inserts([doc! { "_id": 2 }]), Deadline::NEVER);

@@ -13,6 +13,7 @@ mod model;
 mod plans;
 mod stores;
 mod validation;
+mod views;
 
 use std::sync::Arc;
 

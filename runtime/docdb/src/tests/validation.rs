@@ -267,6 +267,7 @@ fn validated(validator: Document, level: ValidationLevel, action: ValidationActi
         validator: Some(raw(validator)),
         validation_level: level,
         validation_action: action,
+        ..CollectionOptions::default()
     };
     docs.create_collection_with(&ns(), options).wait().unwrap();
     docs
@@ -588,6 +589,7 @@ fn options_stay_and_move_with_the_collection() {
         validator: Some(raw(doc! { "n": { "$gte": 0 } })),
         validation_level: ValidationLevel::Moderate,
         validation_action: ValidationAction::Warn,
+        ..CollectionOptions::default()
     };
     let renamed = Namespace::new("db", "d");
     {

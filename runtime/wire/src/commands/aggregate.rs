@@ -53,7 +53,8 @@ impl AggregateArgs {
                 "let" => aggregate.variables = args::maybe_document("let", value)?,
                 "explain" => explain = args::flag("explain", value)?,
                 "allowDiskUse" => aggregate.allow_disk_use = args::flag(name, value)?,
-                "bypassDocumentValidation" | "fromMongos" | "needsMerge" => {
+                "bypassDocumentValidation" => aggregate.bypass_validation = args::flag(name, value)?,
+                "fromMongos" | "needsMerge" => {
                     args::flag(name, value)?;
                 }
                 name => return Err(args.unknown(name)),

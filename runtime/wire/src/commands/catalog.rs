@@ -1,61 +1,14 @@
-//! Databases and collections: create, drop, rename, list.
+//! Databases and collections: drop, rename, list. `collection` makes and changes them.
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Namespace, retain_matching};
+use cloudlet_data::{CollectionInfo, Namespace, retain_matching};
 
 use super::reply;
 use crate::args::{self, Args};
 use crate::call::{Call, check_database};
 use crate::error::{Code, CommandError, Result};
 use crate::roles::Need;
-
-/// `create`.
-pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
-    let body = call.take_body();
-    let ns = call.target(&body)?;
-    let mut args = Args::new("create", &body);
-    while let Some((name, value)) = args.next()? {
-        match name {
-            // Options that ask for the ordinary.
-            "autoIndexId"
-            | "idIndex"
-            | "size"
-            | "max"
-            | "flags"
-            | "storageEngine"
-            | "indexOptionDefaults"
-            | "validationLevel"
-            | "validationAction"
-            | "recordIdsReplicated" => {}
-            "capped" | "temp" => {
-                if args::flag(name, value)? {
-                    return Err(args.unsupported(name));
-                }
-            }
-            "collation" => args::collation(value)?,
-            "validator" | "changeStreamPreAndPostImages" => {
-                if !args::document(name, value)?.is_empty() {
-                    return Err(args.unsupported(name));
-                }
-            }
-            "viewOn" | "pipeline" | "timeseries" | "clusteredIndex" | "expireAfterSeconds"
-            | "encryptedFields" => return Err(args.unsupported(name)),
-            name => return Err(args.unknown(name)),
-        }
-    }
-    let made = match &call.open {
-        Some(transaction) => transaction.create_collection(&ns).await,
-        None => call.shared.documents.create_collection(&ns).await,
-    };
-    match made {
-        Ok(()) => Ok(RawDocumentBuf::new()),
-        Err(error) if error.code() == cloudlet_data::Code::NamespaceExists => Err(CommandError::new(
-            Code::NamespaceExists,
-            format!("Collection {ns} already exists."),
-        )),
-        Err(error) => Err(error.into()),
-    }
-}
+use crate::users::uuid;
 
 /// `drop`.
 pub(crate) async fn drop_collection(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
@@ -139,29 +92,44 @@ pub(crate) async fn list_collections(call: &mut Call<'_>) -> Result<RawDocumentB
             name => return Err(args.unknown(name)),
         }
     }
-    let names = call.shared.documents.list_collections(&call.db).await?;
-    let mut rows: Vec<RawDocumentBuf> = names
-        .iter()
-        .map(|name| {
-            rawdoc! {
-                "name": &**name,
-                "type": "collection",
-                "options": {},
-                "info": { "readOnly": false },
-                "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
-            }
-        })
-        .collect();
+    let all = call.shared.documents.describe_collections(&call.db).await?;
+    let mut rows: Vec<RawDocumentBuf> = all.iter().map(row).collect();
     if let Some(filter) = filter {
         retain_matching(&filter, &mut rows)?;
     }
     if name_only {
         for row in &mut rows {
-            *row = rawdoc! { "name": row.get_str("name").unwrap_or_default(), "type": "collection" };
+            *row = rawdoc! {
+                "name": row.get_str("name").unwrap_or_default(),
+                "type": row.get_str("type").unwrap_or_default(),
+            };
         }
     }
     let ns = Namespace::new(call.db.clone(), "$cmd.listCollections");
     reply::list(call, &ns, rows, batch)
+}
+
+/// A collection as it is listed.
+fn row(collection: &CollectionInfo) -> RawDocumentBuf {
+    if let Some(view) = &collection.view {
+        return rawdoc! {
+            "name": &*collection.name,
+            "type": "view",
+            "options": view.to_document(),
+            "info": { "readOnly": true },
+        };
+    }
+    let mut info = rawdoc! { "readOnly": false };
+    if let Some(bytes) = collection.uuid {
+        info.append(cstr!("uuid"), uuid(bytes));
+    }
+    rawdoc! {
+        "name": &*collection.name,
+        "type": "collection",
+        "options": collection.options.to_document(),
+        "info": info,
+        "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
+    }
 }
 
 /// The filter by which tools leave out the system's collections, `{name: /^(?!system\.)/}`, without the lookahead that

@@ -4,6 +4,7 @@
 mod aggregate;
 mod catalog;
 mod changes;
+mod collection;
 mod diagnostics;
 mod explain;
 mod handshake;
@@ -47,7 +48,8 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::Update => write::update(call).await,
         Verb::Delete => write::delete(call).await,
         Verb::FindAndModify => write::find_and_modify(call).await,
-        Verb::Create => catalog::create(call).await,
+        Verb::Create => collection::create(call).await,
+        Verb::CollMod => collection::modify(call).await,
         Verb::Drop => catalog::drop_collection(call).await,
         Verb::DropDatabase => catalog::drop_database(call).await,
         Verb::RenameCollection => catalog::rename(call).await,

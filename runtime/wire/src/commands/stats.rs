@@ -81,6 +81,9 @@ pub(crate) async fn db_stats(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let scale = scale(&body)?;
     let names = call.shared.documents.list_collections(&call.db).await?;
+    let described = call.shared.documents.describe_collections(&call.db).await?;
+    let views = described.iter().filter(|one| one.view.is_some()).count();
+    let views = i64::try_from(views).unwrap_or(i64::MAX);
     let mut all = Sizes::default();
     for name in &names {
         let one = sizes(call, &Namespace::new(call.db.clone(), name.clone())).await?;
@@ -91,7 +94,7 @@ pub(crate) async fn db_stats(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     Ok(rawdoc! {
         "db": &*call.db,
         "collections": i64::try_from(names.len()).unwrap_or(i64::MAX),
-        "views": 0_i64,
+        "views": views,
         "objects": all.documents,
         "avgObjSize": all.average(),
         "dataSize": (all.bytes / scale) as f64,

@@ -29,13 +29,14 @@ fn check_batch(count: usize) -> Result<()> {
 pub(crate) async fn insert(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
-    let (mut documents, mut ordered) = (None, true);
+    let (mut documents, mut ordered, mut bypass) = (None, true, false);
     let mut args = Args::new("insert", &body);
     while let Some((name, value)) = args.next()? {
         match name {
             "documents" => documents = Some(value),
             "ordered" => ordered = args::flag("insert.ordered", value)?,
-            "bypassDocumentValidation" | "bypassEmptyTsReplacement" => {
+            "bypassDocumentValidation" => bypass = args::flag(name, value)?,
+            "bypassEmptyTsReplacement" => {
                 args::flag(name, value)?;
             }
             name => return Err(args.unknown(name)),
@@ -46,7 +47,7 @@ pub(crate) async fn insert(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let insert = Insert {
         documents,
         ordered,
-        ..Insert::default()
+        bypass_validation: bypass,
     };
     let deadline = call.deadline.clone();
     let done = call.statements.insert(&ns, insert, deadline).await?;
@@ -65,13 +66,15 @@ pub(crate) async fn update(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
     let (mut updates, mut ordered, mut variables) = (None, true, Variables::default());
+    let mut bypass = false;
     let mut args = Args::new("update", &body);
     while let Some((name, value)) = args.next()? {
         match name {
             "updates" => updates = Some(value),
             "ordered" => ordered = args::flag("update.ordered", value)?,
             "let" => variables = Variables::parse(value)?,
-            "bypassDocumentValidation" | "bypassEmptyTsReplacement" => {
+            "bypassDocumentValidation" => bypass = args::flag(name, value)?,
+            "bypassEmptyTsReplacement" => {
                 args::flag(name, value)?;
             }
             name => return Err(args.unknown(name)),
@@ -89,7 +92,7 @@ pub(crate) async fn update(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let update = Update {
         statements,
         ordered,
-        ..Update::default()
+        bypass_validation: bypass,
     };
     let deadline = call.deadline.clone();
     let done = call.statements.update(&ns, update, deadline).await?;
@@ -280,7 +283,8 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
             "hint" => query::check_hint(call, &ns, value).await?,
             "collation" => args::collation(value)?,
             "let" => variables = Variables::parse(value)?,
-            "bypassDocumentValidation" | "bypassEmptyTsReplacement" => {
+            "bypassDocumentValidation" => modify.bypass_validation = args::flag(name, value)?,
+            "bypassEmptyTsReplacement" => {
                 args::flag(name, value)?;
             }
             "sampleId" => {}

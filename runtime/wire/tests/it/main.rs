@@ -11,6 +11,7 @@ mod harness;
 
 mod changes;
 mod client;
+mod collections;
 mod drivers;
 mod durability;
 mod limits;

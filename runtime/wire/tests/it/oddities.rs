@@ -40,7 +40,14 @@ fn commands() -> Vec<Document> {
             "findAndModify": "c", "query": {}, "sort": {}, "update": { "a": 1 }, "fields": {}, "upsert": false,
             "new": false, "remove": false, "arrayFilters": [],
         },
-        doc! { "create": "d", "capped": false, "validator": {}, "collation": {} },
+        doc! {
+            "create": "d", "capped": false, "validator": {}, "validationLevel": "off", "validationAction": "warn",
+            "changeStreamPreAndPostImages": { "enabled": true }, "collation": {},
+        },
+        doc! {
+            "collMod": "c", "index": { "name": "z", "keyPattern": {}, "hidden": true, "expireAfterSeconds": 1 },
+            "validator": {}, "validationLevel": "off", "validationAction": "warn",
+        },
         doc! { "drop": "e" },
         doc! { "listCollections": 1, "filter": {}, "nameOnly": false, "cursor": {} },
         doc! { "createIndexes": "c", "indexes": [{ "key": { "z": 1 }, "name": "z" }] },
