@@ -51,6 +51,7 @@ verbs! {
     Update = "update", Write;
     Delete = "delete", Write;
     FindAndModify = "findAndModify" | "findandmodify", Write;
+    BulkWrite = "bulkWrite", Login;
     Create = "create", Write;
     Drop = "drop", Write;
     DropDatabase = "dropDatabase", Admin;
@@ -113,7 +114,7 @@ impl Verb {
     pub(crate) fn is_retryable(self) -> bool {
         matches!(
             self,
-            Verb::Insert | Verb::Update | Verb::Delete | Verb::FindAndModify
+            Verb::Insert | Verb::Update | Verb::Delete | Verb::FindAndModify | Verb::BulkWrite
         )
     }
 }
