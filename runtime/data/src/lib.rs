@@ -24,7 +24,7 @@ pub use cloudlet_docdb::{
     CollectionOptions, Cursor, Delete, DeleteOne, Deleted, Error, Expired, Find, FindAndModify, FullDocument,
     IndexChange, IndexKind, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Update, UpdateOne,
     Updated, ValidationAction, ValidationLevel, View, Watch, WatchScope, WatchStart, Write, WriteError,
-    Written, default_index_name, pipeline_update, retain_matching, with_variables,
+    Written, default_index_name, pipeline_update, retain_matching, with_sort, with_variables,
 };
 pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;

@@ -407,7 +407,10 @@ impl Collection {
     fn update(&mut self, update: &Update) -> Result<Updated> {
         let mut out = Updated::default();
         for (index, statement) in update.statements.iter().enumerate() {
-            if let Err(error) = self.update_one(index, statement, &mut out) {
+            let before = (out.matched, out.modified);
+            let outcome = self.update_one(index, statement, &mut out);
+            out.each.push((out.matched - before.0, out.modified - before.1));
+            if let Err(error) = outcome {
                 out.errors.push(WriteError { index, error });
                 if update.ordered {
                     break;
@@ -424,6 +427,7 @@ impl Collection {
             if !statement.multi {
                 places.truncate(1);
             }
+            out.each.push(places.len() as u64);
             for at in places.into_iter().rev() {
                 self.documents.remove(at);
                 out.deleted += 1;

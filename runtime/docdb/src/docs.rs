@@ -13,7 +13,7 @@ use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
-use crate::exec::{self, Query, expire};
+use crate::exec::{self, Query, WriteFilter, expire};
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
@@ -853,7 +853,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &UpdateOne| {
-            let (filter, scope) = exec::parse_write_filter(&statement.filter, limits, &scope)?;
+            let WriteFilter { filter, scope, sort } = WriteFilter::parse(&statement.filter, limits, &scope)?;
             let update = write::parse_update(&statement.update, &statement.array_filters, limits, &scope)?;
             if statement.multi && update.is_replacement() {
                 return Err(Error::new(
@@ -861,8 +861,15 @@ impl Docs {
                     "multi update is not supported for replacement-style update",
                 ));
             }
+            if statement.multi && sort.is_some() {
+                return Err(Error::new(
+                    Code::FailedToParse,
+                    "Cannot specify sort with multi=true",
+                ));
+            }
             Ok(UpdateStatement {
                 filter,
+                sort,
                 update,
                 multi: statement.multi,
                 upsert: statement.upsert,
@@ -880,7 +887,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &DeleteOne| {
-            let (filter, _) = exec::parse_write_filter(&statement.filter, limits, &scope)?;
+            let WriteFilter { filter, .. } = WriteFilter::parse(&statement.filter, limits, &scope)?;
             Ok(DeleteStatement {
                 filter,
                 multi: statement.multi,

@@ -143,14 +143,25 @@ pub fn pipeline_update(stages: &[RawDocumentBuf]) -> RawDocumentBuf {
     update
 }
 
-/// The field of a filter that carries variables; no operator has that name.
+/// The fields before those of a filter that carry what goes with it; no operator has such a name.
 pub(crate) const VARIABLES_FIELD: &str = "$variables";
+pub(crate) const SORT_FIELD: &str = "$sort";
 
 /// The filter of an update, delete or findAndModify statement with MongoDB's `let`: variables made of constants, for
 /// the expressions of the filter and of an update with a pipeline. `{$variables: {..}, ..filter}`.
 pub fn with_variables(filter: &RawDocument, variables: &RawDocument) -> RawDocumentBuf {
+    with(bson::raw::cstr!("$variables"), variables, filter)
+}
+
+/// The filter of an update statement that changes one document, with the sort that says which.
+/// `{$sort: {..}, ..filter}`.
+pub fn with_sort(filter: &RawDocument, sort: &RawDocument) -> RawDocumentBuf {
+    with(bson::raw::cstr!("$sort"), sort, filter)
+}
+
+fn with(name: &bson::raw::CStr, value: &RawDocument, filter: &RawDocument) -> RawDocumentBuf {
     let mut with = RawDocumentBuf::new();
-    with.append(bson::raw::cstr!("$variables"), variables);
+    with.append(name, value);
     // A damaged filter stays damaged: it is refused when it is parsed.
     for field in filter {
         match field {
@@ -181,6 +192,8 @@ pub struct Updated {
     pub modified: u64,
     /// `_id`s of upserted documents by statement.
     pub upserted: Vec<(usize, RawBson)>,
+    /// `matched` and `modified` of each statement that was come to, in order.
+    pub each: Vec<(u64, u64)>,
     /// Failures by statement.
     pub errors: Vec<WriteError>,
 }
@@ -208,6 +221,8 @@ pub struct Delete {
 pub struct Deleted {
     /// Documents removed.
     pub deleted: u64,
+    /// `deleted` of each statement that was come to, in order.
+    pub each: Vec<u64>,
     /// Failures by statement.
     pub errors: Vec<WriteError>,
 }

@@ -110,7 +110,7 @@ impl Call<'_> {
         if !self.shared.settings.test_commands {
             return None;
         }
-        let named = |name: &&str| matches!(*name, "documents" | "updates" | "deletes");
+        let named = |name: &&str| matches!(*name, "documents" | "updates" | "deletes" | "ops");
         let sent = self.sequences.iter().find(|sequence| named(&&*sequence.name));
         let inline = || {
             let fields = self.body.iter().flatten();
@@ -531,7 +531,7 @@ impl Generic {
             if self.start_transaction {
                 return invalid("a transaction can't be started by the command that ends it");
             }
-        } else if matches!(db, "admin" | "config" | "local") {
+        } else if matches!(db, "admin" | "config" | "local") && !is_of_bulk_write(verb) {
             return not_in_transaction(format!(
                 "Cannot run command against the '{db}' database in a transaction."
             ));
@@ -550,6 +550,12 @@ impl Generic {
     fn is_numbered_write(&self, verb: Verb) -> bool {
         self.number.is_some() && (self.autocommit.is_none() || ends_transaction(verb))
     }
+}
+
+/// Whether the command is `bulkWrite`, which is sent to `admin` whatever it writes to, or for the cursor over its
+/// results.
+fn is_of_bulk_write(verb: Verb) -> bool {
+    matches!(verb, Verb::BulkWrite | Verb::GetMore | Verb::KillCursors)
 }
 
 fn ends_transaction(verb: Verb) -> bool {

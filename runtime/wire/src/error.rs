@@ -229,6 +229,13 @@ impl CommandError {
         }
     }
 
+    /// Appends code and message, as a row of a bulk write's results has them.
+    pub(crate) fn append_to(&self, row: &mut RawDocumentBuf) {
+        self.append_code(row);
+        row.append(cstr!("errmsg"), &*self.message);
+        self.append_info(row);
+    }
+
     fn append_code(&self, to: &mut RawDocumentBuf) {
         to.append(cstr!("code"), self.code);
         if let Some((pattern, value)) = self.duplicate.as_deref() {

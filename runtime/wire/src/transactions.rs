@@ -287,6 +287,7 @@ pub(crate) fn may_join(verb: Verb) -> bool {
             | Verb::Update
             | Verb::Delete
             | Verb::FindAndModify
+            | Verb::BulkWrite
             | Verb::Create
             | Verb::CreateIndexes
             | Verb::CommitTransaction

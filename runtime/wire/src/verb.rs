@@ -51,6 +51,7 @@ verbs! {
     Update = "update", Write;
     Delete = "delete", Write;
     FindAndModify = "findAndModify" | "findandmodify", Write;
+    BulkWrite = "bulkWrite", Login;
     Create = "create", Write;
     CollMod = "collMod", Write;
     Drop = "drop", Write;
@@ -115,7 +116,7 @@ impl Verb {
     pub(crate) fn is_retryable(self) -> bool {
         matches!(
             self,
-            Verb::Insert | Verb::Update | Verb::Delete | Verb::FindAndModify
+            Verb::Insert | Verb::Update | Verb::Delete | Verb::FindAndModify | Verb::BulkWrite
         )
     }
 }

@@ -20,7 +20,7 @@ use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::kv::KvRead;
-use crate::ops::VARIABLES_FIELD;
+use crate::ops::{SORT_FIELD, VARIABLES_FIELD};
 use crate::path::{self, Path};
 use crate::pipeline::{self, PipelineState};
 use crate::plan::{self, Plan, Source, Window};
@@ -115,26 +115,49 @@ pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits, scope: &Scop
     Filter::parse_in(document, scope)
 }
 
-/// The filter of a statement that writes, with the scope of its variables
-/// ([`with_variables`](crate::with_variables)).
-pub(crate) fn parse_write_filter(
-    document: &RawDocument,
-    limits: &Limits,
-    scope: &Scope,
-) -> Result<(Filter, Scope)> {
-    let Some((VARIABLES_FIELD, variables)) = fields(document).next() else {
-        return Ok((parse_filter(document, limits, scope)?, scope.clone()));
-    };
-    check_well_formed(document, limits.depth_max)?;
-    let Some(variables) = variables.as_document() else {
-        return Err(Error::new(Code::TypeMismatch, "variables are a document"));
-    };
-    let scope = scope.with_let(variables)?;
-    let mut plain = RawDocumentBuf::new();
-    for (name, value) in raw_fields(document).skip(1) {
-        plain.append(name, value);
+/// The filter of a statement that writes, and what went with it.
+pub(crate) struct WriteFilter {
+    pub(crate) filter: Filter,
+    /// The scope of its variables ([`with_variables`](crate::with_variables)).
+    pub(crate) scope: Scope,
+    /// Which of several documents ([`with_sort`](crate::with_sort)).
+    pub(crate) sort: Option<SortSpec>,
+}
+
+impl WriteFilter {
+    /// # Errors
+    /// When the filter or what goes with it is malformed.
+    pub(crate) fn parse(document: &RawDocument, limits: &Limits, scope: &Scope) -> Result<Self> {
+        let mut parsed = Self {
+            filter: Filter::AlwaysTrue,
+            scope: scope.clone(),
+            sort: None,
+        };
+        let beside = |name: &str| matches!(name, VARIABLES_FIELD | SORT_FIELD);
+        let count = fields(document).take_while(|(name, _)| beside(name)).count();
+        if count == 0 {
+            parsed.filter = parse_filter(document, limits, scope)?;
+            return Ok(parsed);
+        }
+        check_well_formed(document, limits.depth_max)?;
+        for (name, value) in fields(document).take(count) {
+            let value = value.as_document().ok_or_else(|| {
+                let message = format!("what goes with a filter as {name} is a document");
+                Error::new(Code::TypeMismatch, message)
+            })?;
+            if name == VARIABLES_FIELD {
+                parsed.scope = parsed.scope.with_let(value)?;
+            } else {
+                parsed.sort = parse_sort(Some(value), limits)?;
+            }
+        }
+        let mut plain = RawDocumentBuf::new();
+        for (name, value) in raw_fields(document).skip(count) {
+            plain.append(name, value);
+        }
+        parsed.filter = parse_filter(&plain, limits, &parsed.scope)?;
+        Ok(parsed)
     }
-    Ok((parse_filter(&plain, limits, &scope)?, scope))
 }
 
 pub(crate) fn parse_sort(document: Option<&RawDocument>, limits: &Limits) -> Result<Option<SortSpec>> {

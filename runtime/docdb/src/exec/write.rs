@@ -11,7 +11,7 @@ use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use cloudlet_base::Deadline;
 
 use super::scan::{Meter, scan};
-use super::sorted_documents;
+use super::{WriteFilter, sorted_documents};
 use crate::catalog::{Collection, ID_INDEX, append, document_prefix};
 use crate::check::{check_well_formed, validate_document};
 use crate::engine::Engine;
@@ -38,6 +38,8 @@ pub(crate) type Prepared = Result<RawDocumentBuf>;
 /// A parsed update statement.
 pub(crate) struct UpdateStatement {
     pub(crate) filter: Filter,
+    /// Which of several documents, when one is changed.
+    pub(crate) sort: Option<SortSpec>,
     pub(crate) update: Update,
     pub(crate) multi: bool,
     pub(crate) upsert: bool,
@@ -70,7 +72,7 @@ impl ModifyStatement {
                 "a removal takes neither upsert nor the new document",
             ));
         }
-        let (filter, scope) = super::parse_write_filter(&modify.filter, limits, scope)?;
+        let WriteFilter { filter, scope, .. } = WriteFilter::parse(&modify.filter, limits, scope)?;
         let update = modify
             .update
             .as_deref()
@@ -157,7 +159,12 @@ pub(crate) fn update(
     let mut done = Updated::default();
     for (index, statement) in statements.iter().enumerate() {
         let statement = statement.as_ref().map_err(Error::clone);
-        match statement.and_then(|statement| update_one(tx, ns, index, statement, &mut done, deadline)) {
+        let before = (done.matched, done.modified);
+        let outcome =
+            statement.and_then(|statement| update_one(tx, ns, index, statement, &mut done, deadline));
+        done.each
+            .push((done.matched - before.0, done.modified - before.1));
+        match outcome {
             Ok(()) => {}
             Err(error) if is_fatal(&error) => return Err(error),
             Err(error) => {
@@ -182,6 +189,7 @@ pub(crate) fn delete(
     tx.catalog.check_no_view(ns)?;
     let mut done = Deleted::default();
     for (index, statement) in statements.iter().enumerate() {
+        let before = done.deleted;
         let outcome = statement.as_ref().map_err(Error::clone).and_then(|statement| {
             let ids = matching(tx, ns, &statement.filter, statement.multi, deadline)?;
             for id in ids {
@@ -193,6 +201,7 @@ pub(crate) fn delete(
             }
             Ok(())
         });
+        done.each.push(done.deleted - before);
         match outcome {
             Ok(()) => {}
             Err(error) if is_fatal(&error) => return Err(error),
@@ -543,7 +552,13 @@ fn update_one(
     done: &mut Updated,
     deadline: &Deadline,
 ) -> Result<()> {
-    let ids = matching(tx, ns, &statement.filter, statement.multi, deadline)?;
+    let ids = match &statement.sort {
+        Some(sort) => first_matching(tx, ns, &statement.filter, Some(sort), deadline)?
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect(),
+        None => matching(tx, ns, &statement.filter, statement.multi, deadline)?,
+    };
     if ids.is_empty() && statement.upsert {
         let new = statement
             .update

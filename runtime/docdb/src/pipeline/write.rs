@@ -307,6 +307,7 @@ fn merge(
     };
     let statement = write::UpdateStatement {
         filter,
+        sort: None,
         update,
         multi: false,
         upsert: false,

@@ -2,6 +2,7 @@
 //! with.
 
 mod aggregate;
+mod bulk;
 mod catalog;
 mod changes;
 mod collection;
@@ -48,6 +49,7 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::Update => write::update(call).await,
         Verb::Delete => write::delete(call).await,
         Verb::FindAndModify => write::find_and_modify(call).await,
+        Verb::BulkWrite => bulk::bulk_write(call).await,
         Verb::Create => collection::create(call).await,
         Verb::CollMod => collection::modify(call).await,
         Verb::Drop => catalog::drop_collection(call).await,

@@ -1,8 +1,11 @@
 //! Writing: insert, update, delete, findAndModify.
 
+use std::borrow::Cow;
+
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{
-    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update, with_variables,
+    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update, with_sort,
+    with_variables,
 };
 
 use super::{query, reply};
@@ -15,7 +18,7 @@ const BATCH_MAX: usize = 100_000;
 /// Most bytes of a command's `let` over all its statements, each of which gets its own.
 const VARIABLES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-fn check_batch(count: usize) -> Result<()> {
+pub(super) fn check_batch(count: usize) -> Result<()> {
     if (1..=BATCH_MAX).contains(&count) {
         return Ok(());
     }
@@ -85,9 +88,7 @@ pub(crate) async fn update(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     variables.check_room(updates.len())?;
     let mut statements = Vec::with_capacity(updates.len());
     for update in &updates {
-        let mut statement = update_statement(call, &ns, update).await?;
-        variables.give_to(&mut statement.filter);
-        statements.push(statement);
+        statements.push(update_statement(call, &ns, update, &variables).await?);
     }
     let update = Update {
         statements,
@@ -114,43 +115,78 @@ pub(crate) async fn update(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     Ok(reply)
 }
 
-async fn update_statement(call: &Call<'_>, ns: &Namespace, update: &RawDocument) -> Result<UpdateOne> {
-    let mut statement = UpdateOne {
-        filter: RawDocumentBuf::new(),
-        update: RawDocumentBuf::new(),
-        multi: false,
-        upsert: false,
-        array_filters: Vec::new(),
-    };
-    let (mut filter, mut change) = (false, false);
+/// An update statement as far as it was read.
+#[derive(Default)]
+pub(super) struct UpdateParts {
+    filter: Option<RawDocumentBuf>,
+    change: Option<RawDocumentBuf>,
+    pipeline: bool,
+    pub(super) multi: bool,
+    pub(super) upsert: bool,
+    pub(super) array_filters: Vec<RawDocumentBuf>,
+    /// Which of several documents, when one is changed.
+    pub(super) sort: Option<RawDocumentBuf>,
+}
+
+impl UpdateParts {
+    pub(super) fn filter(&mut self, name: &str, value: RawBsonRef<'_>) -> Result<()> {
+        self.filter = Some(args::document(name, value)?.to_owned());
+        Ok(())
+    }
+
+    pub(super) fn change(&mut self, name: &str, value: RawBsonRef<'_>) -> Result<()> {
+        self.change = Some(change_of(name, value)?);
+        self.pipeline = matches!(value, RawBsonRef::Array(_));
+        Ok(())
+    }
+
+    /// The statement; `required` are the names of its filter and its change.
+    ///
+    /// # Errors
+    /// When one of these is not there.
+    pub(super) fn statement(self, of: &str, required: [&str; 2], variables: &Variables) -> Result<UpdateOne> {
+        let mut filter = self.filter.ok_or_else(|| args::missing(of, required[0]))?;
+        let update = self.change.ok_or_else(|| args::missing(of, required[1]))?;
+        variables.give_to(&mut filter);
+        if let Some(sort) = self.sort.filter(|sort| !sort.is_empty()) {
+            filter = with_sort(&filter, &sort);
+        }
+        Ok(UpdateOne {
+            filter,
+            update,
+            multi: self.multi,
+            upsert: self.upsert,
+            array_filters: self.array_filters,
+        })
+    }
+}
+
+async fn update_statement(
+    call: &Call<'_>,
+    ns: &Namespace,
+    update: &RawDocument,
+    variables: &Variables,
+) -> Result<UpdateOne> {
+    let mut parts = UpdateParts::default();
+    let mut constants = None;
     for field in update {
         let (name, value) = field?;
         match name.as_str() {
-            "q" => {
-                statement.filter = args::document("update.updates.q", value)?.to_owned();
-                filter = true;
-            }
-            "u" => {
-                statement.update = change_of("update.updates.u", value)?;
-                change = true;
-            }
-            "multi" => statement.multi = args::flag("update.updates.multi", value)?,
-            "upsert" => statement.upsert = args::flag("update.updates.upsert", value)?,
-            "arrayFilters" => {
-                statement.array_filters = args::documents("update.updates.arrayFilters", value)?
-            }
+            "q" => parts.filter("update.updates.q", value)?,
+            "u" => parts.change("update.updates.u", value)?,
+            "multi" => parts.multi = args::flag("update.updates.multi", value)?,
+            "upsert" => parts.upsert = args::flag("update.updates.upsert", value)?,
+            "arrayFilters" => parts.array_filters = args::documents("update.updates.arrayFilters", value)?,
             "hint" => query::check_hint(call, ns, value).await?,
             "collation" => args::collation(value)?,
-            "c" | "upsertSupplied" | "sampleId" => {}
-            "sort" => return Err(unsupported("update.updates.sort")),
+            "sort" => parts.sort = args::maybe_document("update.updates.sort", value)?,
+            "c" => constants = Some(args::document("update.updates.c", value)?),
+            "upsertSupplied" | "sampleId" => {}
             name => return Err(unknown("update.updates", name)),
         }
     }
-    match (filter, change) {
-        (true, true) => Ok(statement),
-        (false, _) => Err(args::missing("update.updates", "q")),
-        (true, false) => Err(args::missing("update.updates", "u")),
-    }
+    let variables = &variables.and(constants, &parts)?;
+    parts.statement("update.updates", ["q", "u"], variables)
 }
 
 /// An update's operators, replacement or pipeline.
@@ -162,17 +198,17 @@ fn change_of(name: &str, value: RawBsonRef<'_>) -> Result<RawDocumentBuf> {
 }
 
 /// The `let` of a command; none without variables.
-#[derive(Default)]
-struct Variables(Option<RawDocumentBuf>);
+#[derive(Clone, Default)]
+pub(super) struct Variables(Option<RawDocumentBuf>);
 
 impl Variables {
-    fn parse(value: RawBsonRef<'_>) -> Result<Self> {
+    pub(super) fn parse(value: RawBsonRef<'_>) -> Result<Self> {
         let variables = args::maybe_document("let", value)?;
         Ok(Self(variables.filter(|variables| !variables.is_empty())))
     }
 
     /// Checks that they may be copied into so many statements.
-    fn check_room(&self, statements: usize) -> Result<()> {
+    pub(super) fn check_room(&self, statements: usize) -> Result<()> {
         let bytes = self.0.as_ref().map_or(0, |variables| variables.as_bytes().len());
         let all = bytes.saturating_mul(statements);
         if all <= VARIABLES_BYTES_MAX {
@@ -184,18 +220,42 @@ impl Variables {
         Err(CommandError::new(Code::InvalidLength, message))
     }
 
-    fn give_to(&self, filter: &mut RawDocumentBuf) {
+    /// These and the constants of one update, which hide those of the same name.
+    ///
+    /// # Errors
+    /// When the update is not a pipeline, and so has no use for constants.
+    pub(super) fn and<'v>(
+        &'v self,
+        constants: Option<&RawDocument>,
+        parts: &UpdateParts,
+    ) -> Result<Cow<'v, Self>> {
+        let Some(constants) = constants else {
+            return Ok(Cow::Borrowed(self));
+        };
+        if !parts.pipeline {
+            return Err(CommandError::new(
+                Code::FailedToParse,
+                "Constant values may only be specified for pipeline updates",
+            ));
+        }
+        let mut all = constants.to_owned();
+        for field in self.0.iter().flatten() {
+            let (name, value) = field?;
+            if constants.get(name)?.is_none() {
+                all.append(name, value);
+            }
+        }
+        Ok(Cow::Owned(Self(Some(all))))
+    }
+
+    pub(super) fn give_to(&self, filter: &mut RawDocumentBuf) {
         if let Some(variables) = &self.0 {
             *filter = with_variables(filter, variables);
         }
     }
 }
 
-fn unsupported(what: &str) -> CommandError {
-    CommandError::new(Code::CommandNotSupported, format!("'{what}' is not supported"))
-}
-
-fn unknown(of: &str, name: &str) -> CommandError {
+pub(super) fn unknown(of: &str, name: &str) -> CommandError {
     CommandError::new(
         Code::Location40415,
         format!("BSON field '{of}.{name}' is an unknown field."),

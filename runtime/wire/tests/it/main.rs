@@ -9,6 +9,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bulk;
 mod changes;
 mod client;
 mod collections;
