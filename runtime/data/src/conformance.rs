@@ -8,10 +8,10 @@ use bson::{Bson, Document, RawBson, RawDocumentBuf, doc};
 use cloudlet_base::Deadline;
 
 use crate::{
-    Aggregate, BeforeChange, ChangeCursor, Changes, Code, CollectionChange, CollectionOptions, Delete,
-    DeleteOne, Documents, Error, Find, FindAndModify, FullDocument, IndexChange, IndexSpec, Insert, Inserted,
-    Namespace, Update, UpdateOne, Updated, ValidationLevel, Watch, WatchScope, WatchStart, Write,
-    default_index_name, pipeline_update,
+    Aggregate, BeforeChange, Capped, ChangeCursor, Changes, Code, CollectionChange, CollectionOptions,
+    Delete, DeleteOne, Documents, Error, Find, FindAndModify, FullDocument, IndexChange, IndexSpec, Insert,
+    Inserted, NATURAL_BACKWARD, Namespace, Update, UpdateOne, Updated, ValidationLevel, View, Watch,
+    WatchScope, WatchStart, Write, default_index_name, pipeline_update,
 };
 
 /// Runs the suite in databases whose names begin with `prefix`; they should not be there yet, and are left behind.
@@ -36,6 +36,8 @@ pub async fn run(documents: &dyn Documents, prefix: &str) {
     suite("aggregations").aggregations().await;
     suite("transactions").transactions().await;
     suite("options").options().await;
+    suite("views").views().await;
+    suite("capped").capped().await;
     suite("changes").changes().await;
     suite("resumes").resumes().await;
     suite("refusals").refusals().await;
@@ -671,6 +673,93 @@ impl Suite<'_> {
             .await
             .expect_err("not there");
         assert_eq!(error.code(), Code::IndexNotFound);
+    }
+
+    async fn views(&self) {
+        self.seed().await;
+        let of = |stage: Document| View {
+            on: self.ns.collection.clone(),
+            pipeline: vec![raw(stage)],
+        };
+        let view = Suite {
+            documents: self.documents,
+            ns: Namespace::new(self.ns.database.clone(), "a view"),
+        };
+        let first = of(doc! { "$match": { "n": { "$gte": 3 } } });
+        self.documents
+            .create_view(&view.ns, first.clone())
+            .await
+            .expect("create");
+        assert_eq!(view.ids(doc! {}).await, [3, 4]);
+        assert_eq!(view.count(doc! { "n": 3 }).await, 1);
+        let again = self.documents.create_view(&view.ns, first.clone()).await;
+        assert_eq!(again.expect_err("it exists").code(), Code::NamespaceExists);
+        let write = Insert {
+            documents: vec![raw(doc! {})],
+            ..Insert::default()
+        };
+        let refused = self.documents.insert(&view.ns, write, Deadline::NEVER).await;
+        assert_eq!(
+            refused.expect_err("a view").code(),
+            Code::CommandNotSupportedOnView
+        );
+        let second = of(doc! { "$match": { "n": 1 } });
+        self.documents
+            .modify_view(&view.ns, second.clone())
+            .await
+            .expect("modify");
+        assert_eq!(view.ids(doc! {}).await, [1]);
+        let listed = self
+            .documents
+            .describe_collections(&self.ns.database)
+            .await
+            .expect("describe");
+        let own = listed.iter().find(|one| one.name == view.ns.collection);
+        assert_eq!(own.expect("it is listed").view, Some(second));
+        assert!(self.documents.drop_collection(&view.ns).await.expect("drop"));
+        assert_eq!(view.count(doc! {}).await, 0);
+    }
+
+    async fn capped(&self) {
+        let capped = Capped {
+            size: 10_000,
+            max: Some(3),
+        };
+        let options = CollectionOptions {
+            capped: Some(capped),
+            ..CollectionOptions::default()
+        };
+        self.documents
+            .create_collection_with(&self.ns, options)
+            .await
+            .expect("create");
+        self.insert([5, 1, 4, 2].map(|n| doc! { "_id": n })).await;
+        assert_eq!(self.pages(Find::default()).await, [1, 4, 2], "as they came");
+        let backward = Find {
+            hint: Some(NATURAL_BACKWARD.into()),
+            ..Find::default()
+        };
+        assert_eq!(self.pages(backward).await, [2, 4, 1]);
+        let tailable = Find {
+            tailable: true,
+            ..Find::default()
+        };
+        let page = self
+            .documents
+            .find(&self.ns, tailable, Deadline::NEVER)
+            .await
+            .expect("find");
+        assert_eq!(page.documents.len(), 3);
+        let cursor = page.cursor.expect("it stays at the end");
+        let tail = |cursor, wait| self.documents.tail(cursor, None, wait, Deadline::NEVER);
+        let page = tail(cursor, Duration::ZERO).await.expect("nothing yet");
+        assert!(page.documents.is_empty());
+        let cursor = page.cursor.expect("it stays at the end");
+        self.insert([doc! { "_id": 9 }]).await;
+        let page = tail(cursor, Duration::from_secs(60))
+            .await
+            .expect("what came meanwhile");
+        assert_eq!(page.documents, [raw(doc! { "_id": 9 })]);
     }
 
     async fn changes(&self) {

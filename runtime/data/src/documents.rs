@@ -177,6 +177,23 @@ pub trait Documents: Statements {
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Changes, Error>>;
 
+    /// The next page of a [tailable](Find::tailable) query. When there is nothing it waits for something, for `wait` at
+    /// most (an hour at the longest), and then answers with an empty page. Any other cursor goes on at once.
+    ///
+    /// # Errors
+    /// `CappedPositionLost` when the document is gone at which the cursor stood, `QueryPlanKilled` when the collection
+    /// is.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the cursor's place.
+    fn tail(
+        &self,
+        cursor: Cursor,
+        batch: Option<u32>,
+        wait: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Page, Error>>;
+
     /// The cluster time of the newest event: whatever is written after the answer has a later one. None when there
     /// are no change streams.
     fn operation_time(&self) -> BoxFuture<'_, Result<Option<Timestamp>, Error>>;

@@ -196,6 +196,39 @@ impl Documents for Embedded {
         })
     }
 
+    fn tail(
+        &self,
+        mut cursor: Cursor,
+        batch: Option<u32>,
+        wait: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Page, Error>> {
+        Box::pin(async move {
+            let until = tokio::time::Instant::now() + wait.min(WAIT_MAX);
+            loop {
+                // Before the page is read, so that nothing is missed that comes after it.
+                let changed = self.0.tailed(&cursor).filter(|_| !wait.is_zero());
+                let page = self.0.next_page(cursor, batch, deadline.clone()).await?;
+                let (Some(changed), true) = (changed, page.documents.is_empty()) else {
+                    return Ok(page);
+                };
+                let Some(next) = page.cursor else {
+                    return Ok(page);
+                };
+                match tokio::time::timeout_at(until, changed).await {
+                    Ok(changed) => changed?,
+                    Err(_elapsed) => {
+                        return Ok(Page {
+                            documents: Vec::new(),
+                            cursor: Some(next),
+                        });
+                    }
+                }
+                cursor = next;
+            }
+        })
+    }
+
     fn operation_time(&self) -> BoxFuture<'_, Result<Option<Timestamp>, Error>> {
         Box::pin(std::future::ready(Ok(self.0.operation_time())))
     }

@@ -20,11 +20,11 @@ mod session;
 pub mod testing;
 
 pub use cloudlet_docdb::{
-    Aggregate, BeforeChange, ChangeCursor, Changes, Code, CollectionChange, CollectionInfo,
+    Aggregate, BeforeChange, Capped, ChangeCursor, Changes, Code, CollectionChange, CollectionInfo,
     CollectionOptions, Cursor, Delete, DeleteOne, Deleted, Error, Expired, Find, FindAndModify, FullDocument,
-    IndexChange, IndexKind, IndexSpec, Insert, Inserted, Modified, Namespace, Page, Update, UpdateOne,
-    Updated, ValidationAction, ValidationLevel, View, Watch, WatchScope, WatchStart, Write, WriteError,
-    Written, default_index_name, pipeline_update, retain_matching, with_sort, with_variables,
+    IndexChange, IndexKind, IndexSpec, Insert, Inserted, Modified, NATURAL_BACKWARD, Namespace, Page, Update,
+    UpdateOne, Updated, ValidationAction, ValidationLevel, View, Watch, WatchScope, WatchStart, Write,
+    WriteError, Written, default_index_name, pipeline_update, retain_matching, with_sort, with_variables,
 };
 pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;

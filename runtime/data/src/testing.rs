@@ -607,6 +607,10 @@ impl Documents for MemoryDocuments {
         unsupported("change streams")
     }
 
+    fn tail(&self, _: Cursor, _: Option<u32>, _: Duration, _: Deadline) -> BoxFuture<'_, Result<Page>> {
+        unsupported("tail")
+    }
+
     fn operation_time(&self) -> BoxFuture<'_, Result<Option<Timestamp>>> {
         Box::pin(std::future::ready(Ok(None)))
     }

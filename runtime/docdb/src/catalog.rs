@@ -11,7 +11,7 @@ use cloudlet_base::Entropy;
 use crate::index::Index;
 use crate::kv::{Direction, KvRead, KvWrite, Range, get_vec};
 use crate::limits::Limits;
-use crate::ops::{CollectionInfo, CollectionOptions, ValidationAction, ValidationLevel, View};
+use crate::ops::{Capped, CollectionInfo, CollectionOptions, ValidationAction, ValidationLevel, View};
 use crate::specification;
 use crate::validation::Validator;
 use crate::value::elements;
@@ -28,6 +28,7 @@ const META: u8 = 0;
 const CATALOG: u8 = 1;
 const DOCUMENTS: u8 = 2;
 const ENTRIES: u8 = 3;
+const ORDER: u8 = 5;
 
 /// The name of the index that every collection has.
 pub(crate) const ID_INDEX: &str = "_id_";
@@ -47,6 +48,10 @@ pub(crate) struct Collection {
     pub(crate) validator: Option<Arc<Validator>>,
     pub(crate) validation_level: ValidationLevel,
     pub(crate) validation_action: ValidationAction,
+    /// Its bounds, if it is capped.
+    pub(crate) capped: Option<Capped>,
+    /// The name of its index on `_id`, if it is told that it is stored in it.
+    pub(crate) clustered: Option<Arc<str>>,
 }
 
 impl Collection {
@@ -65,6 +70,8 @@ impl Collection {
             validation_level: self.validation_level,
             validation_action: self.validation_action,
             images: self.images,
+            capped: self.capped,
+            clustered: self.clustered.clone(),
         }
     }
 
@@ -75,6 +82,13 @@ impl Collection {
         self.validation_level = options.validation_level;
         self.validation_action = options.validation_action;
         self.images = options.images;
+        self.capped = options.capped;
+        self.clustered = options.clustered;
+    }
+
+    /// Whether a name is that of the index on `_id`.
+    pub(crate) fn is_id_index(&self, name: &str) -> bool {
+        name == self.clustered.as_deref().unwrap_or(ID_INDEX)
     }
 
     /// The secondary index of that name.
@@ -93,11 +107,17 @@ pub(crate) fn entry_prefix(index_id: u32) -> Vec<u8> {
     id_key(ENTRIES, index_id)
 }
 
+/// What the keys of all rows begin with that tell the order of a capped collection.
+pub(crate) fn order_prefix(collection_id: u32) -> Vec<u8> {
+    id_key(ORDER, collection_id)
+}
+
 /// Rows that belong to numbered things, for who looks at all of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kinds {
     Documents,
     Entries,
+    Order,
 }
 
 impl Kinds {
@@ -106,6 +126,7 @@ impl Kinds {
         let kind = match self {
             Self::Documents => DOCUMENTS,
             Self::Entries => ENTRIES,
+            Self::Order => ORDER,
         };
         (vec![kind], vec![kind + 1])
     }
@@ -114,12 +135,13 @@ impl Kinds {
         match self {
             Self::Documents => "documents",
             Self::Entries => "index entries",
+            Self::Order => "rows of the order of a capped collection",
         }
     }
 
-    /// The keys that no row has: those after the change log's.
+    /// The keys that no row has.
     pub(crate) fn beyond() -> (Vec<u8>, Vec<u8>) {
-        (vec![ENTRIES + 2], vec![0xff; 8])
+        (vec![ORDER + 1], vec![0xff; 8])
     }
 }
 
@@ -400,6 +422,8 @@ impl Catalog {
             validator: None,
             validation_level: ValidationLevel::default(),
             validation_action: ValidationAction::default(),
+            capped: None,
+            clustered: None,
         };
         collection.set_options(options);
         self.save(kv, ns, collection)
@@ -492,6 +516,9 @@ impl Catalog {
             return Ok(false);
         };
         Self::discard(kv, &collection.prefix())?;
+        if collection.capped.is_some() {
+            Self::discard(kv, &order_prefix(collection.id))?;
+        }
         for index in &collection.indexes {
             Self::discard(kv, &entry_prefix(index.id))?;
         }
@@ -603,6 +630,18 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
     if collection.images {
         row.append(bson::raw::cstr!("images"), true);
     }
+    if let Some(capped) = &collection.capped {
+        let mut bounds = RawDocumentBuf::new();
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        bounds.append(bson::raw::cstr!("size"), number(capped.size));
+        if let Some(max) = capped.max {
+            bounds.append(bson::raw::cstr!("max"), number(max));
+        }
+        row.append(bson::raw::cstr!("capped"), bounds);
+    }
+    if let Some(name) = &collection.clustered {
+        row.append(bson::raw::cstr!("clustered"), &**name);
+    }
     if let Some(validator) = &collection.validator {
         row.append(bson::raw::cstr!("validator"), validator.document());
     }
@@ -679,8 +718,29 @@ fn parse_collection(row: &RawDocument) -> Option<Collection> {
         Some(action) => ValidationAction::from_name(action.as_str()?)?,
         None => ValidationAction::default(),
     };
+    // Fields of version 4, likewise.
+    let capped = match row.get("capped").ok()? {
+        Some(bounds) => {
+            let bounds = bounds.as_document()?;
+            let max = match bounds.get("max").ok()? {
+                Some(max) => Some(u64::try_from(max.as_i64()?).ok()?),
+                None => None,
+            };
+            Some(Capped {
+                size: u64::try_from(bounds.get_i64("size").ok()?).ok()?,
+                max,
+            })
+        }
+        None => None,
+    };
+    let clustered = match row.get("clustered").ok()? {
+        Some(name) => Some(Arc::from(name.as_str()?)),
+        None => None,
+    };
     Some(Collection {
         id,
+        capped,
+        clustered,
         // Absent from rows that were written before there was a change log.
         images: row.get_bool("images").unwrap_or(false),
         indexes: indexes.collect::<Option<_>>()?,
@@ -701,6 +761,7 @@ fn parse_index(row: &RawDocument) -> Option<Index> {
         kind,
         unique: row.get_bool("unique").ok()?,
         sparse: row.get_bool("sparse").ok()?,
+        clustered: false,
         hidden: row.get("hidden").ok()?.is_some_and(crate::value::is_true),
         partial_filter: match partial {
             Some(filter) => Some(filter.as_document()?.to_owned()),

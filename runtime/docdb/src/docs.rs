@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocument, RawDocumentBuf};
 use cloudlet_base::{Clock, Deadline, Entropy, Timestamp};
 
-use crate::catalog::{Catalog, ID_INDEX};
+use crate::catalog::Catalog;
 use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
@@ -168,6 +168,14 @@ impl Docs {
         } else {
             self.lanes.read(Deadline::NEVER, body)
         }
+    }
+
+    /// Resolves when the collection of a tailable cursor is written to after this call; none for a cursor that is not
+    /// tailable. To be called before the page is read after which one waits.
+    pub fn tailed(&self, cursor: &Cursor) -> Option<Changed> {
+        let engine = self.lanes.engine();
+        let scope = WatchScope::Collection(exec::tailed(cursor)?.clone());
+        Some(engine.tails.listen(&scope, u64::MAX, engine.limits.listeners_max))
     }
 
     /// How many documents match, after `skip` and up to `limit`.
@@ -631,7 +639,7 @@ impl Docs {
         let engine = self.begin(Op::Catalog);
         Reply::ready(engine.catalog().and_then(|catalog| {
             let collection = catalog.only_collection(ns)?;
-            Ok(std::iter::once(specification::of_id())
+            Ok(std::iter::once(specification::of_id_of(collection))
                 .chain(
                     collection
                         .indexes
@@ -1010,6 +1018,7 @@ fn drop_one(tx: &mut Tx<'_>, ns: &Namespace) -> Result<bool> {
         return tx.catalog.remove_view(tx.kv, ns);
     };
     tx.catalog.remove(tx.kv, ns)?;
+    tx.feed.tailed(ns);
     tx.feed.dropped(ns, &collection);
     Ok(true)
 }
@@ -1043,6 +1052,7 @@ fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bo
     }
     tx.catalog.check_room(to, &tx.engine.limits)?;
     tx.catalog.take_name(tx.kv, from)?;
+    tx.feed.tailed(from);
     let renamed = crate::catalog::Collection::clone(&collection);
     tx.catalog.save(tx.kv, to, renamed)?;
     let dropped = target.map(|id| tx.catalog.uuid(id));
@@ -1052,7 +1062,7 @@ fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bo
 
 fn drop_one_index(tx: &mut Tx<'_>, ns: &Namespace, name: &str) -> Result<()> {
     let collection = tx.catalog.only_collection(ns)?;
-    if name == ID_INDEX {
+    if collection.is_id_index(name) {
         return Err(Error::new(Code::InvalidOptions, "cannot drop _id index"));
     }
     let mut collection = crate::catalog::Collection::clone(collection);

@@ -27,6 +27,8 @@ pub(crate) struct Engine {
     pub(crate) transactions: Arc<Transactions>,
     /// Wakes the change streams that wait.
     pub(crate) bell: Arc<Bell>,
+    /// Wakes the tailable cursors that wait.
+    pub(crate) tails: Arc<Bell>,
 }
 
 /// What a commit does: gets the catalog and returns it as it shall be.
@@ -75,6 +77,7 @@ impl Engine {
             metrics,
             transactions: Arc::default(),
             bell,
+            tails: Arc::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 //! own thread for reads so short that a hop would cost more than they do. Both queues are bounded. Threads end,
 //! their work done, when the lanes are dropped.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -34,6 +34,8 @@ pub(crate) struct Tx<'a> {
     pub(crate) feed: Pending,
     /// Whether the statement passes validators over.
     pub(crate) bypass_validation: bool,
+    /// Whether it is a statement of a transaction that commits later.
+    pub(crate) in_transaction: bool,
 }
 
 type ReadJob = Box<dyn FnOnce(&Engine) + Send>;
@@ -207,6 +209,7 @@ impl Drop for Lanes {
         self.writes.0.close();
         self.engine.transactions.close();
         self.engine.bell.close();
+        self.engine.tails.close();
         for thread in self.threads.drain(..) {
             // The last handle may go on a lane, inside a waker that it woke; a thread can't wait for itself.
             if thread.thread().id() != thread::current().id() {
@@ -372,9 +375,11 @@ fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
     let started = engine.clock.monotonic();
     let mut changed = false;
     let mut appended = None;
+    let mut tailed = BTreeSet::new();
     let committed = guarded(|| {
         engine.commit(&mut |store, catalog| {
             appended = None;
+            tailed.clear();
             let mut feed = Pending::new(&engine.limits);
             let catalog = if let [job] = jobs.as_mut_slice()
                 && job.alone()
@@ -385,6 +390,7 @@ fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
                     engine,
                     feed,
                     bypass_validation: false,
+                    in_transaction: false,
                 };
                 changed = job.run(&mut tx);
                 if !changed {
@@ -398,6 +404,7 @@ fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
                 changed = merged;
                 catalog?
             };
+            tailed.append(&mut feed.take_tailed());
             if !feed.is_empty() {
                 appended = Some(feed::append(store, &feed, engine.clock.now(), &engine.limits)?);
             }
@@ -409,6 +416,10 @@ fn run_group(engine: &Engine, mut jobs: Vec<Box<dyn WriteJob>>) {
         // Whether its events are there is not known.
         (Some(_), Err(_)) => engine.look_at_log(),
         (None, _) => {}
+    }
+    // Also when it is not known whether the commit is there: they look for themselves.
+    if !tailed.is_empty() {
+        engine.tails.ring_again(&tailed);
     }
     if changed && committed.is_ok() {
         let metrics = &engine.metrics;
@@ -442,6 +453,7 @@ fn run_overlaid(
             engine,
             feed: Pending::new(&engine.limits),
             bypass_validation: false,
+            in_transaction: false,
         };
         if !job.run(&mut tx) {
             continue;

@@ -9,6 +9,7 @@
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
 //! - `validation`: the filters that collections ask their documents to match.  `view`: collections that are pipelines.
+//! - `capped`: the order and the bounds of capped collections.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
@@ -26,6 +27,7 @@ pub mod kv;
 
 mod background;
 mod bounds;
+mod capped;
 mod catalog;
 mod docs;
 mod engine;

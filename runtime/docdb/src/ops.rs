@@ -49,8 +49,12 @@ pub struct Find {
     pub skip: u64,
     /// Most documents to return in all; `None` is no limit.
     pub limit: Option<u64>,
-    /// Name of the index to use, or `$natural` for a collection scan; the planner chooses when absent.
+    /// Name of the index to use, or `$natural` for a collection scan, or [`NATURAL_BACKWARD`] for one from the end; the
+    /// planner chooses when absent.
     pub hint: Option<Arc<str>>,
+    /// Whether the cursor stays at the end of a capped collection and gives what is inserted later. One on an empty
+    /// collection does not.
+    pub tailable: bool,
     /// Only what lies from this key of the hinted index on, e.g. `{a: 1, b: 2}`; needs `hint`.
     pub min: Option<RawDocumentBuf>,
     /// Only what lies before this key of the hinted index; needs `hint`.
@@ -58,6 +62,10 @@ pub struct Find {
     /// Most documents in the first page; `None` is the engine's default (101).
     pub batch: Option<u32>,
 }
+
+/// The hint of a collection scan in the natural order backwards: the newest documents of a capped collection first,
+/// of another one the order of `_id` from its end.
+pub const NATURAL_BACKWARD: &str = "$natural:-1";
 
 /// An aggregation.
 #[derive(Debug, Clone, Default)]
@@ -302,6 +310,21 @@ pub struct CollectionOptions {
     /// Whether the change log gets documents as they were before and after each change: MongoDB's
     /// `changeStreamPreAndPostImages`.
     pub images: bool,
+    /// How much it holds at most, if it is capped: its documents keep the order in which they came, and the first
+    /// go when there is more.
+    pub capped: Option<Capped>,
+    /// The name of the index that its documents are stored in, that on `_id`: MongoDB's `clusteredIndex`. Every
+    /// collection is stored so; this one says it.
+    pub clustered: Option<Arc<str>>,
+}
+
+/// The bounds of a capped collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capped {
+    /// Most bytes of documents.
+    pub size: u64,
+    /// Most documents.
+    pub max: Option<u64>,
 }
 
 /// A collection as it is listed.
@@ -337,6 +360,10 @@ pub struct CollectionChange {
     pub validation_action: Option<ValidationAction>,
     /// Whether the change log gets images, for changes from now on.
     pub images: Option<bool>,
+    /// The new size of a capped collection. What is too much goes with the next insert.
+    pub capped_size: Option<u64>,
+    /// The new number of documents of a capped collection; 0 is no limit.
+    pub capped_max: Option<u64>,
 }
 
 /// Which documents a validator is asked of.
@@ -381,6 +408,8 @@ pub struct IndexSpec {
     pub partial_filter: Option<RawDocumentBuf>,
     /// Documents whose date in the (only) field is older than this expire: 0 to 2^31 - 1.
     pub expire_after_seconds: Option<i64>,
+    /// Whether it is the index on `_id` of a collection that says that it is stored in it.
+    pub clustered: bool,
 }
 
 /// What an index enters for its fields.

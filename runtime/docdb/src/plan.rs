@@ -11,14 +11,15 @@ use std::sync::Arc;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::bounds::{self, Bounds};
-use crate::catalog::{Collection, ID_INDEX, document_prefix, entry_prefix};
+use crate::capped;
+use crate::catalog::{Collection, document_prefix, entry_prefix};
 use crate::check::check_well_formed;
 use crate::index::Index;
 use crate::kv::{Direction, successor};
 use crate::path::Path;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::{Code, Error, Find, IndexKind, Limits, Result, keycode, value};
+use crate::{Code, Error, Find, IndexKind, Limits, NATURAL_BACKWARD, Result, keycode, value};
 
 /// Most key ranges of one plan: the product of the fields' intervals.
 const RANGES_MAX: usize = 1000;
@@ -30,6 +31,8 @@ const BRANCHES_MAX: usize = 100;
 pub(crate) enum Source {
     /// The documents themselves, in the order of `_id`.
     Documents,
+    /// The documents of a capped collection, in the order in which they came.
+    Order,
     /// An index.
     Index(Arc<Index>),
     /// Several plans, one after the other: the branches of an `$or`.
@@ -133,6 +136,12 @@ impl Plan {
                     "min and max take the hint of the index whose keys they are",
                 ));
             }
+            Source::Order => {
+                return Err(Error::new(
+                    Code::BadValue,
+                    "min and max take the hint of an index, not of the natural order",
+                ));
+            }
             Source::Index(index) if index.spec.kind != IndexKind::Ordered => {
                 return Err(Error::new(
                     Code::BadValue,
@@ -177,7 +186,7 @@ impl Plan {
         self.points
             && match &self.source {
                 Source::Documents => true,
-                Source::Union(_) => false,
+                Source::Union(_) | Source::Order => false,
                 // The begin of a descending field's range may be short of its key.
                 Source::Index(index) => {
                     let whole = self.fields.len() == index.fields.len();
@@ -186,9 +195,9 @@ impl Plan {
             }
     }
 
-    /// Whether this reads all documents in `_id` order for want of anything better.
+    /// Whether this reads all documents in the natural order for want of anything better.
     pub(crate) fn is_collection_scan(&self) -> bool {
-        matches!(self.source, Source::Documents) && !self.bounded
+        matches!(self.source, Source::Documents | Source::Order) && !self.bounded
     }
 }
 
@@ -219,7 +228,12 @@ pub(crate) fn consider(
 ) -> Result<Vec<Plan>> {
     match hint {
         Some("$natural") => return Ok(vec![scan(collection, sort)]),
-        Some(ID_INDEX) => return Ok(vec![by_id(collection, filter, sort).0]),
+        Some(NATURAL_BACKWARD) => {
+            let mut plan = scan(collection, sort);
+            plan.direction = Direction::Backward;
+            return Ok(vec![plan]);
+        }
+        Some(name) if collection.is_id_index(name) => return Ok(vec![by_id(collection, filter, sort).0]),
         Some(name) => {
             let index = collection.index(name).filter(|index| index.is_visible());
             let index = index.ok_or_else(|| {
@@ -243,7 +257,14 @@ pub(crate) fn consider(
     {
         plans.insert(0, (plan, (false, weight, false, true)));
     }
-    Ok(plans.into_iter().map(|(plan, _)| plan).collect())
+    let natural = |plan: Plan| {
+        // For want of anything better a capped collection is read as its documents came.
+        if collection.capped.is_some() && plan.is_collection_scan() && !(plan.sorted && sort.is_some()) {
+            return scan(collection, sort);
+        }
+        plan
+    };
+    Ok(plans.into_iter().map(|(plan, _)| natural(plan)).collect())
 }
 
 /// The plans by one index, the best one first; among equals the collection itself and older indexes come first.
@@ -338,6 +359,11 @@ fn score(plan: &Plan, unique: bool, sort: Option<&SortSpec>, field_count: usize)
 fn scan(collection: &Collection, sort: Option<&SortSpec>) -> Plan {
     let prefix = collection.prefix();
     let mut plan = build(collection.id, Source::Documents, prefix, &[false], Vec::new());
+    if collection.capped.is_some() {
+        let (from, to) = capped::places(collection.id);
+        plan.source = Source::Order;
+        plan.ranges = vec![KeyRange { from, to }];
+    }
     plan.sorted = sort.is_none();
     plan.exact = false;
     plan

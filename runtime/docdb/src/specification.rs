@@ -96,8 +96,11 @@ impl IndexSpec {
         document.append(cstr!("key"), self.key_pattern());
         document.append(cstr!("name"), &*self.name);
         // MongoDB does not say of the index on `_id` that it is unique.
-        if self.unique && &*self.name != ID_INDEX {
+        if self.unique && (&*self.name != ID_INDEX || self.clustered) {
             document.append(cstr!("unique"), true);
+        }
+        if self.clustered {
+            document.append(cstr!("clustered"), true);
         }
         if self.sparse {
             document.append(cstr!("sparse"), true);
@@ -136,6 +139,18 @@ impl IndexSpec {
             && self.unique == other.unique
             && self.sparse == other.sparse
             && self.partial_filter == other.partial_filter
+    }
+}
+
+/// The index that every collection has, as one shows it.
+pub(crate) fn of_id_of(collection: &Collection) -> IndexSpec {
+    match &collection.clustered {
+        None => of_id(),
+        Some(name) => IndexSpec {
+            name: name.clone(),
+            clustered: true,
+            ..of_id()
+        },
     }
 }
 
@@ -208,7 +223,7 @@ pub(crate) fn check_index(collection: &Collection, spec: &IndexSpec, limits: &Li
     check(spec)?;
     let is_id =
         matches!(spec.keys.as_slice(), [(path, 1)] if &**path == "_id") && spec.kind == IndexKind::Ordered;
-    if is_id || &*spec.name == ID_INDEX {
+    if is_id || &*spec.name == ID_INDEX || collection.is_id_index(&spec.name) {
         let plain = spec.partial_filter.is_none() && spec.expire_after_seconds.is_none() && !spec.hidden;
         if is_id && !spec.sparse && plain {
             return Ok(None);
@@ -256,14 +271,20 @@ pub(crate) fn check_index(collection: &Collection, spec: &IndexSpec, limits: &Li
     Ok(Some(()))
 }
 
+/// # Errors
+/// `CannotCreateIndex` for what no index may be called.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') || name == "*" {
+        let message = format!("invalid index name {name:?}: 1 to {NAME_BYTES_MAX} bytes, not \"*\"");
+        return Err(Error::new(Code::CannotCreateIndex, message));
+    }
+    Ok(())
+}
+
 fn check(spec: &IndexSpec) -> Result<()> {
     let refuse = |why: String| Err(Error::new(Code::CannotCreateIndex, why));
     let name = &spec.name;
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') || &**name == "*" {
-        return refuse(format!(
-            "invalid index name {name:?}: 1 to {NAME_BYTES_MAX} bytes, not \"*\""
-        ));
-    }
+    check_name(name)?;
     if spec.keys.is_empty() || spec.keys.len() > FIELDS_MAX {
         return refuse(format!(
             "index {name:?} has {} fields; 1 to {FIELDS_MAX} are allowed",

@@ -674,6 +674,7 @@ fn run<T>(
         engine,
         feed: Pending::new(&engine.limits),
         bypass_validation: false,
+        in_transaction: true,
     };
     let answer = body(&mut tx)?;
     open.catalog = tx.catalog;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bson::raw::cstr;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
+use crate::capped::SIZE_MAX;
 use crate::catalog::append;
 use crate::check::check_well_formed;
 use crate::expression::Scope;
@@ -13,7 +14,7 @@ use crate::ops::{CollectionOptions, ValidationAction, ValidationLevel};
 use crate::path::{Path, visit};
 use crate::query::{ARGUMENT_DEPTH_MAX, Filter, is_value_operators};
 use crate::value::{elements, field, fields};
-use crate::{Code, Error, Namespace, Result};
+use crate::{Capped, Code, Error, Namespace, Result};
 
 /// Largest validator, bytes: it is in memory for as long as its collection is, and in every error it makes.
 const VALIDATOR_BYTES_MAX: usize = 256 * 1024;
@@ -21,6 +22,9 @@ const VALIDATOR_BYTES_MAX: usize = 256 * 1024;
 const DETAILS_BYTES_MAX: usize = 1024 * 1024;
 /// Largest value that is told with its failure.
 pub(crate) const VALUE_BYTES_MAX: usize = 4096;
+
+/// Most documents that a capped collection is bounded to: MongoDB's.
+const DOCUMENTS_MAX: u64 = i32::MAX as u64;
 
 /// A collection's validator.
 #[derive(Debug)]
@@ -73,6 +77,29 @@ impl Validator {
 /// # Errors
 /// `InvalidOptions` where no validator may be, `BSONObjectTooLarge` for one that is too large, those of a filter.
 pub(crate) fn check(ns: &Namespace, options: &CollectionOptions, scope: &Scope) -> Result<()> {
+    if let Some(capped) = &options.capped {
+        let refuse = |message: String| Err(Error::new(Code::BadValue, message));
+        let Capped { size, max } = *capped;
+        if !(1..=SIZE_MAX).contains(&size) {
+            return refuse(format!(
+                "the size of a capped collection is 1 to {SIZE_MAX} bytes, found {size}"
+            ));
+        }
+        if let Some(max) = max.filter(|max| !(1..=DOCUMENTS_MAX).contains(max)) {
+            return refuse(format!(
+                "max in a capped collection is 1 to {DOCUMENTS_MAX}, found {max}"
+            ));
+        }
+        if options.clustered.is_some() {
+            return Err(Error::new(
+                Code::InvalidOptions,
+                "a capped collection has no clustered index",
+            ));
+        }
+    }
+    if let Some(name) = &options.clustered {
+        crate::specification::check_name(name)?;
+    }
     let Some(validator) = &options.validator else {
         return Ok(());
     };
@@ -96,6 +123,21 @@ impl CollectionOptions {
     /// The options as `create` takes them and `listCollections` shows them: those that are not the ordinary ones.
     pub fn to_document(&self) -> RawDocumentBuf {
         let mut document = RawDocumentBuf::new();
+        let number = |n: u64| match i32::try_from(n) {
+            Ok(n) => RawBsonRef::Int32(n),
+            Err(_) => RawBsonRef::Int64(i64::try_from(n).unwrap_or(i64::MAX)),
+        };
+        if let Some(capped) = &self.capped {
+            document.append(cstr!("capped"), true);
+            document.append(cstr!("size"), number(capped.size));
+            if let Some(max) = capped.max {
+                document.append(cstr!("max"), number(max));
+            }
+        }
+        if let Some(name) = &self.clustered {
+            let index = rawdoc! { "v": 2, "key": { "_id": 1 }, "name": &**name, "unique": true };
+            document.append(cstr!("clusteredIndex"), index);
+        }
         if let Some(validator) = &self.validator {
             document.append(cstr!("validator"), validator.as_ref());
         }

@@ -10,7 +10,8 @@ use std::path::Path;
 use bson::RawBsonRef;
 use bson::oid::ObjectId;
 
-use crate::catalog::{Catalog, Collection, Kinds, document_prefix, entry_prefix};
+use crate::capped;
+use crate::catalog::{Catalog, Collection, Kinds, document_prefix, entry_prefix, order_prefix};
 use crate::check::check_well_formed;
 use crate::index::{Index, stored};
 use crate::kv::{Direction, Kv as _, KvRead, Range, RedbKv, RedbOptions, get_vec, successor};
@@ -143,6 +144,9 @@ pub(crate) fn verify(
         for index in &collection.indexes {
             check.entries(ns, collection, index)?;
         }
+        if collection.capped.is_some() {
+            check.order(ns, collection)?;
+        }
     }
     check.log()?;
     Ok(check.seen)
@@ -207,7 +211,13 @@ impl<'c> Check<'c> {
                 owned.insert(prefix, name);
             }
         }
-        for kinds in [Kinds::Documents, Kinds::Entries] {
+        for (ns, collection) in catalog
+            .all()
+            .filter(|(_, collection)| collection.capped.is_some())
+        {
+            owned.insert(order_prefix(collection.id), format!("order of {ns}"));
+        }
+        for kinds in [Kinds::Documents, Kinds::Entries, Kinds::Order] {
             let range = kinds.range();
             let mut from = range.0;
             while let Some(prefix) = self.first_owner(&from, &range.1)? {
@@ -328,6 +338,54 @@ impl<'c> Check<'c> {
                 _ => Ok(()),
             }
         })
+    }
+
+    /// Of a capped collection each document has its place, and the bounds are counted right.
+    fn order(&mut self, ns: &Namespace, collection: &Collection) -> Result<()> {
+        let (mut documents, mut bytes) = (0_u64, 0_u64);
+        self.each_row(&collection.prefix(), &mut |_, _, value| {
+            documents += 1;
+            bytes += value.len() as u64;
+            Ok(())
+        })?;
+        let state = match capped::state(self.kv, collection.id) {
+            Ok(state) => state,
+            Err(error) if error.code() == Code::InternalError => {
+                return self.find(ns, None, None, &error.to_string());
+            }
+            Err(error) => return Err(error),
+        };
+        if (state.documents, state.bytes) != (documents, bytes) {
+            let what = format!(
+                "the collection has {documents} documents of {bytes} bytes, and is counted as {} of {}",
+                state.documents, state.bytes
+            );
+            self.find(ns, None, None, &what)?;
+        }
+        let mut places = 0;
+        let (prefix, _) = capped::places(collection.id);
+        self.each_row(&prefix, &mut |check, place, id| {
+            places += 1;
+            let mut document = document_prefix(collection.id);
+            document.extend_from_slice(id);
+            if get_vec(check.kv, &document)?.is_none() {
+                return check.find(ns, None, Some(shown(id)), "a place in the order has no document");
+            }
+            if !capped::agrees(check.kv, collection.id, place, id)? {
+                return check.find(
+                    ns,
+                    None,
+                    Some(shown(id)),
+                    "the document has another place in the order",
+                );
+            }
+            Ok(())
+        })?;
+        if places != documents {
+            let what = format!("the order has {places} places, and the collection {documents} documents");
+            self.find(ns, None, None, &what)?;
+        }
+        Ok(())
     }
 
     /// The change log can be read from end to end.

@@ -13,6 +13,9 @@ use crate::{Aggregate, Code, Error, Find, Namespace, Result, View};
 
 /// Views on views on views, pipelines inside of theirs counted: MongoDB's 20.
 const DEPTH_MAX: usize = 20;
+/// Pipelines at work inside of one another, of views and of stages: the bound of what is made of views that were changed
+/// under others. A view that a stage brings in counts twice.
+pub(crate) const NESTED_MAX: usize = 60;
 /// Largest pipeline of a view, bytes: it is in memory for as long as the view is there.
 const PIPELINE_BYTES_MAX: usize = 256 * 1024;
 /// Documents in documents of a pipeline that are looked at for names; parsing allows no more.
@@ -57,10 +60,10 @@ impl Resolved {
     /// # Errors
     /// `OptionNotSupportedOnView` for what only an index has.
     pub(crate) fn find(&self, find: &Find) -> Result<Aggregate> {
-        if find.min.is_some() || find.max.is_some() {
+        if find.min.is_some() || find.max.is_some() || find.tailable {
             return Err(Error::new(
                 Code::OptionNotSupportedOnView,
-                "min and max are not supported on a view",
+                "min, max and tailable are not supported on a view",
             ));
         }
         let mut pipeline = Vec::new();
@@ -99,7 +102,7 @@ pub(crate) fn resolve(catalog: &Catalog, ns: &Namespace) -> Result<Option<Resolv
         return Ok(None);
     };
     let mut pipelines = Vec::new();
-    for _ in 0..=DEPTH_MAX {
+    for _ in 0..DEPTH_MAX {
         pipelines.push(&view.pipeline);
         let on = Namespace::new(ns.database.clone(), view.on.clone());
         match catalog.view(&on) {
@@ -115,7 +118,8 @@ pub(crate) fn resolve(catalog: &Catalog, ns: &Namespace) -> Result<Option<Resolv
     Err(too_deep())
 }
 
-fn too_deep() -> Error {
+/// The error for views that go too deep.
+pub(crate) fn too_deep() -> Error {
     Error::new(
         Code::ViewDepthLimitExceeded,
         format!("View depth limit exceeded; maximum depth is {DEPTH_MAX}"),

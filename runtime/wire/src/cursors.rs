@@ -20,6 +20,8 @@ pub(crate) enum Rest {
     Documents(Cursor, Arc<dyn Statements>),
     /// Here: results of commands that are small by nature.
     List(std::vec::IntoIter<RawDocumentBuf>),
+    /// At the end of a capped collection, where documents may be yet to come: what awaits them.
+    Tail(Cursor),
     /// The events of a change stream, which may be yet to come.
     Changes(ChangeCursor),
 }

@@ -75,6 +75,7 @@ codes! {
     APIVersionError = 322, Invalid;
     UnsupportedOpQueryCommand = 352, Invalid;
     TooManyRequests = 462, Busy;
+    SearchNotEnabled = 31082, Invalid;
     SocketException = 9001, Upstream;
     NotWritablePrimary = 10107, Upstream;
     InterruptedAtShutdown = 11600, Upstream;

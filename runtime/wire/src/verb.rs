@@ -62,6 +62,7 @@ verbs! {
     CreateIndexes = "createIndexes", Write;
     ListIndexes = "listIndexes", Read;
     DropIndexes = "dropIndexes" | "deleteIndexes", Write;
+    SearchIndexes = "createSearchIndexes" | "updateSearchIndex" | "dropSearchIndex", Write;
     DbStats = "dbStats" | "dbstats", Read;
     CollStats = "collStats" | "collstats", Read;
     Validate = "validate", Admin;

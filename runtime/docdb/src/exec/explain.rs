@@ -108,7 +108,7 @@ fn scan_stage(plan: &Plan) -> RawDocumentBuf {
         Direction::Backward => "backward",
     };
     match &plan.source {
-        Source::Documents => index_scan(plan, &specification::of_id(), false, direction),
+        Source::Documents | Source::Order => index_scan(plan, &specification::of_id(), false, direction),
         Source::Index(index) => index_scan(plan, &index.spec, index.multikey != 0, direction),
         Source::Union(branches) => {
             let mut inputs = RawArrayBuf::new();
@@ -129,7 +129,9 @@ fn shown_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
     };
     let mut at = match &plan.source {
         Source::Documents if plan.is_id_lookup() => stage("IDHACK"),
-        Source::Documents if plan.is_collection_scan() && !(plan.sorted && query.sort.is_some()) => {
+        Source::Documents | Source::Order
+            if plan.is_collection_scan() && !(plan.sorted && query.sort.is_some()) =>
+        {
             let mut scan = stage("COLLSCAN");
             scan.append(cstr!("direction"), direction);
             scan

@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
-use self::scan::{Meter, scan};
+use self::scan::{Meter, check_place, scan};
+use crate::capped;
 use crate::catalog::{Catalog, Collection};
 use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
-use crate::kv::KvRead;
+use crate::kv::{Direction, KvRead};
 use crate::ops::{SORT_FIELD, VARIABLES_FIELD};
 use crate::path::{self, Path};
 use crate::pipeline::{self, PipelineState};
@@ -46,6 +47,7 @@ pub(crate) struct Query {
     pub(crate) hint: Option<Arc<str>>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) window: Window,
+    pub(crate) tailable: bool,
 }
 
 impl Query {
@@ -60,6 +62,7 @@ impl Query {
             hint,
             runtime,
             window: Window::default(),
+            tailable: false,
         }
     }
 
@@ -86,9 +89,14 @@ impl Query {
             projection,
             skip: find.skip,
             limit,
-            hint: find.hint.clone(),
+            // What stays at the end of the natural order reads in it.
+            hint: find
+                .hint
+                .clone()
+                .or_else(|| find.tailable.then(|| "$natural".into())),
             runtime: scope.runtime().clone(),
             window: Window::parse(find, limits)?,
+            tailable: find.tailable,
         })
     }
 
@@ -263,6 +271,9 @@ pub(crate) fn find(
         });
     };
     let plan = query.plan(collection)?;
+    if query.tailable {
+        check_tailable(ns, collection, query, &plan)?;
+    }
     meter.admit(is_short(&plan, query))?;
     let position = match &query.sort {
         Some(sort) if !plan.sorted => {
@@ -285,6 +296,31 @@ pub(crate) fn find(
     page(engine, kv, state, batch, meter)
 }
 
+/// A cursor can stay at the end of the natural order of a capped collection only.
+fn check_tailable(ns: &Namespace, collection: &Collection, query: &Query, plan: &Plan) -> Result<()> {
+    let refuse = |why: String| Err(Error::new(Code::BadValue, why));
+    if collection.capped.is_none() {
+        return refuse(format!(
+            "error processing query: ns={ns} tailable cursor requested on non capped collection"
+        ));
+    }
+    if query.sort.is_some() {
+        return refuse("cannot use tailable option with a sort other than {$natural: 1}".to_owned());
+    }
+    if !matches!(plan.source, Source::Order) || plan.direction == Direction::Backward {
+        return refuse("a tailable cursor reads in the natural order, without an index".to_owned());
+    }
+    Ok(())
+}
+
+/// The collection of a tailable cursor.
+pub(crate) fn tailed(cursor: &Cursor) -> Option<&Namespace> {
+    match &*cursor.state {
+        CursorState::Query(state) if state.query.tailable => Some(&state.ns),
+        _ => None,
+    }
+}
+
 /// The next page of a cursor.
 pub(crate) fn next_page(
     engine: &Engine,
@@ -301,8 +337,9 @@ pub(crate) fn next_page(
         }
     };
     state.query.runtime.set_deadline(meter.deadline());
-    if let Position::Scan { plan, .. } = &mut state.position {
+    if let Position::Scan { plan, after, .. } = &mut state.position {
         rebind(catalog, &state.ns, plan)?;
+        check_place(kv, plan, after.as_deref())?;
     }
     page(engine, kv, state, batch, meter)
 }
@@ -328,7 +365,7 @@ pub(crate) fn rebind(catalog: &Catalog, ns: &Namespace, plan: &mut Plan) -> Resu
         .filter(|collection| collection.id == plan.collection);
     let collection = collection.ok_or_else(|| gone(format!("collection {ns}")))?;
     match &mut plan.source {
-        Source::Documents => {}
+        Source::Documents | Source::Order => {}
         Source::Index(index) => {
             let now = collection.indexes.iter().find(|now| now.id == index.id);
             *index = now
@@ -371,7 +408,16 @@ fn page(
             after,
             skip,
             limit,
-        } => scan_page(kv, plan, after, skip, limit, &mut page, meter)?,
+        } => {
+            let ended = scan_page(kv, plan, after, skip, limit, &mut page, meter)?;
+            if ended && query.tailable && *limit != Some(0) {
+                // Past what does not match, too. A collection without documents leaves no place to go on from.
+                *after = capped::last(kv, plan.collection)?;
+                after.is_none()
+            } else {
+                ended
+            }
+        }
     };
     let documents = page.documents;
     let cursor = (!done).then(|| Cursor {

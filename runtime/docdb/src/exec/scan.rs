@@ -218,6 +218,26 @@ fn scan_one(
     let prefix_bytes = document_key.len();
     let mut on_row = |key: &[u8], value: &[u8]| -> Result<ControlFlow<()>> {
         meter.row()?;
+        if matches!(plan.source, Source::Order) {
+            document_key.truncate(prefix_bytes);
+            document_key.extend_from_slice(value);
+            let mut flow = Ok(ControlFlow::Continue(()));
+            let found = kv.get(&document_key, &mut |value| {
+                meter.documents += 1;
+                flow = stored(value).and_then(|document| {
+                    if filter.accepts(document)? {
+                        visit(key, document)
+                    } else {
+                        Ok(ControlFlow::Continue(()))
+                    }
+                });
+            })?;
+            if !found {
+                let message = "the order of a capped collection has a document that is not there";
+                return Err(Error::new(Code::InternalError, message));
+            }
+            return flow;
+        }
         let Source::Index(index) = &plan.source else {
             meter.documents += 1;
             let document = stored(value)?;
@@ -286,6 +306,24 @@ fn scan_one(
         }
     }
     Ok(())
+}
+
+/// Checks that a cursor's place in a capped collection is still there: what was removed at it may have had others
+/// after it that are gone as well.
+///
+/// # Errors
+/// `CappedPositionLost`.
+pub(crate) fn check_place(kv: &dyn KvRead, plan: &Plan, after: Option<&[u8]>) -> Result<()> {
+    let (Source::Order, Some(after)) = (&plan.source, after) else {
+        return Ok(());
+    };
+    if kv.get(after, &mut |_| {})? {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::CappedPositionLost,
+        "CollectionScan died due to position in capped collection being deleted",
+    ))
 }
 
 /// Whether a scan that goes on after the row `after` has seen the row with this key.

@@ -12,6 +12,7 @@ use cloudlet_base::Deadline;
 
 use super::scan::{Meter, scan};
 use super::{WriteFilter, sorted_documents};
+use crate::capped;
 use crate::catalog::{Collection, ID_INDEX, append, document_prefix};
 use crate::check::{check_well_formed, validate_document};
 use crate::engine::Engine;
@@ -330,7 +331,7 @@ pub(crate) fn modify_index(
     change: &IndexChange,
 ) -> Result<(IndexSpec, IndexSpec)> {
     let mut collection = Collection::clone(tx.catalog.only_collection(ns)?);
-    if name == ID_INDEX {
+    if collection.is_id_index(name) {
         return Err(Error::new(
             Code::BadValue,
             "can't hide _id index or make it expire documents",
@@ -398,6 +399,14 @@ fn id_key(document: &RawDocument) -> Result<(RawBsonRef<'_>, Vec<u8>)> {
 
 fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result<RawBson> {
     let collection = collection_to_write(tx, ns)?;
+    check_capped(tx, ns, &collection)?;
+    let bytes = document.as_bytes().len();
+    if collection.capped.is_some_and(|capped| bytes as u64 > capped.size) {
+        return Err(Error::new(
+            Code::BadValue,
+            "object to insert exceeds cappedMaxSize",
+        ));
+    }
     validate(tx, ns, &collection, None, document)?;
     let (id, id_bytes) = id_key(document)?;
     let mut key = document_prefix(collection.id);
@@ -413,7 +422,31 @@ fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result
     store(tx, ns, &collection, &maintenance)?;
     tx.kv.put(&key, document.as_bytes())?;
     tx.feed.inserted(ns, &collection, document);
+    if let Some(bounds) = &collection.capped {
+        capped::inserted(tx.kv, collection.id, &id_bytes, bytes)?;
+        while let Some(oldest) = capped::superfluous(&*tx.kv, collection.id, bounds)? {
+            // An index may have become multikey by this very document.
+            let collection = collection_to_write(tx, ns)?;
+            remove_one(tx, ns, &collection, &oldest)?;
+        }
+    }
     Ok(RawBson::from(id))
+}
+
+/// Before a write to a collection: one that is capped has no place for the writes of transactions, whose order is not
+/// known before the commit. Those who tail it hear of the write.
+fn check_capped(tx: &mut Tx<'_>, ns: &Namespace, collection: &Collection) -> Result<()> {
+    if collection.capped.is_none() {
+        return Ok(());
+    }
+    if tx.in_transaction {
+        let message = format!(
+            "Collection '{ns}' is a capped collection. Writes in transactions are not allowed on capped collections."
+        );
+        return Err(Error::new(Code::OperationNotSupportedInTransaction, message));
+    }
+    tx.feed.tailed(ns);
+    Ok(())
 }
 
 /// Asks the collection's validator whether the document may be stored.
@@ -459,6 +492,18 @@ pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &Collec
     options.validation_level = change.validation_level.unwrap_or(options.validation_level);
     options.validation_action = change.validation_action.unwrap_or(options.validation_action);
     options.images = change.images.unwrap_or(options.images);
+    if change.capped_size.is_some() || change.capped_max.is_some() {
+        let Some(capped) = &mut options.capped else {
+            return Err(Error::new(
+                Code::InvalidOptions,
+                format!("{ns} is not a capped collection"),
+            ));
+        };
+        capped.size = change.capped_size.unwrap_or(capped.size);
+        if let Some(max) = change.capped_max {
+            capped.max = Some(max).filter(|max| *max > 0);
+        }
+    }
     crate::validation::check(ns, &options, &tx.engine.scope(&Deadline::NEVER))?;
     let changed = options != collection.options();
     collection.set_options(options);
@@ -477,6 +522,14 @@ pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &Collec
     }
     if let Some(action) = change.validation_action {
         description.append(cstr!("validationAction"), action.name());
+    }
+    for (name, bound) in [
+        (cstr!("cappedSize"), change.capped_size),
+        (cstr!("cappedMax"), change.capped_max),
+    ] {
+        if let Some(bound) = bound {
+            description.append(name, i64::try_from(bound).unwrap_or(i64::MAX));
+        }
     }
     if let Some(images) = change.images {
         description.append(
@@ -497,12 +550,16 @@ fn replace_one(
     update: &Update,
 ) -> Result<()> {
     validate_document(new, &tx.engine.limits)?;
+    check_capped(tx, ns, collection)?;
     validate(tx, ns, collection, Some(old), new)?;
     let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(old), Some(new))?;
     store(tx, ns, collection, &maintenance)?;
     let mut key = document_prefix(collection.id);
     key.extend_from_slice(id);
     tx.kv.put(&key, new.as_bytes())?;
+    if collection.capped.is_some() {
+        capped::resized(tx.kv, collection.id, old.as_bytes().len(), new.as_bytes().len())?;
+    }
     if update.is_replacement() {
         tx.feed.replaced(ns, collection, old, new);
     } else {
@@ -523,9 +580,13 @@ pub(super) fn remove_one(
     let Some(old) = get_vec(&*tx.kv, &key)? else {
         return Ok(false);
     };
+    check_capped(tx, ns, collection)?;
     let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(stored(&old)?), None)?;
     store(tx, ns, collection, &maintenance)?;
     tx.kv.delete(&key)?;
+    if collection.capped.is_some() {
+        capped::removed(tx.kv, collection.id, id, old.len())?;
+    }
     tx.feed.deleted(ns, collection, stored(&old)?);
     Ok(true)
 }
@@ -655,6 +716,7 @@ fn first_matching(
                 hint: None,
                 runtime: Runtime::new(tx.engine, deadline),
                 window: plan::Window::default(),
+                tailable: false,
             };
             let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.into_iter().next();

@@ -67,6 +67,19 @@ impl Bell {
         }
     }
 
+    /// Tells of one more commit to capped collections. Those have no log, so these are counted.
+    pub(crate) fn ring_again(&self, touched: &BTreeSet<Namespace>) {
+        let (last, time) = {
+            let listeners = self.lock();
+            (listeners.last + 1, listeners.last_time)
+        };
+        let zero = Timestamp {
+            time: 0,
+            increment: 0,
+        };
+        self.ring(last, time.unwrap_or(zero), Some(touched));
+    }
+
     /// The time of the newest event; none before the first.
     pub(crate) fn last_time(&self) -> Option<Timestamp> {
         self.lock().last_time
@@ -80,8 +93,9 @@ impl Bell {
         let reply = if listeners.last > after {
             Reply::ready(Ok(()))
         } else if waiting >= max {
-            let message =
-                format!("{waiting} change streams are waiting, and listeners_max is {max}; try again");
+            let message = format!(
+                "{waiting} change streams or tailable cursors are waiting, and listeners_max is {max}; try again"
+            );
             Reply::ready(Err(Error::new(Code::TooManyRequests, message)))
         } else {
             let (sender, reply) = Reply::channel();

@@ -171,6 +171,8 @@ pub(crate) struct Pending {
     pub(super) bytes: Vec<u8>,
     /// The collections that they are about; a database that was dropped is there with an empty collection.
     pub(super) touched: BTreeSet<Namespace>,
+    /// Capped collections that were written to: who tails one is told, log or not.
+    tailed: BTreeSet<Namespace>,
     off: bool,
 }
 
@@ -201,6 +203,19 @@ impl Pending {
     pub(crate) fn extend(&mut self, other: &Pending) {
         self.bytes.extend_from_slice(&other.bytes);
         self.touched.extend(other.touched.iter().cloned());
+        self.tailed.extend(other.tailed.iter().cloned());
+    }
+
+    /// A capped collection was written to, or is gone.
+    pub(crate) fn tailed(&mut self, ns: &Namespace) {
+        if !self.tailed.contains(ns) {
+            self.tailed.insert(ns.clone());
+        }
+    }
+
+    /// The capped collections that were written to.
+    pub(crate) fn take_tailed(&mut self) -> BTreeSet<Namespace> {
+        std::mem::take(&mut self.tailed)
     }
 
     pub(crate) fn inserted(&mut self, ns: &Namespace, collection: &Collection, document: &RawDocument) {

@@ -13,7 +13,7 @@ use super::run::{Run, Step, Work, feed};
 use super::{Pipeline, Source, Stage, check_held};
 use crate::catalog::Catalog;
 use crate::engine::Engine;
-use crate::exec::scan::Meter;
+use crate::exec::scan::{Meter, check_place};
 use crate::exec::{CursorState, FIRST_BATCH, rebind};
 use crate::kv::KvRead;
 use crate::plan::Plan;
@@ -84,8 +84,9 @@ pub(crate) fn next_page(
     batch: Option<u32>,
     deadline: &Deadline,
 ) -> Result<Page> {
-    if let Progress::Rows { plan, .. } = &mut state.progress {
+    if let Progress::Rows { plan, after, .. } = &mut state.progress {
         rebind(catalog, &state.ns, plan)?;
+        check_place(kv, plan, after.as_deref())?;
     }
     state.pipeline.query.runtime.set_deadline(deadline);
     page(engine, kv, catalog, state, batch, deadline)
@@ -109,6 +110,7 @@ pub(crate) fn each(
         runtime: &pipeline.query.runtime,
         deadline,
         work: &Work::default(),
+        depth: 0,
     };
     run.execute(pipeline, &mut |doc| {
         visit(&doc)?;
@@ -154,6 +156,7 @@ fn page(
         runtime: &pipeline.query.runtime,
         deadline,
         work: &Work::default(),
+        depth: 0,
     };
     let bytes_max = engine.limits.page_bytes_max;
     // A first page of no documents is a cursor and costs nothing.

@@ -21,7 +21,7 @@ use crate::kv::KvRead;
 use crate::plan::{self, Plan};
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::view::{self, Resolved};
+use crate::view::{self, NESTED_MAX, Resolved};
 use crate::{Code, Error, Namespace, Result};
 
 /// How many more documents than are wanted pile up before the rest is thrown away.
@@ -40,6 +40,8 @@ pub(super) struct Run<'a> {
     pub(super) deadline: &'a Deadline,
     /// Rows looked at by all pipelines of the command, and documents handed on.
     pub(super) work: &'a Work,
+    /// How many pipelines are around it at work.
+    pub(super) depth: usize,
 }
 
 /// What all pipelines of a command have done.
@@ -55,7 +57,11 @@ pub(super) type Out<'o> = dyn FnMut(Cow<'_, RawDocument>) -> Result<ControlFlow<
 impl<'a> Run<'a> {
     /// The same command at work on another collection.
     pub(super) fn inside<'b>(&'b self, ns: &'b Namespace) -> Run<'b> {
-        Run { ns, ..*self }
+        Run {
+            ns,
+            depth: self.depth + 1,
+            ..*self
+        }
     }
 
     /// # Errors
@@ -129,6 +135,9 @@ impl<'a> Run<'a> {
     /// The documents of a view that another pipeline brings in.
     fn find_in_view(&self, of: &Resolved, query: &Query, push: &mut Out<'_>) -> Result<()> {
         self.check()?;
+        if self.depth > NESTED_MAX {
+            return Err(view::too_deep());
+        }
         let around = Surroundings::new(&self.engine.limits, self.engine.scope(self.deadline));
         let mut pipeline = Pipeline::parse(&of.pipeline, &around, None)?;
         let inner = &pipeline.query;
@@ -244,7 +253,7 @@ impl<'a> Run<'a> {
             }
             storage.append(cstr!("storageSize"), Value::count(bytes as usize).or_null());
             storage.append(cstr!("nindexes"), Value::count(indexes).or_null());
-            storage.append(cstr!("capped"), false);
+            storage.append(cstr!("capped"), collection.capped.is_some());
             out.append(cstr!("storageStats"), storage);
         }
         if with_count {
@@ -258,7 +267,7 @@ impl<'a> Run<'a> {
             return Ok(Vec::new());
         };
         let specs = collection.indexes.iter().map(|index| index.spec.clone());
-        let all = std::iter::once(crate::specification::of_id())
+        let all = std::iter::once(crate::specification::of_id_of(collection))
             .chain(specs)
             .map(|spec| {
                 let mut accesses = RawDocumentBuf::new();

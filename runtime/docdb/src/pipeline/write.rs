@@ -204,6 +204,7 @@ pub(crate) fn write_result(
             runtime: &pipeline.query.runtime,
             deadline,
             work: &Work::default(),
+            depth: 0,
         };
         let max = tx.engine.limits.aggregate_bytes_max;
         run.execute(pipeline, &mut |doc| {
@@ -236,7 +237,11 @@ fn replace(
     documents: Vec<RawDocumentBuf>,
     deadline: &Deadline,
 ) -> Result<()> {
-    write::collection_to_write(tx, ns)?;
+    let collection = write::collection_to_write(tx, ns)?;
+    if collection.capped.is_some() {
+        let message = format!("namespace '{ns}' is capped so it can't be used for $out");
+        return Err(location(17_152, message));
+    }
     let everything = write::DeleteStatement {
         filter: Filter::AlwaysTrue,
         multi: true,

@@ -83,7 +83,7 @@ fn a_good_file_is_good_and_stays_as_it_is() {
     let (verified, findings) = check(&path).unwrap();
     assert_eq!(texts(&findings), [""; 0]);
     assert_eq!((verified.collections, verified.documents), (1, 1000));
-    assert_eq!(verified.format, 3);
+    assert_eq!(verified.format, 4);
     // One unique key each, and one or two tags.
     assert!((2000..=3000).contains(&verified.entries), "{verified:?}");
     // The collection and its two indexes have events too.

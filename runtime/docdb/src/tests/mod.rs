@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod background;
+mod capped;
 mod check;
 mod commands;
 mod crash;

@@ -323,6 +323,25 @@ fn a_view_is_not_made_of_itself_nor_too_deep() {
     assert_eq!(page.unwrap_err().code(), Code::ViewDepthLimitExceeded);
 }
 
+/// Each of these is shallow when it is made, for what is under it is a collection's still.
+#[test]
+fn views_that_became_too_deep_under_others_end_with_an_error() {
+    let docs = memory();
+    insert(&docs, [doc! { "_id": 1 }]);
+    for n in 1..=40 {
+        make(&docs, &format!("w{n}"), "c", []);
+    }
+    for n in (2..=40).rev() {
+        let stage = doc! { "$lookup": { "from": format!("w{}", n - 1), "pipeline": [], "as": "x" } };
+        docs.modify_view(&named(&format!("w{n}")), view("c", [stage]))
+            .wait()
+            .unwrap();
+    }
+    assert_eq!(numbers(&found(&docs, "w20", Find::default())), [1]);
+    let page = docs.find(&named("w40"), Find::default(), Deadline::NEVER).wait();
+    assert_eq!(page.unwrap_err().code(), Code::ViewDepthLimitExceeded);
+}
+
 #[test]
 fn what_no_view_may_have() {
     let docs = memory();

@@ -4,7 +4,7 @@
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{Aggregate, Namespace};
 
-use super::{changes, explain, query};
+use super::{changes, explain, query, search};
 use crate::args::{self, Args};
 use crate::call::{Call, check_database};
 use crate::error::{Code, CommandError, Result};
@@ -69,6 +69,11 @@ impl AggregateArgs {
         }
         if collection.is_none() {
             needs_no_collection(call, &mut stages)?;
+        }
+        if let Some(stage) = stages.first()
+            && let Some(("$listSearchIndexes", _)) = stage_of(stage)?
+        {
+            return Err(search::not_enabled());
         }
         check_target(call, &stages, body)?;
         if let Some(hint) = hint {

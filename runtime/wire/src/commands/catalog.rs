@@ -16,13 +16,23 @@ pub(crate) async fn drop_collection(call: &mut Call<'_>) -> Result<RawDocumentBu
     let ns = call.target(&body)?;
     let documents = &call.shared.documents;
     let indexes = match documents.list_indexes(&ns).await {
-        Ok(indexes) => indexes.len(),
-        Err(error) if error.code() == cloudlet_data::Code::NamespaceNotFound => 0,
+        Ok(indexes) => Some(indexes.len()),
+        // What is not there, or a view.
+        Err(error)
+            if matches!(
+                error.code(),
+                cloudlet_data::Code::NamespaceNotFound | cloudlet_data::Code::CommandNotSupportedOnView
+            ) =>
+        {
+            None
+        }
         Err(error) => return Err(error.into()),
     };
     let mut reply = RawDocumentBuf::new();
     if documents.drop_collection(&ns).await? {
-        reply.append(cstr!("nIndexesWas"), i32::try_from(indexes).unwrap_or(i32::MAX));
+        if let Some(indexes) = indexes {
+            reply.append(cstr!("nIndexesWas"), i32::try_from(indexes).unwrap_or(i32::MAX));
+        }
         reply.append(cstr!("ns"), ns.to_string());
     }
     Ok(reply)
@@ -123,13 +133,18 @@ fn row(collection: &CollectionInfo) -> RawDocumentBuf {
     if let Some(bytes) = collection.uuid {
         info.append(cstr!("uuid"), uuid(bytes));
     }
-    rawdoc! {
+    let mut row = rawdoc! {
         "name": &*collection.name,
         "type": "collection",
         "options": collection.options.to_document(),
         "info": info,
-        "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
+    };
+    // One that has a clustered index says it there.
+    if collection.options.clustered.is_none() {
+        let index = rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+        row.append(cstr!("idIndex"), index);
     }
+    row
 }
 
 /// The filter by which tools leave out the system's collections, `{name: /^(?!system\.)/}`, without the lookahead that

@@ -103,6 +103,14 @@ pub(crate) async fn next(
     killed: tokio::sync::oneshot::Receiver<()>,
 ) -> Result<Changes> {
     may_watch(call, cursor.scope())?;
+    let (wait, deadline) = waiting(call);
+    let changes = call.shared.documents.next_changes(cursor, batch, wait, deadline);
+    let changes = unless_ended(call, id, killed, changes).await;
+    changes.map_err(CommandError::of_change_stream)
+}
+
+/// How long a getMore waits, and by when what it reads then has to be there. The command makes room for another.
+pub(super) fn waiting(call: &mut Call<'_>) -> (Duration, Deadline) {
     let shared = call.shared;
     let longest = shared.limits.command_time_max;
     let wait = call.max_time.unwrap_or(WAIT_DEFAULT).min(longest);
@@ -110,20 +118,27 @@ pub(crate) async fn next(
     let deadline =
         Deadline::after(shared.clock.as_ref(), wait.saturating_add(longest)).with_cancel(call.cancel.clone());
     call.permit = None;
+    (wait, deadline)
+}
+
+/// What is waited for, or what ended the waiting: the cursor, the connection or the node.
+pub(super) async fn unless_ended<T>(
+    call: &Call<'_>,
+    id: i64,
+    killed: tokio::sync::oneshot::Receiver<()>,
+    answer: impl Future<Output = std::result::Result<T, cloudlet_data::Error>>,
+) -> Result<T> {
     let gone = call.conn.gone.clone();
     let mut stopped = call.conn.stopped.clone();
     tokio::select! {
         biased;
-        changes = shared.documents.next_changes(cursor, batch, wait, deadline) => {
-            changes.map_err(|error| CommandError::from(error).of_change_stream())
-        }
+        answer = answer => Ok(answer?),
         _ = killed => Err(query::killed(id)),
         () = gone.notified() => Err(CommandError::new(Code::Interrupted, "the client went away")),
         _ = stopped.wait_for(|stop| *stop) => Err(CommandError::new(
             Code::InterruptedAtShutdown,
             "the node is being stopped",
-        )
-        .of_change_stream()),
+        )),
     }
 }
 

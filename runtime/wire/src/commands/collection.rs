@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr};
 use cloudlet_data::{
-    CollectionChange, CollectionOptions, IndexChange, IndexSpec, Namespace, ValidationAction,
+    Capped, CollectionChange, CollectionOptions, IndexChange, IndexSpec, Namespace, ValidationAction,
     ValidationLevel, View,
 };
 
@@ -19,19 +19,22 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let ns = call.target(&body)?;
     let mut options = CollectionOptions::default();
     let (mut on, mut pipeline) = (None, None);
+    let (mut capped, mut size, mut max) = (false, None, None);
     let mut args = Args::new("create", &body);
     while let Some((name, value)) = args.next()? {
         match name {
             // Options that ask for the ordinary.
             "autoIndexId"
             | "idIndex"
-            | "size"
-            | "max"
             | "flags"
             | "storageEngine"
             | "indexOptionDefaults"
             | "recordIdsReplicated" => {}
-            "capped" | "temp" => {
+            "capped" => capped = args::flag("create.capped", value)?,
+            "size" => size = Some(args::integer("create.size", value)?),
+            "max" => max = Some(args::integer("create.max", value)?),
+            "clusteredIndex" => options.clustered = clustered(value)?,
+            "temp" => {
                 if args::flag(name, value)? {
                     return Err(args.unsupported(name));
                 }
@@ -43,12 +46,13 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             "changeStreamPreAndPostImages" => options.images = images("create", value)?,
             "viewOn" => on = Some(args::text("create.viewOn", value)?.into()),
             "pipeline" => pipeline = Some(args::documents("create.pipeline", value)?),
-            "timeseries" | "clusteredIndex" | "expireAfterSeconds" | "encryptedFields" => {
+            "timeseries" | "expireAfterSeconds" | "encryptedFields" => {
                 return Err(args.unsupported(name));
             }
             name => return Err(args.unknown(name)),
         }
     }
+    options.capped = bounds(capped, size, max)?;
     // An empty one is none.
     options.validator = options.validator.filter(|validator| !validator.is_empty());
     let view = match (on, pipeline) {
@@ -107,7 +111,13 @@ pub(crate) async fn modify(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             }
             "viewOn" => on = Some(args::text("collMod.viewOn", value)?.into()),
             "pipeline" => pipeline = Some(args::documents("collMod.pipeline", value)?),
-            "cappedSize" | "cappedMax" | "timeseries" | "expireAfterSeconds" | "recordPreImages" => {
+            "cappedSize" => change.capped_size = Some(args::count("collMod.cappedSize", value)?),
+            "cappedMax" => {
+                // What is no number of documents is no limit.
+                let max = args::integer("collMod.cappedMax", value)?;
+                change.capped_max = Some(u64::try_from(max).unwrap_or(0));
+            }
+            "timeseries" | "expireAfterSeconds" | "recordPreImages" => {
                 return Err(args.unsupported(name));
             }
             name => return Err(args.unknown(name)),
@@ -252,6 +262,54 @@ fn not_there(error: cloudlet_data::Error) -> CommandError {
         return CommandError::new(Code::NamespaceNotFound, "ns does not exist");
     }
     error.into()
+}
+
+/// `capped`, `size` and `max`.
+fn bounds(capped: bool, size: Option<i64>, max: Option<i64>) -> Result<Option<Capped>> {
+    match (capped, size) {
+        (false, None) if max.is_none() => Ok(None),
+        (false, _) => Err(invalid(
+            "the 'capped' field needs to be true when either the 'size' or 'max' fields are present",
+        )),
+        (true, None) => Err(invalid("the 'size' field is required when 'capped' is true")),
+        (true, Some(size)) => Ok(Some(Capped {
+            // What is no size is told as one that is too small.
+            size: u64::try_from(size).unwrap_or(0),
+            max: max.and_then(|max| u64::try_from(max).ok()).filter(|max| *max > 0),
+        })),
+    }
+}
+
+/// `{key: {_id: 1}, unique: true, name, v}`: the name, `_id_` when there is none. `true` is an old way to write it.
+fn clustered(value: RawBsonRef<'_>) -> Result<Option<Arc<str>>> {
+    let refuse = |message: String| Err(CommandError::new(Code::BadValue, message));
+    if let RawBsonRef::Boolean(flag) = value {
+        return Ok(flag.then(|| "_id_".into()));
+    }
+    let (mut name, mut key, mut unique) = ("_id_", false, false);
+    for field in args::document("create.clusteredIndex", value)? {
+        let (option, value) = field?;
+        match option.as_str() {
+            "name" => name = args::text("create.clusteredIndex.name", value)?,
+            "key" => {
+                let keys = args::document("create.clusteredIndex.key", value)?;
+                key = query::same_keys(&[("_id".into(), 1)], keys);
+            }
+            "unique" => unique = args::flag("create.clusteredIndex.unique", value)?,
+            "v" if args::integer("create.clusteredIndex.v", value)? == 2 => {}
+            "v" => return refuse("the clustered index has the version 2".to_owned()),
+            option => {
+                return Err(CommandError::new(
+                    Code::Location40415,
+                    format!("BSON field 'create.clusteredIndex.{option}' is an unknown field."),
+                ));
+            }
+        }
+    }
+    if !key || !unique {
+        return refuse("the clustered index has the key {_id: 1} and is unique".to_owned());
+    }
+    Ok(Some(name.into()))
 }
 
 fn level(command: &str, value: RawBsonRef<'_>) -> Result<ValidationLevel> {

@@ -13,8 +13,10 @@ mod indexes;
 mod login;
 mod query;
 mod reply;
+mod search;
 mod session;
 mod stats;
+mod tail;
 mod user;
 mod write;
 
@@ -60,6 +62,7 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::CreateIndexes => indexes::create(call).await,
         Verb::ListIndexes => indexes::list(call).await,
         Verb::DropIndexes => indexes::drop_indexes(call).await,
+        Verb::SearchIndexes => search::refused(),
         Verb::DbStats => stats::db_stats(call).await,
         Verb::CollStats => stats::coll_stats(call).await,
         Verb::Validate => stats::validate(call).await,

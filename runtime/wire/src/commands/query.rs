@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Find, Namespace, Page};
+use cloudlet_data::{Find, NATURAL_BACKWARD, Namespace, Page};
 
-use super::{changes, reply};
+use super::{changes, reply, tail};
 use crate::args::{self, Args};
 use crate::call::Call;
 use crate::cursors::{Rest, Taken};
@@ -13,12 +13,16 @@ use crate::error::{Code, CommandError, Result};
 use crate::shared::Shared;
 use crate::transactions::too_old;
 
+/// The hint of the natural order.
+const NATURAL: &str = "$natural";
+
 /// A find command taken apart.
 pub(crate) struct FindArgs {
     pub(crate) ns: Namespace,
     pub(crate) find: Find,
     single_batch: bool,
     no_timeout: bool,
+    await_data: bool,
 }
 
 impl FindArgs {
@@ -27,7 +31,7 @@ impl FindArgs {
     pub(crate) async fn parse(call: &Call<'_>, body: &RawDocument) -> Result<Self> {
         let ns = call.namespace(&args::collection("find", body)?)?;
         let mut find = Find::default();
-        let (mut single_batch, mut no_timeout) = (false, false);
+        let (mut single_batch, mut no_timeout, mut await_data) = (false, false, false);
         let mut hint = None;
         let mut args = Args::new("find", body);
         while let Some((name, value)) = args.next()? {
@@ -45,7 +49,9 @@ impl FindArgs {
                 "let" => find.variables = args::maybe_document("let", value)?,
                 "min" => find.min = args::maybe_document("find.min", value)?,
                 "max" => find.max = args::maybe_document("find.max", value)?,
-                "returnKey" | "showRecordId" | "tailable" | "awaitData" => {
+                "tailable" => find.tailable = args::flag("find.tailable", value)?,
+                "awaitData" => await_data = args::flag("find.awaitData", value)?,
+                "returnKey" | "showRecordId" => {
                     if args::flag(name, value)? {
                         return Err(args.unsupported(name));
                     }
@@ -62,16 +68,25 @@ impl FindArgs {
             Some(hint) => resolve_hint(call, &ns, hint).await?,
         };
         natural_order(&mut find)?;
+        let refuse = |message: &str| Err(CommandError::new(Code::FailedToParse, message));
+        if await_data && !find.tailable {
+            return refuse("Cannot set 'awaitData' without also setting 'tailable'");
+        }
+        if find.tailable && single_batch {
+            return refuse("Cannot use tailable option with the 'singleBatch' option");
+        }
         Ok(Self {
             ns,
             find,
             single_batch,
             no_timeout,
+            await_data,
         })
     }
 }
 
-/// The natural order is that of `_id` here; nothing needs sorting to get it.
+/// The natural order is that in which documents came for a capped collection, and that of `_id` for another one;
+/// nothing needs sorting to get it.
 fn natural_order(find: &mut Find) -> Result<()> {
     let Some(direction) = find
         .sort
@@ -80,15 +95,21 @@ fn natural_order(find: &mut Find) -> Result<()> {
     else {
         return Ok(());
     };
-    if args::integer("$natural", direction)? != 1 {
-        return Err(CommandError::new(
-            Code::CommandNotSupported,
-            "sorting by {$natural: -1} is not supported; sort by _id",
-        ));
-    }
+    find.hint = Some(natural_hint(direction)?);
     find.sort = None;
-    find.hint = Some("$natural".into());
     Ok(())
+}
+
+/// The hint of the natural order in a direction.
+fn natural_hint(direction: RawBsonRef<'_>) -> Result<Arc<str>> {
+    match args::integer("$natural", direction)? {
+        1 => Ok(NATURAL.into()),
+        -1 => Ok(NATURAL_BACKWARD.into()),
+        other => Err(CommandError::new(
+            Code::BadValue,
+            format!("$natural must be 1 or -1, found {other}"),
+        )),
+    }
 }
 
 /// The name of the index that a hint means: a name, or the keys of an index.
@@ -113,13 +134,7 @@ pub(crate) async fn resolve_hint(
         }
     };
     if let Some(direction) = keys.get("$natural")? {
-        return match args::integer("$natural", direction)? {
-            1 => Ok(Some("$natural".into())),
-            _ => Err(CommandError::new(
-                Code::CommandNotSupported,
-                "the hint {$natural: -1} is not supported",
-            )),
-        };
+        return natural_hint(direction).map(Some);
     }
     let indexes = match call.shared.documents.list_indexes(ns).await {
         Ok(indexes) => indexes,
@@ -151,7 +166,7 @@ pub(crate) async fn check_hint(call: &Call<'_>, ns: &Namespace, hint: RawBsonRef
     let Some(name) = resolve_hint(call, ns, hint).await? else {
         return Ok(());
     };
-    if &*name == "$natural" {
+    if [NATURAL, NATURAL_BACKWARD].contains(&&*name) {
         return Ok(());
     }
     let known = match call.shared.documents.list_indexes(ns).await {
@@ -180,6 +195,9 @@ pub(crate) async fn find(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let mut page = call.statements.find(&args.ns, args.find, deadline).await?;
     if args.single_batch {
         page.cursor = None;
+    }
+    if args.await_data {
+        return tail::first_page(call, &args.ns, page);
     }
     first_page(call, &args.ns, page, args.no_timeout)
 }
@@ -253,6 +271,10 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             guard.armed = false;
             give_back(shared, id, Rest::Changes(cursor))?;
             return Ok(reply::changes(false, id, &ns.to_string(), changes));
+        }
+        Rest::Tail(cursor) => {
+            let page = tail::next(call, id, cursor, batch, killed).await?;
+            (page.documents, page.cursor.map(Rest::Tail))
         }
         Rest::Documents(cursor, statements) => {
             let page = statements.next_page(cursor, batch, call.deadline.clone()).await;

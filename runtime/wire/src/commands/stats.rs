@@ -112,6 +112,11 @@ pub(crate) async fn coll_stats(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let ns = call.target(&body)?;
     let scale = scale(&body)?;
     let found = sizes(call, &ns).await?;
+    let capped = match call.shared.documents.collection_options(&ns).await {
+        Ok(options) => options.capped,
+        Err(error) if error.code() == cloudlet_data::Code::NamespaceNotFound => None,
+        Err(error) => return Err(error.into()),
+    };
     let mut reply = rawdoc! {
         "ns": ns.to_string(),
         "size": found.bytes / scale,
@@ -122,9 +127,14 @@ pub(crate) async fn coll_stats(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         "nindexes": i32::try_from(found.indexes).unwrap_or(i32::MAX),
         "indexDetails": {},
         "indexSizes": {},
-        "capped": false,
+        "capped": capped.is_some(),
         "scaleFactor": scale,
     };
+    if let Some(capped) = capped {
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        reply.append(cstr!("max"), number(capped.max.unwrap_or(0)));
+        reply.append(cstr!("maxSize"), number(capped.size) / scale);
+    }
     if found.documents > 0 {
         reply.append(cstr!("avgObjSize"), found.bytes / found.documents);
     }

@@ -292,3 +292,193 @@ async fn a_stream_has_the_images_that_a_collection_was_told_to_keep() {
     let reply = client.run(more).await;
     assert_eq!(reply.get_i32("code").unwrap(), 47, "{reply}");
 }
+
+#[tokio::test]
+async fn a_capped_collection_keeps_its_order_and_its_bounds() {
+    let mut client = client().await;
+    client
+        .ok(in_db(
+            doc! { "create": "c", "capped": true, "size": 4096, "max": 3 },
+        ))
+        .await;
+    let expected = doc! { "capped": true, "size": 4096, "max": 3 };
+    assert_eq!(options(&mut client, "c").await, expected);
+    let documents: Vec<Document> = [5, 1, 4, 2].map(|n| doc! { "_id": n }).to_vec();
+    client
+        .ok(in_db(doc! { "insert": "c", "documents": documents }))
+        .await;
+    let forward = vec![doc! { "_id": 1 }, doc! { "_id": 4 }, doc! { "_id": 2 }];
+    let backward: Vec<Document> = forward.iter().rev().cloned().collect();
+    assert_eq!(batch(&client.ok(in_db(doc! { "find": "c" })).await), forward);
+    for reversed in [
+        doc! { "find": "c", "sort": { "$natural": -1 } },
+        doc! { "find": "c", "hint": { "$natural": -1 } },
+        doc! { "aggregate": "c", "pipeline": [], "cursor": {}, "hint": { "$natural": -1 } },
+    ] {
+        assert_eq!(batch(&client.ok(in_db(reversed)).await), backward);
+    }
+    let stats = client.ok(in_db(doc! { "collStats": "c" })).await;
+    assert!(stats.get_bool("capped").unwrap());
+    assert_eq!(
+        (stats.get_i64("max").unwrap(), stats.get_i64("maxSize").unwrap()),
+        (3, 4096)
+    );
+    client
+        .ok(in_db(doc! { "collMod": "c", "cappedSize": 8192, "cappedMax": 2 }))
+        .await;
+    client
+        .ok(in_db(doc! { "insert": "c", "documents": [{ "_id": 9 }] }))
+        .await;
+    let left = batch(&client.ok(in_db(doc! { "find": "c" })).await);
+    assert_eq!(left, [doc! { "_id": 2 }, doc! { "_id": 9 }]);
+    let refused = [
+        (doc! { "create": "d", "capped": true }, 72),
+        (doc! { "create": "d", "size": 4096 }, 72),
+        (doc! { "create": "d", "max": 1 }, 72),
+        (doc! { "create": "d", "capped": true, "size": -1 }, 2),
+        (doc! { "collMod": "nowhere", "cappedSize": 1 }, 26),
+        (doc! { "find": "c", "awaitData": true }, 9),
+        (doc! { "find": "c", "tailable": true, "singleBatch": true }, 9),
+        (doc! { "find": "c", "tailable": true, "sort": { "_id": 1 } }, 2),
+        (doc! { "find": "c", "sort": { "$natural": 2 } }, 2),
+    ];
+    for (command, code) in refused {
+        assert_eq!(client.code(in_db(command.clone())).await, code, "{command}");
+    }
+}
+
+/// Opens a cursor that awaits data; gives it.
+async fn tail(client: &mut Client, filter: Document) -> i64 {
+    let find = doc! { "find": "c", "filter": filter, "tailable": true, "awaitData": true };
+    let reply = client.ok(in_db(find)).await;
+    reply.get_document("cursor").unwrap().get_i64("id").unwrap()
+}
+
+fn more(id: i64, wait_ms: i32) -> Document {
+    in_db(doc! { "getMore": id, "collection": "c", "maxTimeMS": wait_ms })
+}
+
+/// Longer than a test may take: who waits so long was not woken.
+const LONG_MS: i32 = 120_000;
+
+#[tokio::test]
+async fn a_tailable_cursor_awaits_documents() {
+    let wire = wire(open_to_all()).await;
+    let (mut client, mut other) = (Client::connect(&wire), Client::connect(&wire));
+    client
+        .ok(in_db(doc! { "create": "c", "capped": true, "size": 4096 }))
+        .await;
+    assert_eq!(tail(&mut client, doc! {}).await, 0, "nothing to stay at");
+    client
+        .ok(in_db(doc! { "insert": "c", "documents": [{ "_id": 1 }] }))
+        .await;
+    let id = tail(&mut client, doc! { "_id": { "$gt": 1 } }).await;
+    assert_ne!(id, 0);
+    let reply = client.ok(more(id, 1)).await;
+    assert!(batch(&reply).is_empty());
+    client.send(0, &more(id, LONG_MS), &[]).await;
+    // The getMore has the cursor, so it waits, or is about to.
+    while other.run(more(id, 1)).await.get_i32("code").ok() != Some(12051) {}
+    other
+        .ok(in_db(
+            doc! { "insert": "c", "documents": [{ "_id": 0 }, { "_id": 2 }] },
+        ))
+        .await;
+    let reply = client.reply().await.unwrap();
+    assert_eq!(batch(&reply), [doc! { "_id": 2 }]);
+    assert_eq!(reply.get_document("cursor").unwrap().get_i64("id").unwrap(), id);
+    client.send(0, &more(id, LONG_MS), &[]).await;
+    while other.run(more(id, 1)).await.get_i32("code").ok() != Some(12051) {}
+    other
+        .ok(in_db(doc! { "killCursors": "c", "cursors": [id] }))
+        .await;
+    let reply = client.reply().await.unwrap();
+    assert_eq!(reply.get_i32("code").unwrap(), 237, "{reply}");
+    let id = tail(&mut client, doc! {}).await;
+    client.ok(more(id, 1)).await;
+    client.send(0, &more(id, LONG_MS), &[]).await;
+    while other.run(more(id, 1)).await.get_i32("code").ok() != Some(12051) {}
+    other.ok(in_db(doc! { "drop": "c" })).await;
+    let reply = client.reply().await.unwrap();
+    assert_eq!(reply.get_i32("code").unwrap(), 175, "{reply}");
+}
+
+#[tokio::test]
+async fn a_tailable_cursor_that_awaits_nothing_answers_at_once() {
+    let mut client = client().await;
+    client
+        .ok(in_db(
+            doc! { "create": "c", "capped": true, "size": 4096, "max": 2 },
+        ))
+        .await;
+    let insert = |n: i32| in_db(doc! { "insert": "c", "documents": [{ "_id": n }] });
+    client.ok(insert(1)).await;
+    let reply = client.ok(in_db(doc! { "find": "c", "tailable": true })).await;
+    let id = reply.get_document("cursor").unwrap().get_i64("id").unwrap();
+    let plain = in_db(doc! { "getMore": id, "collection": "c" });
+    assert!(batch(&client.ok(plain.clone()).await).is_empty());
+    client.ok(insert(2)).await;
+    assert_eq!(batch(&client.ok(plain.clone()).await), [doc! { "_id": 2 }]);
+    for n in 3..6 {
+        client.ok(insert(n)).await;
+    }
+    assert_eq!(client.code(plain).await, 136);
+}
+
+#[tokio::test]
+async fn a_collection_says_that_it_is_clustered() {
+    let mut client = client().await;
+    let index = doc! { "key": { "_id": 1 }, "unique": true, "name": "by id" };
+    client
+        .ok(in_db(doc! { "create": "c", "clusteredIndex": index.clone() }))
+        .await;
+    let shown = listed(&mut client, "c").await;
+    assert!(!shown.contains_key("idIndex"));
+    let expected =
+        doc! { "clusteredIndex": { "v": 2, "key": { "_id": 1 }, "name": "by id", "unique": true } };
+    assert_eq!(shown.get_document("options").unwrap(), &expected);
+    let indexes = batch(&client.ok(in_db(doc! { "listIndexes": "c" })).await);
+    let expected = doc! { "v": 2, "key": { "_id": 1 }, "name": "by id", "unique": true, "clustered": true };
+    assert_eq!(indexes, [expected]);
+    client
+        .ok(in_db(
+            doc! { "insert": "c", "documents": [{ "_id": 2 }, { "_id": 1 }] },
+        ))
+        .await;
+    for hint in [Bson::from("by id"), doc! { "_id": 1 }.into()] {
+        let found = batch(&client.ok(in_db(doc! { "find": "c", "hint": hint })).await);
+        assert_eq!(found, [doc! { "_id": 1 }, doc! { "_id": 2 }]);
+    }
+    let refused = [
+        (doc! { "dropIndexes": "c", "index": "by id" }, 72),
+        (
+            doc! { "createIndexes": "c", "indexes": [{ "key": { "a": 1 }, "name": "by id" }] },
+            67,
+        ),
+        (
+            doc! { "collMod": "c", "index": { "name": "by id", "hidden": true } },
+            2,
+        ),
+        (
+            doc! { "create": "d", "clusteredIndex": { "key": { "a": 1 }, "unique": true } },
+            2,
+        ),
+        (
+            doc! { "create": "d", "clusteredIndex": { "key": { "_id": 1 }, "unique": false } },
+            2,
+        ),
+        (
+            doc! { "create": "d", "clusteredIndex": index, "capped": true, "size": 1 },
+            72,
+        ),
+        (doc! { "create": "d", "timeseries": { "timeField": "t" } }, 115),
+        (doc! { "createSearchIndexes": "c", "indexes": [] }, 31082),
+        (
+            doc! { "aggregate": "c", "pipeline": [{ "$listSearchIndexes": {} }], "cursor": {} },
+            31082,
+        ),
+    ];
+    for (command, code) in refused {
+        assert_eq!(client.code(in_db(command.clone())).await, code, "{command}");
+    }
+}

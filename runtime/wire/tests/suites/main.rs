@@ -3,7 +3,8 @@
 //! does a known one that passes, and so do fewer passes than there were.
 //!
 //! `known.txt`: `[suite] FILE ..` begins a suite (`[suite] FILE as replica set` one for which the server is the member of
-//! a replica set, and not a router), `passed N` says how many tests pass at least, `because WHY` explains
+//! a replica set, and not a router), `marker NAME` runs the tests that have this marker of pytest's and not `default`,
+//! `passed N` says how many tests pass at least, `because WHY` explains
 //! the lines after it: `fail CLASS::TEST`, or `skip CLASS::TEST` for one that is not even run.
 
 #![allow(
@@ -29,6 +30,8 @@ const SOURCES: &str = "pymongo==4.20.0";
 struct Suite {
     file: String,
     replica_set: bool,
+    /// The marker of the tests that are run, if it is not that of all suites.
+    marker: Option<String>,
     passed: usize,
     fail: Vec<String>,
     skip: Vec<String>,
@@ -56,6 +59,7 @@ fn known() -> BTreeMap<String, Suite> {
         let suite = suites.get_mut(&current).expect("a suite comes first");
         let (word, rest) = line.split_once(' ').expect("a word and its argument");
         match word {
+            "marker" => suite.marker = Some(rest.to_owned()),
             "passed" => suite.passed = rest.parse().unwrap(),
             "because" => explained = true,
             "fail" => suite.fail.push(rest.to_owned()),
@@ -63,7 +67,7 @@ fn known() -> BTreeMap<String, Suite> {
             other => panic!("known.txt: unknown word {other}"),
         }
         assert!(
-            explained || word == "passed",
+            explained || word == "passed" || word == "marker",
             "known.txt: {line} is not explained"
         );
     }
@@ -121,7 +125,7 @@ fn check(name: &str) {
             "-p",
             "outcomes",
             "-m",
-            "default",
+            suite.marker.as_deref().unwrap_or("default"),
         ])
         .args(["--timeout", "120", "-o", "faulthandler_timeout=0"])
         .arg(format!(
@@ -198,7 +202,7 @@ macro_rules! suites {
 
 suites! {
     crud collection bulk database cursor session sessions_unified run_command command_monitoring
-    collection_management retryable_reads retryable_reads_unified retryable_writes retryable_writes_unified
+    collection_management index_management retryable_reads retryable_reads_unified retryable_writes retryable_writes_unified
     transactions transactions_unified change_stream change_stream_member
     gridfs gridfs_bucket gridfs_unified grid_file types retryable_writes_unified_member
 }
