@@ -44,5 +44,8 @@ mod transactions;
 mod limits;
 mod metrics;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
 pub use limits::Limits;
 pub use shared::{OpenError, Parts, Settings, Topology, Wire};
