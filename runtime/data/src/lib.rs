@@ -22,8 +22,8 @@ pub mod testing;
 pub use cloudlet_docdb::{
     Aggregate, BeforeChange, ChangeCursor, Changes, Code, Cursor, Delete, DeleteOne, Deleted, Error, Expired,
     Find, FindAndModify, FullDocument, IndexChange, IndexKind, IndexSpec, Insert, Inserted, Modified,
-    Namespace, Page, Update, UpdateOne, Updated, Watch, WatchScope, WatchStart, Write, WriteError, Written,
-    default_index_name, pipeline_update, retain_matching, with_sort, with_variables,
+    Namespace, Page, Shown, Update, UpdateOne, Updated, Watch, WatchScope, WatchStart, Write, WriteError,
+    Written, default_index_name, pipeline_update, retain_matching, with_collation, with_sort, with_variables,
 };
 pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;

@@ -13,7 +13,7 @@ use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
-use crate::exec::{self, Query, WriteFilter, expire};
+use crate::exec::{self, GivenFilter, Query, expire};
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
@@ -22,7 +22,6 @@ use crate::metrics::{Metrics, Op};
 use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
-use crate::query::Filter;
 use crate::verify::{Verified, inconsistent, verify};
 use crate::{Code, Error, Result, background, specification, validation};
 
@@ -193,13 +192,13 @@ impl Docs {
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
         self.begin(Op::Distinct);
-        let (path, filter) = match self.prepare_distinct(path, &filter, &deadline) {
+        let (path, query) = match self.prepare_distinct(path, &filter, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return Reply::ready(Err(error)),
         };
         let ns = ns.clone();
         self.read(None, deadline, move |engine, kv, catalog, meter| {
-            exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
+            exec::distinct(engine, kv, catalog, &ns, &path, &query, meter)
         })
     }
 
@@ -703,11 +702,15 @@ impl Docs {
         path: &str,
         filter: &RawDocument,
         deadline: &Deadline,
-    ) -> Result<(Path, Filter)> {
+    ) -> Result<(Path, Query)> {
         let engine = self.lanes.engine();
         guarded(|| {
-            let filter = exec::parse_filter(filter, &engine.limits, &engine.scope(deadline))?;
-            Ok((Path::parse(path)?, filter))
+            let find = Find {
+                filter: filter.to_owned(),
+                ..Find::default()
+            };
+            let query = Query::parse(&find, &engine.limits, &engine.scope(deadline))?;
+            Ok((Path::parse(path)?, query))
         })
     }
 
@@ -754,8 +757,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &UpdateOne| {
-            let WriteFilter { filter, scope, sort } =
-                WriteFilter::parse(&statement.filter, limits, &scope)?;
+            let GivenFilter { filter, scope, sort } = GivenFilter::parse(&statement.filter, limits, &scope)?;
             let update = write::parse_update(&statement.update, &statement.array_filters, limits, &scope)?;
             if statement.multi && update.is_replacement() {
                 return Err(Error::new(
@@ -789,7 +791,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &DeleteOne| {
-            let WriteFilter { filter, .. } = WriteFilter::parse(&statement.filter, limits, &scope)?;
+            let GivenFilter { filter, .. } = GivenFilter::parse(&statement.filter, limits, &scope)?;
             Ok(DeleteStatement {
                 filter,
                 multi: statement.multi,
@@ -819,6 +821,10 @@ fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, deadline: &Deadline) -
     if let Some(variables) = &aggregate.variables {
         check_well_formed(variables, engine.limits.depth_max)?;
         scope = scope.with_let(variables)?;
+    }
+    if let Some(collation) = &aggregate.collation {
+        check_well_formed(collation, engine.limits.depth_max)?;
+        scope = scope.with_collation(collation)?;
     }
     let around = Surroundings::new(&engine.limits, scope);
     let mut pipeline = Pipeline::parse(&aggregate.pipeline, &around, aggregate.hint.clone())?;

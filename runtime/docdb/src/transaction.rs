@@ -370,13 +370,13 @@ impl Transaction {
         filter: RawDocumentBuf,
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
-        let (path, filter) = match self.docs.prepare_distinct(path, &filter, &deadline) {
+        let (path, query) = match self.docs.prepare_distinct(path, &filter, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return self.refused(error),
         };
         let ns = ns.clone();
         self.read(deadline, move |engine, kv, catalog, meter| {
-            exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
+            exec::distinct(engine, kv, catalog, &ns, &path, &query, meter)
         })
     }
 

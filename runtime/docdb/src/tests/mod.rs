@@ -3,6 +3,7 @@
 mod aggregate;
 mod background;
 mod check;
+mod collation;
 mod commands;
 mod crash;
 mod feed;

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Delete, DeleteOne, Insert, Namespace, Update, UpdateOne};
+use cloudlet_data::{Delete, DeleteOne, Insert, Namespace, Update, UpdateOne, with_collation};
 
 use super::write::{self, Variables, check_batch};
 use super::{query, reply};
@@ -257,7 +257,13 @@ fn namespace_of(call: &Call<'_>, info: &RawDocument) -> Result<Namespace> {
 struct Hints(HashSet<(usize, Vec<u8>)>);
 
 impl Hints {
-    async fn check(&mut self, call: &Call<'_>, at: usize, ns: &Namespace, hint: RawBsonRef<'_>) -> Result<()> {
+    async fn check(
+        &mut self,
+        call: &Call<'_>,
+        at: usize,
+        ns: &Namespace,
+        hint: RawBsonRef<'_>,
+    ) -> Result<()> {
         let key = (at, rawdoc! { "": RawBson::from(hint) }.into_bytes());
         if self.0.contains(&key) {
             return Ok(());
@@ -277,7 +283,10 @@ async fn operation(
 ) -> Result<Op> {
     let mut fields = op.iter();
     let Some((kind, at)) = fields.next().transpose()? else {
-        return Err(CommandError::new(Code::FailedToParse, "BulkWrite ops entry is empty"));
+        return Err(CommandError::new(
+            Code::FailedToParse,
+            "BulkWrite ops entry is empty",
+        ));
     };
     let kind = kind.as_str();
     if !matches!(kind, "insert" | "update" | "delete") {
@@ -302,7 +311,9 @@ async fn operation(
             for field in fields {
                 let (name, value) = field?;
                 match name.as_str() {
-                    "document" => document = Some(args::document("bulkWrite.ops.document", value)?.to_owned()),
+                    "document" => {
+                        document = Some(args::document("bulkWrite.ops.document", value)?.to_owned())
+                    }
                     name => return Err(write::unknown("bulkWrite.ops", name)),
                 }
             }
@@ -333,7 +344,7 @@ async fn update_of(
             "upsert" => parts.upsert = args::flag("bulkWrite.ops.upsert", value)?,
             "arrayFilters" => parts.array_filters = args::documents("bulkWrite.ops.arrayFilters", value)?,
             "hint" => hints.check(call, at, ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => parts.collation = args::collated(value)?,
             "sort" => parts.sort = args::maybe_document("bulkWrite.ops.sort", value)?,
             "constants" => constants = Some(args::document("bulkWrite.ops.constants", value)?),
             "upsertSupplied" | "sampleId" => {}
@@ -352,20 +363,23 @@ async fn delete_of(
     options: &Options,
     hints: &mut Hints,
 ) -> Result<DeleteOne> {
-    let (mut filter, mut multi) = (None, false);
+    let (mut filter, mut multi, mut collation) = (None, false, None);
     for field in op.iter().skip(1) {
         let (name, value) = field?;
         match name.as_str() {
             "filter" => filter = Some(args::document("bulkWrite.ops.filter", value)?.to_owned()),
             "multi" => multi = args::flag("bulkWrite.ops.multi", value)?,
             "hint" => hints.check(call, at, ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "sampleId" => {}
             name => return Err(write::unknown("bulkWrite.ops", name)),
         }
     }
     let mut filter = filter.ok_or_else(|| args::missing("bulkWrite.ops", "filter"))?;
     options.variables.give_to(&mut filter);
+    if let Some(collation) = collation {
+        filter = with_collation(&filter, &collation);
+    }
     Ok(DeleteOne { filter, multi })
 }
 

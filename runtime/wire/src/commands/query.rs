@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Find, Namespace, Page};
+use cloudlet_data::{Find, Namespace, Page, Shown, with_collation};
 
 use super::{changes, reply};
 use crate::args::{self, Args};
@@ -28,7 +28,8 @@ impl FindArgs {
         let ns = call.namespace(&args::collection("find", body)?)?;
         let mut find = Find::default();
         let (mut single_batch, mut no_timeout) = (false, false);
-        let mut hint = None;
+        let (mut hint, mut collation) = (None, None);
+        let (mut return_key, mut record_id) = (false, false);
         let mut args = Args::new("find", body);
         while let Some((name, value)) = args.next()? {
             match name {
@@ -41,11 +42,13 @@ impl FindArgs {
                 "batchSize" => find.batch = Some(batch_size(value)?),
                 "singleBatch" => single_batch = args::flag("find.singleBatch", value)?,
                 "noCursorTimeout" => no_timeout = args::flag("find.noCursorTimeout", value)?,
-                "collation" => args::collation(value)?,
+                "collation" => collation = args::collated(value)?,
                 "let" => find.variables = args::maybe_document("let", value)?,
                 "min" => find.min = args::maybe_document("find.min", value)?,
                 "max" => find.max = args::maybe_document("find.max", value)?,
-                "returnKey" | "showRecordId" | "tailable" | "awaitData" => {
+                "returnKey" => return_key = args::flag("find.returnKey", value)?,
+                "showRecordId" => record_id = args::flag("find.showRecordId", value)?,
+                "tailable" | "awaitData" => {
                     if args::flag(name, value)? {
                         return Err(args.unsupported(name));
                     }
@@ -61,7 +64,15 @@ impl FindArgs {
             None => None,
             Some(hint) => resolve_hint(call, &ns, hint).await?,
         };
+        find.shown = match (return_key, record_id) {
+            (true, _) => Shown::IndexKeys,
+            (false, true) => Shown::WithRecordId,
+            (false, false) => Shown::Documents,
+        };
         natural_order(&mut find)?;
+        if let Some(collation) = collation {
+            find.filter = with_collation(&find.filter, &collation);
+        }
         Ok(Self {
             ns,
             find,
@@ -344,7 +355,7 @@ pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut filter = RawDocumentBuf::new();
-    let (mut skip, mut limit) = (0, None);
+    let (mut skip, mut limit, mut collation) = (0, None, None);
     let mut args = Args::new("count", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -353,10 +364,13 @@ pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             // A negative limit is an old way to write a positive one.
             "limit" => limit = Some(args::integer("limit", value)?.unsigned_abs()).filter(|limit| *limit > 0),
             "hint" => check_hint(call, &ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "fields" => {}
             name => return Err(args.unknown(name)),
         }
+    }
+    if let Some(collation) = collation {
+        filter = with_collation(&filter, &collation);
     }
     let deadline = call.deadline.clone();
     let n = call.statements.count(&ns, filter, skip, limit, deadline).await?;
@@ -370,18 +384,21 @@ pub(crate) async fn distinct(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut filter = RawDocumentBuf::new();
-    let mut key = None;
+    let (mut key, mut collation) = (None, None);
     let mut args = Args::new("distinct", &body);
     while let Some((name, value)) = args.next()? {
         match name {
             "key" => key = Some(args::text("distinct.key", value)?),
             "query" => filter = args::maybe_document("distinct.query", value)?.unwrap_or_default(),
             "hint" => check_hint(call, &ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             name => return Err(args.unknown(name)),
         }
     }
     let key = key.ok_or_else(|| args::missing("distinct", "key"))?;
+    if let Some(collation) = collation {
+        filter = with_collation(&filter, &collation);
+    }
     let deadline = call.deadline.clone();
     let found = call.statements.distinct(&ns, key, filter, deadline).await?;
     let mut values = RawArrayBuf::new();

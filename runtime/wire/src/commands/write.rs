@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{
-    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update, with_sort,
-    with_variables,
+    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update, with_collation,
+    with_sort, with_variables,
 };
 
 use super::{query, reply};
@@ -123,6 +123,7 @@ pub(super) struct UpdateParts {
     pub(super) array_filters: Vec<RawDocumentBuf>,
     /// Which of several documents, when one is changed.
     pub(super) sort: Option<RawDocumentBuf>,
+    pub(super) collation: Option<RawDocumentBuf>,
 }
 
 impl UpdateParts {
@@ -141,17 +142,15 @@ impl UpdateParts {
     ///
     /// # Errors
     /// When one of these is not there.
-    pub(super) fn statement(
-        self,
-        of: &str,
-        required: [&str; 2],
-        variables: &Variables,
-    ) -> Result<UpdateOne> {
+    pub(super) fn statement(self, of: &str, required: [&str; 2], variables: &Variables) -> Result<UpdateOne> {
         let mut filter = self.filter.ok_or_else(|| args::missing(of, required[0]))?;
         let update = self.change.ok_or_else(|| args::missing(of, required[1]))?;
         variables.give_to(&mut filter);
         if let Some(sort) = self.sort.filter(|sort| !sort.is_empty()) {
             filter = with_sort(&filter, &sort);
+        }
+        if let Some(collation) = &self.collation {
+            filter = with_collation(&filter, collation);
         }
         Ok(UpdateOne {
             filter,
@@ -180,7 +179,7 @@ async fn update_statement(
             "upsert" => parts.upsert = args::flag("update.updates.upsert", value)?,
             "arrayFilters" => parts.array_filters = args::documents("update.updates.arrayFilters", value)?,
             "hint" => query::check_hint(call, ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => parts.collation = args::collated(value)?,
             "sort" => parts.sort = args::maybe_document("update.updates.sort", value)?,
             "c" => constants = Some(args::document("update.updates.c", value)?),
             "upsertSupplied" | "sampleId" => {}
@@ -283,9 +282,7 @@ pub(crate) async fn delete(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     variables.check_room(deletes.len())?;
     let mut statements = Vec::with_capacity(deletes.len());
     for delete in &deletes {
-        let mut statement = delete_statement(call, &ns, delete).await?;
-        variables.give_to(&mut statement.filter);
-        statements.push(statement);
+        statements.push(delete_statement(call, &ns, delete, &variables).await?);
     }
     let delete = Delete { statements, ordered };
     let deadline = call.deadline.clone();
@@ -296,8 +293,13 @@ pub(crate) async fn delete(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     Ok(reply)
 }
 
-async fn delete_statement(call: &Call<'_>, ns: &Namespace, delete: &RawDocument) -> Result<DeleteOne> {
-    let (mut filter, mut multi) = (None, None);
+async fn delete_statement(
+    call: &Call<'_>,
+    ns: &Namespace,
+    delete: &RawDocument,
+    variables: &Variables,
+) -> Result<DeleteOne> {
+    let (mut filter, mut multi, mut collation) = (None, None, None);
     for field in delete {
         let (name, value) = field?;
         match name.as_str() {
@@ -314,13 +316,18 @@ async fn delete_statement(call: &Call<'_>, ns: &Namespace, delete: &RawDocument)
                 });
             }
             "hint" => query::check_hint(call, ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "sampleId" => {}
             name => return Err(unknown("delete.deletes", name)),
         }
     }
+    let mut filter = filter.ok_or_else(|| args::missing("delete.deletes", "q"))?;
+    variables.give_to(&mut filter);
+    if let Some(collation) = collation {
+        filter = with_collation(&filter, &collation);
+    }
     Ok(DeleteOne {
-        filter: filter.ok_or_else(|| args::missing("delete.deletes", "q"))?,
+        filter,
         multi: multi.ok_or_else(|| args::missing("delete.deletes", "limit"))?,
     })
 }
@@ -330,7 +337,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut modify = FindAndModify::default();
-    let (mut remove, mut variables) = (false, Variables::default());
+    let (mut remove, mut variables, mut collation) = (false, Variables::default(), None);
     let mut args = Args::new("findAndModify", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -343,7 +350,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
             "upsert" => modify.upsert = args::flag("upsert", value)?,
             "arrayFilters" => modify.array_filters = args::documents("arrayFilters", value)?,
             "hint" => query::check_hint(call, &ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "let" => variables = Variables::parse(value)?,
             "bypassDocumentValidation" | "bypassEmptyTsReplacement" => {
                 args::flag(name, value)?;
@@ -353,6 +360,9 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
         }
     }
     variables.give_to(&mut modify.filter);
+    if let Some(collation) = collation {
+        modify.filter = with_collation(&modify.filter, &collation);
+    }
     let refuse = |message: &str| Err(CommandError::new(Code::FailedToParse, message));
     match (remove, &modify.update) {
         (true, Some(_)) => return refuse("Cannot specify both an update and remove=true"),

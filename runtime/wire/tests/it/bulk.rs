@@ -11,7 +11,9 @@ fn command(ops: Vec<Document>) -> Document {
 fn rows(reply: &Document) -> Vec<Document> {
     let cursor = reply.get_document("cursor").unwrap();
     let rows = cursor.get_array("firstBatch").unwrap();
-    rows.iter().map(|row| row.as_document().unwrap().clone()).collect()
+    rows.iter()
+        .map(|row| row.as_document().unwrap().clone())
+        .collect()
 }
 
 async fn all(client: &mut Client, collection: &str) -> Vec<Document> {
@@ -82,15 +84,24 @@ async fn failures_stop_what_is_ordered_and_nothing_else() {
     ordered.insert("errorsOnly", true);
     let reply = client.ok(ordered).await;
     let told = rows(&reply);
-    assert_eq!((reply.get_i32("nErrors"), reply.get_i32("nInserted")), (Ok(1), Ok(1)));
+    assert_eq!(
+        (reply.get_i32("nErrors"), reply.get_i32("nInserted")),
+        (Ok(1), Ok(1))
+    );
     assert_eq!(told.len(), 1);
-    assert_eq!((told[0].get_i32("idx"), told[0].get_i32("code")), (Ok(1), Ok(11000)));
+    assert_eq!(
+        (told[0].get_i32("idx"), told[0].get_i32("code")),
+        (Ok(1), Ok(11000))
+    );
     assert!(told[0].contains_key("keyValue"));
     let mut unordered = command(ops(2));
     unordered.insert("ordered", false);
     unordered.insert("cursor", doc! { "batchSize": 2 });
     let reply = client.ok(unordered).await;
-    assert_eq!((reply.get_i32("nErrors"), reply.get_i32("nInserted")), (Ok(1), Ok(2)));
+    assert_eq!(
+        (reply.get_i32("nErrors"), reply.get_i32("nInserted")),
+        (Ok(1), Ok(2))
+    );
     assert_eq!(rows(&reply).len(), 2);
     let id = reply.get_document("cursor").unwrap().get_i64("id").unwrap();
     let rest = client
@@ -136,7 +147,11 @@ async fn what_is_no_bulk_write_is_refused_and_nothing_is_written() {
         ),
         (doc! { "delete": 0 }, 9),
     ] {
-        assert_eq!(client.code(command(vec![fine.clone(), bad.clone()])).await, code, "{bad}");
+        assert_eq!(
+            client.code(command(vec![fine.clone(), bad.clone()])).await,
+            code,
+            "{bad}"
+        );
     }
     assert_eq!(client.code(command(Vec::new())).await, 16);
     let mut elsewhere = command(vec![fine.clone()]);
