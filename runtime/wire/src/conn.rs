@@ -17,6 +17,7 @@ use crate::frame::{self, FrameError, HEADER_BYTES, Header, ReplyForm, Request};
 use crate::metrics::{Limit, Raised};
 use crate::scram::Exchange;
 use crate::shared::{BUFFER_UNIT, Shared, Wire};
+use crate::throttle::Key;
 use crate::users::User;
 
 /// Bytes of the read buffer of a connection.
@@ -57,6 +58,8 @@ pub(crate) struct Login {
 pub(crate) struct PendingLogin {
     pub(crate) conversation: i32,
     pub(crate) exchange: Exchange,
+    /// What its failure is counted for.
+    pub(crate) keys: [Key; 2],
     /// The user, if there is one; found already, so that nothing differs in the second step.
     pub(crate) user: Option<User>,
     /// The state of the users that it was read from.
