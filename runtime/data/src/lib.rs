@@ -22,9 +22,10 @@ pub mod testing;
 pub use cloudlet_docdb::{
     Aggregate, BeforeChange, Capped, ChangeCursor, Changes, Code, CollectionChange, CollectionInfo,
     CollectionOptions, Cursor, Delete, DeleteOne, Deleted, Error, Expired, Find, FindAndModify, FullDocument,
-    IndexChange, IndexKind, IndexSpec, Insert, Inserted, Modified, NATURAL_BACKWARD, Namespace, Page, Update,
-    UpdateOne, Updated, ValidationAction, ValidationLevel, View, Watch, WatchScope, WatchStart, Write,
-    WriteError, Written, default_index_name, pipeline_update, retain_matching, with_sort, with_variables,
+    IndexChange, IndexKind, IndexSpec, Insert, Inserted, Modified, NATURAL_BACKWARD, Namespace, Page, Shown,
+    Update, UpdateOne, Updated, ValidationAction, ValidationLevel, View, Watch, WatchScope, WatchStart,
+    Write, WriteError, Written, default_index_name, pipeline_update, retain_matching, with_collation,
+    with_sort, with_variables,
 };
 pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;

@@ -13,7 +13,7 @@ use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
-use crate::exec::{self, Query, WriteFilter, expire};
+use crate::exec::{self, GivenFilter, Query, expire};
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
@@ -22,7 +22,6 @@ use crate::metrics::{Metrics, Op};
 use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
-use crate::query::Filter;
 use crate::verify::{Verified, inconsistent, verify};
 use crate::view::{self, Resolved};
 use crate::{Code, Error, Result, background, specification};
@@ -230,7 +229,7 @@ impl Docs {
     ) -> Reply<Vec<RawBson>> {
         self.begin(Op::Distinct);
         let on_view = self.on_view(ns, |of| of.matching(&filter));
-        let (path, filter) = match self.prepare_distinct(path, &filter, &deadline) {
+        let (path, query) = match self.prepare_distinct(path, &filter, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -251,7 +250,7 @@ impl Docs {
         }
         let ns = ns.clone();
         self.read(None, deadline, move |engine, kv, catalog, meter| {
-            exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
+            exec::distinct(engine, kv, catalog, &ns, &path, &query, meter)
         })
     }
 
@@ -810,11 +809,15 @@ impl Docs {
         path: &str,
         filter: &RawDocument,
         deadline: &Deadline,
-    ) -> Result<(Path, Filter)> {
+    ) -> Result<(Path, Query)> {
         let engine = self.lanes.engine();
         guarded(|| {
-            let filter = exec::parse_filter(filter, &engine.limits, &engine.scope(deadline))?;
-            Ok((Path::parse(path)?, filter))
+            let find = Find {
+                filter: filter.to_owned(),
+                ..Find::default()
+            };
+            let query = Query::parse(&find, &engine.limits, &engine.scope(deadline))?;
+            Ok((Path::parse(path)?, query))
         })
     }
 
@@ -861,7 +864,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &UpdateOne| {
-            let WriteFilter { filter, scope, sort } = WriteFilter::parse(&statement.filter, limits, &scope)?;
+            let GivenFilter { filter, scope, sort } = GivenFilter::parse(&statement.filter, limits, &scope)?;
             let update = write::parse_update(&statement.update, &statement.array_filters, limits, &scope)?;
             if statement.multi && update.is_replacement() {
                 return Err(Error::new(
@@ -895,7 +898,7 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &DeleteOne| {
-            let WriteFilter { filter, .. } = WriteFilter::parse(&statement.filter, limits, &scope)?;
+            let GivenFilter { filter, .. } = GivenFilter::parse(&statement.filter, limits, &scope)?;
             Ok(DeleteStatement {
                 filter,
                 multi: statement.multi,
@@ -950,7 +953,7 @@ pub(crate) fn count_each(
     Ok(count)
 }
 
-/// The distinct values at a path of the documents that a pipeline makes.
+/// The distinct values at a path of the documents that a view's pipeline makes.
 pub(crate) fn distinct_each(
     engine: &Engine,
     kv: &dyn KvRead,
@@ -960,7 +963,7 @@ pub(crate) fn distinct_each(
     pipeline: &Pipeline,
     deadline: &Deadline,
 ) -> Result<Vec<RawBson>> {
-    let mut values = exec::Distinct::new(path, engine);
+    let mut values = exec::Distinct::new(path, None, engine);
     pipeline::each(engine, kv, catalog, ns, pipeline, deadline, &mut |document| {
         values.add(document)
     })?;
@@ -972,6 +975,10 @@ fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, deadline: &Deadline) -
     if let Some(variables) = &aggregate.variables {
         check_well_formed(variables, engine.limits.depth_max)?;
         scope = scope.with_let(variables)?;
+    }
+    if let Some(collation) = &aggregate.collation {
+        check_well_formed(collation, engine.limits.depth_max)?;
+        scope = scope.with_collation(collation)?;
     }
     let around = Surroundings::new(&engine.limits, scope);
     let mut pipeline = Pipeline::parse(&aggregate.pipeline, &around, aggregate.hint.clone())?;

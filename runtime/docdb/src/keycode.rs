@@ -27,9 +27,29 @@ const DEPTH_MAX: usize = 250;
 
 /// Appends the key of a value. Values that compare equal (int 42, double 42.0) have the same key.
 pub(crate) fn encode(out: &mut Vec<u8>, v: RawBsonRef<'_>, descending: bool) {
+    encode_text(out, v, descending, &Plain);
+}
+
+/// How strings are written in keys.
+pub(crate) trait Text {
+    /// Appends bytes that order the text, ended as [`escape`] does.
+    fn write(&self, out: &mut Vec<u8>, text: &str);
+}
+
+/// Their own bytes, as in all stored keys.
+struct Plain;
+
+impl Text for Plain {
+    fn write(&self, out: &mut Vec<u8>, text: &str) {
+        escape(out, text.as_bytes());
+    }
+}
+
+/// [`encode`] with strings written in another way. Not for stored keys.
+pub(crate) fn encode_text(out: &mut Vec<u8>, v: RawBsonRef<'_>, descending: bool, text: &impl Text) {
     let start = out.len();
     out.push(canonical_class(v));
-    payload(out, v);
+    payload(out, v, text);
     if descending {
         invert(&mut out[start..]);
     }
@@ -47,7 +67,7 @@ pub(crate) fn class_range(v: RawBsonRef<'_>) -> (Vec<u8>, Vec<u8>) {
 /// The ascending keys of all strings that start with `prefix`: from the first to the second (exclusive).
 pub(crate) fn string_prefix_range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     let mut low = vec![canonical_class(RawBsonRef::String(""))];
-    escaped(&mut low, prefix);
+    escape(&mut low, prefix.as_bytes());
     low.pop();
     let mut high = low.clone();
     // No byte of a key's text is FF, nor is the class, so the last byte can go up by one.
@@ -65,17 +85,18 @@ pub(crate) fn invert(key: &mut [u8]) {
     }
 }
 
-fn payload(out: &mut Vec<u8>, v: RawBsonRef<'_>) {
+fn payload(out: &mut Vec<u8>, v: RawBsonRef<'_>, text: &impl Text) {
     use RawBsonRef as V;
     match v {
         V::MinKey | V::Undefined | V::Null | V::MaxKey => {}
         V::Int32(_) | V::Int64(_) | V::Double(_) | V::Decimal128(_) => number(out, v),
-        V::String(s) | V::Symbol(s) | V::JavaScriptCode(s) => escaped(out, s),
-        V::Document(d) => document(out, d),
+        V::String(s) | V::Symbol(s) => text.write(out, s),
+        V::JavaScriptCode(s) => escape(out, s.as_bytes()),
+        V::Document(d) => document(out, d, text),
         V::Array(a) => {
             for element in elements(a) {
                 out.push(canonical_class(element));
-                payload(out, element);
+                payload(out, element, text);
             }
             out.push(0);
         }
@@ -104,8 +125,8 @@ fn payload(out: &mut Vec<u8>, v: RawBsonRef<'_>) {
             out.extend_from_slice(&bytes);
         }
         V::JavaScriptCodeWithScope(c) => {
-            escaped(out, c.code);
-            document(out, c.scope);
+            escape(out, c.code.as_bytes());
+            document(out, c.scope, text);
         }
     }
 }
@@ -127,17 +148,18 @@ fn number(out: &mut Vec<u8>, v: RawBsonRef<'_>) {
     }
 }
 
-fn document(out: &mut Vec<u8>, doc: &RawDocument) {
+fn document(out: &mut Vec<u8>, doc: &RawDocument, text: &impl Text) {
     for (key, value) in fields(doc) {
         out.push(canonical_class(value));
         name(out, key);
-        payload(out, value);
+        payload(out, value, text);
     }
     out.push(0);
 }
 
-fn escaped(out: &mut Vec<u8>, text: &str) {
-    for byte in text.bytes() {
+/// Appends bytes so that what follows them does not change their order.
+pub(crate) fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+    for byte in bytes.iter().copied() {
         match byte {
             0 => out.extend_from_slice(&[1, 1]),
             1 => out.extend_from_slice(&[1, 2]),

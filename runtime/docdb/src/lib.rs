@@ -5,6 +5,7 @@
 //! - [`ops`]: the commands and replies as plain values.
 //! - `value`, `path`: the total order of BSON values; dotted paths and how they fan out through arrays.
 //! - `query`, `update`, `projection`, `sort`, `expression`: texts to types, and the types' meaning on one document.
+//! - `collation`: strings in the order of a language, for the queries that ask for it.
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
@@ -29,6 +30,7 @@ mod background;
 mod bounds;
 mod capped;
 mod catalog;
+mod collation;
 mod docs;
 mod engine;
 mod error;

@@ -61,6 +61,20 @@ pub struct Find {
     pub max: Option<RawDocumentBuf>,
     /// Most documents in the first page; `None` is the engine's default (101).
     pub batch: Option<u32>,
+    /// What is shown of the documents found.
+    pub shown: Shown,
+}
+
+/// What a query shows of the documents that it finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// The documents, projected.
+    #[default]
+    Documents,
+    /// The same with their place in the collection: `$recordId`, binary data that order as the documents do.
+    WithRecordId,
+    /// Only the fields of the index that the query used, or nothing of them when it used none.
+    IndexKeys,
 }
 
 /// The hint of a collection scan in the natural order backwards: the newest documents of a capped collection first,
@@ -74,6 +88,8 @@ pub struct Aggregate {
     pub pipeline: Vec<RawDocumentBuf>,
     /// MongoDB's `let`: variables for the stages, made of constants.
     pub variables: Option<RawDocumentBuf>,
+    /// MongoDB's collation for the strings that the stages compare.
+    pub collation: Option<RawDocumentBuf>,
     /// Name of the index to use for the collection, or `$natural`; the planner chooses when absent.
     pub hint: Option<Arc<str>>,
     /// Most documents in the first page; `None` is the engine's default (101).
@@ -154,6 +170,7 @@ pub fn pipeline_update(stages: &[RawDocumentBuf]) -> RawDocumentBuf {
 /// The fields before those of a filter that carry what goes with it; no operator has such a name.
 pub(crate) const VARIABLES_FIELD: &str = "$variables";
 pub(crate) const SORT_FIELD: &str = "$sort";
+pub(crate) const COLLATION_FIELD: &str = "$collation";
 
 /// The filter of an update, delete or findAndModify statement with MongoDB's `let`: variables made of constants, for
 /// the expressions of the filter and of an update with a pipeline. `{$variables: {..}, ..filter}`.
@@ -165,6 +182,12 @@ pub fn with_variables(filter: &RawDocument, variables: &RawDocument) -> RawDocum
 /// `{$sort: {..}, ..filter}`.
 pub fn with_sort(filter: &RawDocument, sort: &RawDocument) -> RawDocumentBuf {
     with(bson::raw::cstr!("$sort"), sort, filter)
+}
+
+/// The filter of any command with MongoDB's collation for the strings that the command compares.
+/// `{$collation: {..}, ..filter}`.
+pub fn with_collation(filter: &RawDocument, collation: &RawDocument) -> RawDocumentBuf {
+    with(bson::raw::cstr!("$collation"), collation, filter)
 }
 
 fn with(name: &bson::raw::CStr, value: &RawDocument, filter: &RawDocument) -> RawDocumentBuf {

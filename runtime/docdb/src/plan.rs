@@ -503,7 +503,8 @@ fn sort_direction(
     };
     let mut place = 0;
     let mut direction = None;
-    for (path, sign) in sort?.keys() {
+    // An index has strings in the order of their bytes.
+    for (path, sign) in sort.filter(|sort| sort.is_simple())?.keys() {
         // Fields with one value only do not count, in the index nor in the sort.
         while place < keys.len() && single(place) && keys[place].0 != path {
             place += 1;

@@ -512,7 +512,11 @@ impl Parser<'_> {
                 if v.as_document().is_none() {
                     return Err(bad(format!("$elemMatch of \"{path}\" needs an object")));
                 }
-                self.insert(&path, Step::ElemMatch(Predicate::parse_on(&path, doc)?), false)?;
+                let mut predicate = Predicate::parse_on(&path, doc)?;
+                if let Some(collation) = self.scope.and_then(|scope| scope.runtime().collation()) {
+                    predicate.collate(collation);
+                }
+                self.insert(&path, Step::ElemMatch(predicate), false)?;
                 self.includes = Some(path);
                 Ok(())
             }

@@ -1,10 +1,12 @@
 //! Sort specifications and the keys that documents sort by.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument};
 
 use crate::check::check_well_formed;
+use crate::collation::Collation;
 use crate::path::{Path, index_values};
 use crate::query::ARGUMENT_DEPTH_MAX;
 use crate::value::{compare, fields, is_number, place, shown};
@@ -17,6 +19,7 @@ const KEYS_MAX: usize = 32;
 #[derive(Debug, Clone)]
 pub(crate) struct SortSpec {
     keys: Vec<(Path, i32)>,
+    collation: Option<Arc<Collation>>,
 }
 
 impl SortSpec {
@@ -60,7 +63,21 @@ impl SortSpec {
                 keys.len()
             ));
         }
-        Ok(SortSpec { keys })
+        Ok(SortSpec {
+            keys,
+            collation: None,
+        })
+    }
+
+    /// This sort with strings in the order of a collation.
+    pub(crate) fn collated(mut self, collation: Option<&Arc<Collation>>) -> SortSpec {
+        self.collation = collation.cloned();
+        self
+    }
+
+    /// Whether the order is that of indexes.
+    pub(crate) fn is_simple(&self) -> bool {
+        self.collation.is_none()
     }
 
     /// The paths with their directions, 1 or -1.
@@ -72,6 +89,13 @@ impl SortSpec {
     /// descending; an empty array is undefined and comes before null, a missing field is null.
     pub(crate) fn sort_key(&self, doc: &RawDocument) -> Vec<u8> {
         let mut key = Vec::with_capacity(16 * self.keys.len());
+        if let Some(collation) = &self.collation {
+            for (path, direction) in &self.keys {
+                let value = collated_representative(doc, path, *direction, collation);
+                keycode::encode_text(&mut key, value, *direction < 0, collation.as_ref());
+            }
+            return key;
+        }
         for (path, direction) in &self.keys {
             keycode::encode(&mut key, representative(doc, path, *direction), *direction < 0);
         }
@@ -81,10 +105,16 @@ impl SortSpec {
     /// The order of two documents by this specification, same as that of their keys.
     pub(crate) fn compare(&self, a: &RawDocument, b: &RawDocument) -> Ordering {
         for (path, direction) in &self.keys {
-            let order = compare(
-                representative(a, path, *direction),
-                representative(b, path, *direction),
-            );
+            let order = match &self.collation {
+                None => compare(
+                    representative(a, path, *direction),
+                    representative(b, path, *direction),
+                ),
+                Some(collation) => collation.compare(
+                    collated_representative(a, path, *direction, collation),
+                    collated_representative(b, path, *direction, collation),
+                ),
+            };
             if order.is_ne() {
                 return if *direction < 0 { order.reverse() } else { order };
             }
@@ -102,6 +132,22 @@ fn representative<'d>(doc: &'d RawDocument, path: &Path, direction: i32) -> RawB
         values.first()
     };
     value.copied().unwrap_or(RawBsonRef::Null)
+}
+
+/// The value that stands for the document at a path under a collation.
+fn collated_representative<'d>(
+    doc: &'d RawDocument,
+    path: &Path,
+    direction: i32,
+    collation: &Collation,
+) -> RawBsonRef<'d> {
+    let values = index_values(doc, path).values;
+    let value = if direction < 0 {
+        values.into_iter().max_by(|a, b| collation.compare(*a, *b))
+    } else {
+        values.into_iter().min_by(|a, b| collation.compare(*a, *b))
+    };
+    value.unwrap_or(RawBsonRef::Null)
 }
 
 #[cfg(test)]

@@ -399,7 +399,7 @@ impl Transaction {
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
         let on_view = self.on_view(ns, |of| of.matching(&filter));
-        let (path, filter) = match self.docs.prepare_distinct(path, &filter, &deadline) {
+        let (path, query) = match self.docs.prepare_distinct(path, &filter, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return self.refused(error),
         };
@@ -419,7 +419,7 @@ impl Transaction {
         }
         let ns = ns.clone();
         self.read(deadline, move |engine, kv, catalog, meter| {
-            exec::distinct(engine, kv, catalog, &ns, &path, &filter, meter)
+            exec::distinct(engine, kv, catalog, &ns, &path, &query, meter)
         })
     }
 

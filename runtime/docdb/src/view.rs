@@ -1,15 +1,17 @@
 //! Views: collections that are pipelines on other ones. What one may be, what it is of, and commands about it as
 //! pipelines on that. The catalog keeps them; they have no documents of their own.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bson::raw::cstr;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use crate::catalog::{Catalog, check_namespace};
+use crate::ops::COLLATION_FIELD;
 use crate::pipeline::{Pipeline, Stage, Surroundings};
 use crate::value::{elements, field, fields};
-use crate::{Aggregate, Code, Error, Find, Namespace, Result, View};
+use crate::{Aggregate, Code, Error, Find, Namespace, Result, Shown, View};
 
 /// Views on views on views, pipelines inside of theirs counted: MongoDB's 20.
 const DEPTH_MAX: usize = 20;
@@ -38,6 +40,7 @@ impl Resolved {
             let message = format!("{name} is not supported on a view");
             return Err(Error::new(Code::CommandNotSupportedOnView, message));
         }
+        check_simple(aggregate.collation.as_deref())?;
         let mut stages = self.pipeline.clone();
         stages.append(&mut aggregate.pipeline);
         aggregate.pipeline = stages;
@@ -60,15 +63,16 @@ impl Resolved {
     /// # Errors
     /// `OptionNotSupportedOnView` for what only an index has.
     pub(crate) fn find(&self, find: &Find) -> Result<Aggregate> {
-        if find.min.is_some() || find.max.is_some() || find.tailable {
+        if find.min.is_some() || find.max.is_some() || find.tailable || find.shown != Shown::Documents {
             return Err(Error::new(
                 Code::OptionNotSupportedOnView,
-                "min, max and tailable are not supported on a view",
+                "min, max, tailable, returnKey and showRecordId are not supported on a view",
             ));
         }
         let mut pipeline = Vec::new();
-        if !find.filter.is_empty() {
-            pipeline.push(rawdoc! { "$match": find.filter.clone() });
+        let filter = simple_filter(&find.filter)?;
+        if !filter.is_empty() {
+            pipeline.push(rawdoc! { "$match": filter.into_owned() });
         }
         if let Some(sort) = find.sort.as_ref().filter(|sort| !sort.is_empty()) {
             pipeline.push(rawdoc! { "$sort": sort.clone() });
@@ -91,6 +95,31 @@ impl Resolved {
             ..Aggregate::default()
         })
     }
+}
+
+/// A view compares strings by their bytes, as it was made to: MongoDB lets no command say otherwise.
+fn check_simple(collation: Option<&RawDocument>) -> Result<()> {
+    match collation.and_then(|collation| field(collation, "locale")) {
+        None | Some(RawBsonRef::String("simple")) => Ok(()),
+        Some(_) => Err(Error::new(
+            Code::OptionNotSupportedOnView,
+            "a view has the simple collation, and no command on it another one",
+        )),
+    }
+}
+
+/// The filter of a command on a view, without the collation that may go with it.
+fn simple_filter(filter: &RawDocument) -> Result<Cow<'_, RawDocument>> {
+    let Some((COLLATION_FIELD, collation)) = fields(filter).next() else {
+        return Ok(Cow::Borrowed(filter));
+    };
+    check_simple(collation.as_document())?;
+    let mut plain = RawDocumentBuf::new();
+    for field in filter.into_iter().skip(1) {
+        let (name, value) = field.map_err(|_| Error::new(Code::InvalidBSON, "the filter is damaged"))?;
+        plain.append(name, value);
+    }
+    Ok(Cow::Owned(plain))
 }
 
 /// What the view of that name is of; none when it is no view.

@@ -240,7 +240,18 @@ pub(crate) fn missing(command: &str, name: &str) -> CommandError {
     )
 }
 
-/// The collation that compares bytes is the one there is; others are refused rather than ignored.
+/// The collation for the strings that a command compares; none for the one that compares bytes. Whether it is one
+/// the engine knows.
+pub(crate) fn collated(value: RawBsonRef<'_>) -> Result<Option<RawDocumentBuf>> {
+    let Some(collation) = maybe_document("collation", value)? else {
+        return Ok(None);
+    };
+    let simple = collation.iter().count() == 1 && collation.get("locale")? == Some("simple".into());
+    Ok(Some(collation).filter(|collation| !simple && !collation.is_empty()))
+}
+
+/// The collation that compares bytes is the one that collections and indexes have; others are refused rather than
+/// ignored.
 pub(crate) fn collation(value: RawBsonRef<'_>) -> Result<()> {
     let RawBsonRef::Document(collation) = value else {
         return match value {
@@ -253,7 +264,7 @@ pub(crate) fn collation(value: RawBsonRef<'_>) -> Result<()> {
         Some(RawBsonRef::String("simple")) => Ok(()),
         _ => Err(CommandError::new(
             Code::CommandNotSupported,
-            "collations other than {locale: \"simple\"} are not supported",
+            "collections and indexes with a collation other than {locale: \"simple\"} are not supported",
         )),
     }
 }

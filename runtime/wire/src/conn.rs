@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 use cloudlet_base::CancelFlag;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
@@ -17,6 +17,7 @@ use crate::frame::{self, FrameError, HEADER_BYTES, Header, ReplyForm, Request};
 use crate::metrics::{Limit, Raised};
 use crate::scram::Exchange;
 use crate::shared::{BUFFER_UNIT, Shared, Wire};
+use crate::throttle::Key;
 use crate::users::User;
 
 /// Bytes of the read buffer of a connection.
@@ -57,6 +58,8 @@ pub(crate) struct Login {
 pub(crate) struct PendingLogin {
     pub(crate) conversation: i32,
     pub(crate) exchange: Exchange,
+    /// What its failure is counted for.
+    pub(crate) keys: [Key; 2],
     /// The user, if there is one; found already, so that nothing differs in the second step.
     pub(crate) user: Option<User>,
     /// The state of the users that it was read from.
@@ -132,6 +135,20 @@ struct Connection<'s, S> {
     conn: Conn,
     /// Replies sent, which number them.
     replies: i32,
+}
+
+fn is_get_more(body: &RawDocument) -> bool {
+    let first = body.iter().next().and_then(Result::ok);
+    first.is_some_and(|(name, _)| name == "getMore")
+}
+
+/// Whether the reply to a getMore has documents and says that there are more. An empty page is the last that is sent
+/// unasked: its cursor waits for what is not there yet.
+fn is_live(reply: &RawDocument) -> bool {
+    reply.get_document("cursor").is_ok_and(|cursor| {
+        let more = cursor.get_i64("id").is_ok_and(|id| id != 0);
+        more && cursor.get_array("nextBatch").is_ok_and(|batch| !batch.is_empty())
+    })
 }
 
 /// A message's payload with the room it takes up.
@@ -286,13 +303,51 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
             Err(error) => return Err(End::Malformed(error)),
         };
         let (id, form) = (request.id, request.reply);
-        match self.carry_out(request).await {
-            Outcome::Close => Ok(false),
-            Outcome::Reply(reply) => {
+        // Only a getMore without sequences can be answered again and again.
+        let again = (request.exhaust && is_get_more(&request.body)).then(|| request.body.clone());
+        match (self.carry_out(request).await, again) {
+            (Outcome::Close, _) => Ok(false),
+            (Outcome::Reply(reply), None) => {
                 self.send(&reply, form, id).await?;
                 Ok(true)
             }
+            (Outcome::Reply(reply), Some(body)) => self.exhaust(reply, form, id, body).await,
         }
+    }
+
+    /// Sends the replies to a getMore one after another until its cursor is at its end, as if each had been asked for
+    /// by the one before. False when the connection is to end.
+    async fn exhaust(
+        &mut self,
+        mut reply: RawDocumentBuf,
+        form: ReplyForm,
+        mut id: i32,
+        body: RawDocumentBuf,
+    ) -> Result<bool, End> {
+        while is_live(&reply) {
+            let more = match form {
+                ReplyForm::Msg(compressor) => ReplyForm::More(compressor),
+                form => form,
+            };
+            self.send(&reply, more, id).await?;
+            id = self.replies;
+            if *self.stopped.borrow() {
+                return Err(End::Stopped);
+            }
+            let request = Request {
+                id,
+                reply: form,
+                exhaust: true,
+                body: body.clone(),
+                sequences: Vec::new(),
+            };
+            reply = match self.carry_out(request).await {
+                Outcome::Close => return Ok(false),
+                Outcome::Reply(reply) => reply,
+            };
+        }
+        self.send(&reply, form, id).await?;
+        Ok(true)
     }
 
     /// Runs the command, telling it to stop when the peer goes away meanwhile.

@@ -19,6 +19,7 @@ const OP_MSG: i32 = 2013;
 
 const CHECKSUM_PRESENT: u32 = 1;
 const MORE_TO_COME: u32 = 1 << 1;
+const EXHAUST_ALLOWED: u32 = 1 << 16;
 /// Bits that a receiver must know; the upper half may be ignored.
 const REQUIRED_BITS: u32 = 0xffff;
 
@@ -66,6 +67,8 @@ pub(crate) struct Request {
     pub(crate) id: i32,
     /// How it is to be answered.
     pub(crate) reply: ReplyForm,
+    /// Whether the sender takes several replies to a getMore.
+    pub(crate) exhaust: bool,
     /// The command.
     pub(crate) body: RawDocumentBuf,
     /// Arguments sent apart from the body.
@@ -77,6 +80,8 @@ pub(crate) struct Request {
 pub(crate) enum ReplyForm {
     /// OP_MSG, compressed as the request was.
     Msg(Option<Compressor>),
+    /// The same, and another reply comes after it unasked.
+    More(Option<Compressor>),
     /// OP_REPLY, to an OP_QUERY.
     Legacy,
     /// Not at all.
@@ -172,18 +177,24 @@ pub(crate) fn encode_reply(
             out.extend_from_slice(&1_i32.to_le_bytes());
             out.extend_from_slice(document);
         }
-        ReplyForm::Msg(None) => {
+        ReplyForm::Msg(None) | ReplyForm::More(None) => {
             header.length = HEADER_BYTES + 5 + document.len();
             header.write(&mut out);
-            out.extend_from_slice(&[0; 5]);
+            out.extend_from_slice(&flags(form).to_le_bytes());
+            out.push(0);
             out.extend_from_slice(document);
         }
-        ReplyForm::Msg(Some(compressor)) => {
+        ReplyForm::Msg(Some(compressor)) | ReplyForm::More(Some(compressor)) => {
             let mut inner = Vec::with_capacity(5 + document.len());
-            inner.extend_from_slice(&[0; 5]);
+            inner.extend_from_slice(&flags(form).to_le_bytes());
+            inner.push(0);
             inner.extend_from_slice(document);
             let Some(small) = compressor.compress(&inner) else {
-                return encode_reply(reply, ReplyForm::Msg(None), request_id, response_to);
+                let plain = match form {
+                    ReplyForm::More(_) => ReplyForm::More(None),
+                    _ => ReplyForm::Msg(None),
+                };
+                return encode_reply(reply, plain, request_id, response_to);
             };
             header.opcode = OP_COMPRESSED;
             header.length = HEADER_BYTES + 9 + small.len();
@@ -195,6 +206,14 @@ pub(crate) fn encode_reply(
         }
     }
     Some(out)
+}
+
+/// The flags of an OP_MSG of this form.
+fn flags(form: ReplyForm) -> u32 {
+    match form {
+        ReplyForm::More(_) => MORE_TO_COME,
+        ReplyForm::Msg(_) | ReplyForm::Legacy | ReplyForm::Silent => 0,
+    }
 }
 
 /// The bytes of a message that are still to be read.
@@ -299,6 +318,7 @@ fn parse_msg(header: &Header, payload: &[u8], compressor: Option<Compressor>) ->
             } else {
                 ReplyForm::Msg(compressor)
             },
+            exhaust: flags & EXHAUST_ALLOWED != 0 && !silent,
             body,
             sequences,
         }),
@@ -331,6 +351,7 @@ fn parse_query(header: &Header, payload: &[u8]) -> Result<Request, FrameError> {
     Ok(Request {
         id: header.request_id,
         reply: ReplyForm::Legacy,
+        exhaust: false,
         body,
         sequences: Vec::new(),
     })

@@ -7,7 +7,7 @@
 //! - `verb`: the commands there are, by name, and what each needs of its caller.
 //! - `args`, `error`: arguments to types; failures as drivers see them.
 //! - `commands`: what each command does.
-//! - `scram`, `users`, `roles`: who may log in, and what they may do.
+//! - `scram`, `throttle`, `users`, `roles`: who may log in, how often they may try, and what they may do.
 //! - `cursors`, `sessions`, `transactions`, `logical_time`: what outlives a command.
 //! - `failpoint`: failures on order, for drivers' tests.
 //! - `limits`, `metrics`: every bound, and what is counted.
@@ -33,6 +33,7 @@ mod commands;
 
 mod roles;
 mod scram;
+mod throttle;
 mod users;
 
 mod cursors;

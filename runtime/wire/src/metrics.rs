@@ -10,6 +10,7 @@ pub(crate) enum Limit {
     BufferedBytes,
     Cursors,
     Sessions,
+    LoginWait,
 }
 
 impl Limit {
@@ -20,6 +21,7 @@ impl Limit {
             Limit::BufferedBytes => "buffered_bytes_max",
             Limit::Cursors => "cursors_max",
             Limit::Sessions => "sessions_max",
+            Limit::LoginWait => "login_wait_max",
         }
     }
 }
@@ -34,6 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) received_bytes: IntCounter,
     pub(crate) sent_bytes: IntCounter,
     pub(crate) malformed: IntCounter,
+    pub(crate) logins_delayed: IntCounter,
     pub(crate) command_seconds: Histogram,
     commands: IntCounterVec,
     authentications: IntCounterVec,
@@ -86,6 +89,10 @@ impl Metrics {
                 "cloudlet_mongo_malformed_total",
                 "Connections ended for a malformed message",
             )?,
+            logins_delayed: counter(
+                "cloudlet_mongo_logins_delayed_total",
+                "Logins that had to wait after failed ones",
+            )?,
             command_seconds,
             commands: labelled(
                 "cloudlet_mongo_commands_total",
@@ -110,6 +117,7 @@ impl Metrics {
             Limit::BufferedBytes,
             Limit::Cursors,
             Limit::Sessions,
+            Limit::LoginWait,
         ] {
             metrics.refused.with_label_values(&[limit.label()]);
         }

@@ -18,6 +18,7 @@ use crate::logical_time::LogicalTime;
 use crate::metrics::Metrics;
 use crate::roles::Grant;
 use crate::sessions::Sessions;
+use crate::throttle::Throttle;
 use crate::users::{self, User, Users};
 
 /// Seconds between two sweeps of idle cursors and sessions.
@@ -137,6 +138,7 @@ impl Wire {
                 limits,
                 metrics,
                 users,
+                throttle: Throttle::default(),
                 cursors: Cursors::default(),
                 sessions: Sessions::default(),
                 fail_point: FailPoint::default(),
@@ -223,6 +225,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) users: Users,
+    pub(crate) throttle: Throttle,
     pub(crate) cursors: Cursors,
     pub(crate) sessions: Sessions,
     pub(crate) fail_point: FailPoint,

@@ -60,10 +60,7 @@ pub fn fuzz_frame(data: &[u8]) {
 /// A login: the client's first message, a zero byte, its final message. Nobody gets in whose credential fits no password.
 pub fn fuzz_scram(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == 0);
-    let (first, last) = (
-        parts.next().unwrap_or_default(),
-        parts.next().unwrap_or_default(),
-    );
+    let (first, last) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let Some(first) = ClientFirst::parse(first) else {
         return;
     };

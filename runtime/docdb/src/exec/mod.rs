@@ -12,24 +12,27 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::raw::cstr;
+use bson::spec::BinarySubtype;
+use bson::{Binary, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use self::scan::{Meter, check_place, scan};
 use crate::capped;
-use crate::catalog::{Catalog, Collection};
+use crate::catalog::{Catalog, Collection, append};
 use crate::check::check_well_formed;
+use crate::collation::Collation;
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::kv::{Direction, KvRead};
-use crate::ops::{SORT_FIELD, VARIABLES_FIELD};
+use crate::ops::{COLLATION_FIELD, SORT_FIELD, VARIABLES_FIELD};
 use crate::path::{self, Path};
 use crate::pipeline::{self, PipelineState};
 use crate::plan::{self, Plan, Source, Window};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::value::{fields, raw_fields};
-use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, keycode};
+use crate::value::{field, fields, raw_fields};
+use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, Shown, keycode};
 
 pub(crate) use self::sorted::sorted_documents;
 
@@ -48,6 +51,7 @@ pub(crate) struct Query {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) window: Window,
     pub(crate) tailable: bool,
+    pub(crate) shown: Shown,
 }
 
 impl Query {
@@ -63,6 +67,7 @@ impl Query {
             runtime,
             window: Window::default(),
             tailable: false,
+            shown: Shown::Documents,
         }
     }
 
@@ -78,9 +83,9 @@ impl Query {
                 &with_let
             }
         };
-        let filter = parse_filter(&find.filter, limits, scope)?;
-        let sort = parse_sort(find.sort.as_deref(), limits)?;
-        let projection = parse_projection(find.projection.as_deref(), limits, scope)?;
+        let GivenFilter { filter, scope, .. } = GivenFilter::parse(&find.filter, limits, scope)?;
+        let sort = parse_sort(find.sort.as_deref(), limits, &scope)?;
+        let projection = parse_projection(find.projection.as_deref(), limits, &scope)?;
         // MongoDB: a limit of 0 is none.
         let limit = find.limit.filter(|limit| *limit > 0);
         Ok(Self {
@@ -97,6 +102,7 @@ impl Query {
             runtime: scope.runtime().clone(),
             window: Window::parse(find, limits)?,
             tailable: find.tailable,
+            shown: find.shown,
         })
     }
 
@@ -113,6 +119,32 @@ impl Query {
             Some(projection) => projection.apply(document, &self.filter),
         }
     }
+
+    /// A document as it is shown; `keys` are the fields of the index that was used.
+    fn show(&self, document: &RawDocument, keys: &[Path]) -> Result<RawDocumentBuf> {
+        match self.shown {
+            Shown::Documents => self.project(document),
+            Shown::WithRecordId => {
+                let mut shown = self.project(document)?;
+                let mut id = Vec::new();
+                if let Some(value) = field(document, "_id") {
+                    keycode::encode(&mut id, value, false);
+                }
+                let subtype = BinarySubtype::Generic;
+                shown.append(cstr!("$recordId"), Binary { subtype, bytes: id });
+                Ok(shown)
+            }
+            Shown::IndexKeys => {
+                let mut shown = RawDocumentBuf::new();
+                for path in keys {
+                    // No array is on the way, so there is one value at most.
+                    let value = path::index_values(document, path).values.first().copied();
+                    append(&mut shown, path.as_str(), value.unwrap_or(RawBsonRef::Null));
+                }
+                Ok(shown)
+            }
+        }
+    }
 }
 
 pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits, scope: &Scope) -> Result<Filter> {
@@ -123,16 +155,17 @@ pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits, scope: &Scop
     Filter::parse_in(document, scope)
 }
 
-/// The filter of a statement that writes, and what went with it.
-pub(crate) struct WriteFilter {
+/// The filter of a command or of one of its statements, and what went with it.
+pub(crate) struct GivenFilter {
     pub(crate) filter: Filter,
-    /// The scope of its variables ([`with_variables`](crate::with_variables)).
+    /// The scope of its variables and collation ([`with_variables`](crate::with_variables),
+    /// [`with_collation`](crate::with_collation)).
     pub(crate) scope: Scope,
     /// Which of several documents ([`with_sort`](crate::with_sort)).
     pub(crate) sort: Option<SortSpec>,
 }
 
-impl WriteFilter {
+impl GivenFilter {
     /// # Errors
     /// When the filter or what goes with it is malformed.
     pub(crate) fn parse(document: &RawDocument, limits: &Limits, scope: &Scope) -> Result<Self> {
@@ -141,24 +174,26 @@ impl WriteFilter {
             scope: scope.clone(),
             sort: None,
         };
-        let beside = |name: &str| matches!(name, VARIABLES_FIELD | SORT_FIELD);
+        let beside = |name: &str| matches!(name, VARIABLES_FIELD | SORT_FIELD | COLLATION_FIELD);
         let count = fields(document).take_while(|(name, _)| beside(name)).count();
         if count == 0 {
             parsed.filter = parse_filter(document, limits, scope)?;
             return Ok(parsed);
         }
         check_well_formed(document, limits.depth_max)?;
+        let mut sort = None;
         for (name, value) in fields(document).take(count) {
             let value = value.as_document().ok_or_else(|| {
                 let message = format!("what goes with a filter as {name} is a document");
                 Error::new(Code::TypeMismatch, message)
             })?;
-            if name == VARIABLES_FIELD {
-                parsed.scope = parsed.scope.with_let(value)?;
-            } else {
-                parsed.sort = parse_sort(Some(value), limits)?;
+            match name {
+                VARIABLES_FIELD => parsed.scope = parsed.scope.with_let(value)?,
+                COLLATION_FIELD => parsed.scope = parsed.scope.with_collation(value)?,
+                _ => sort = Some(value),
             }
         }
+        parsed.sort = parse_sort(sort, limits, &parsed.scope)?;
         let mut plain = RawDocumentBuf::new();
         for (name, value) in raw_fields(document).skip(count) {
             plain.append(name, value);
@@ -168,12 +203,17 @@ impl WriteFilter {
     }
 }
 
-pub(crate) fn parse_sort(document: Option<&RawDocument>, limits: &Limits) -> Result<Option<SortSpec>> {
+pub(crate) fn parse_sort(
+    document: Option<&RawDocument>,
+    limits: &Limits,
+    scope: &Scope,
+) -> Result<Option<SortSpec>> {
     let Some(document) = document.filter(|document| !document.is_empty()) else {
         return Ok(None);
     };
     check_well_formed(document, limits.depth_max)?;
-    SortSpec::parse(document).map(Some)
+    let sort = SortSpec::parse(document)?;
+    Ok(Some(sort.collated(scope.runtime().collation())))
 }
 
 pub(crate) fn parse_projection(
@@ -200,6 +240,8 @@ pub(crate) enum CursorState {
 pub(crate) struct QueryState {
     ns: Namespace,
     query: Arc<Query>,
+    /// The fields of the index that is used, where these are shown.
+    keys: Box<[Path]>,
     position: Position,
 }
 
@@ -219,6 +261,7 @@ enum Position {
 /// A page being filled, within its bounds.
 struct PageBuilder<'q> {
     query: &'q Query,
+    keys: &'q [Path],
     documents: Vec<RawDocumentBuf>,
     bytes: usize,
     batch: usize,
@@ -226,10 +269,11 @@ struct PageBuilder<'q> {
 }
 
 impl<'q> PageBuilder<'q> {
-    fn new(query: &'q Query, batch: Option<u32>, engine: &Engine) -> Self {
+    fn new(query: &'q Query, keys: &'q [Path], batch: Option<u32>, engine: &Engine) -> Self {
         let batch = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap_or(usize::MAX));
         Self {
             query,
+            keys,
             documents: Vec::new(),
             bytes: 0,
             batch,
@@ -243,7 +287,7 @@ impl<'q> PageBuilder<'q> {
 
     /// Adds a document; false when it does not fit any more. One document always fits.
     fn push(&mut self, document: &RawDocument) -> Result<bool> {
-        let document = self.query.project(document)?;
+        let document = self.query.show(document, self.keys)?;
         let bytes = document.as_bytes().len();
         if !self.documents.is_empty() && self.bytes + bytes > self.bytes_max {
             return Ok(false);
@@ -275,6 +319,10 @@ pub(crate) fn find(
         check_tailable(ns, collection, query, &plan)?;
     }
     meter.admit(is_short(&plan, query))?;
+    let keys = match query.shown {
+        Shown::IndexKeys => index_keys(&plan, query.sort.is_some())?,
+        Shown::Documents | Shown::WithRecordId => Box::default(),
+    };
     let position = match &query.sort {
         Some(sort) if !plan.sorted => {
             let documents = sorted_documents(engine, kv, &plan, query, sort, meter)?;
@@ -291,6 +339,7 @@ pub(crate) fn find(
     let state = QueryState {
         ns: ns.clone(),
         query: query.clone(),
+        keys,
         position,
     };
     page(engine, kv, state, batch, meter)
@@ -318,6 +367,24 @@ pub(crate) fn tailed(cursor: &Cursor) -> Option<&Namespace> {
     match &*cursor.state {
         CursorState::Query(state) if state.query.tailable => Some(&state.ns),
         _ => None,
+    }
+}
+
+/// The fields of the index that a plan uses; none for a collection scan.
+///
+/// # Errors
+/// `CommandNotSupported` for a union of several, and where an array makes several keys of a document.
+fn index_keys(plan: &Plan, ordered: bool) -> Result<Box<[Path]>> {
+    let refused = |what: &str| {
+        let message = format!("the keys of {what} can't be shown");
+        Err(Error::new(Code::CommandNotSupported, message))
+    };
+    match &plan.source {
+        Source::Documents if plan.bounded || (ordered && plan.sorted) => Ok([Path::parse("_id")?].into()),
+        Source::Documents | Source::Order => Ok(Box::default()),
+        Source::Index(index) if index.multikey != 0 => refused("an index with arrays"),
+        Source::Index(index) => Ok(index.fields.iter().map(|field| field.path.clone()).collect()),
+        Source::Union(_) => refused("several indexes"),
     }
 }
 
@@ -389,7 +456,8 @@ fn page(
     meter: &mut Meter<'_>,
 ) -> Result<Page> {
     let query = state.query.clone();
-    let mut page = PageBuilder::new(&query, batch, engine);
+    let keys = std::mem::take(&mut state.keys);
+    let mut page = PageBuilder::new(&query, &keys, batch, engine);
     let done = match &mut state.position {
         Position::List(rest) => loop {
             if page.is_full() {
@@ -420,6 +488,7 @@ fn page(
         }
     };
     let documents = page.documents;
+    state.keys = keys;
     let cursor = (!done).then(|| Cursor {
         state: Box::new(CursorState::Query(state)),
     });
@@ -521,14 +590,15 @@ pub(crate) fn distinct(
     catalog: &Catalog,
     ns: &Namespace,
     path: &Path,
-    filter: &Filter,
+    query: &Query,
     meter: &mut Meter<'_>,
 ) -> Result<Vec<RawBson>> {
     let Some(collection) = catalog.collection(ns) else {
         return Ok(Vec::new());
     };
+    let filter = &query.filter;
     let plan = plan::choose(collection, filter, None, None)?;
-    let mut values = Distinct::new(path, engine);
+    let mut values = Distinct::new(path, query.runtime.collation(), engine);
     scan(kv, &plan, filter, None, meter, &mut |_, document| {
         values.add(document)?;
         Ok(ControlFlow::Continue(()))
@@ -539,6 +609,7 @@ pub(crate) fn distinct(
 /// The distinct values at a path of some documents.
 pub(crate) struct Distinct<'p> {
     path: &'p Path,
+    collation: Option<&'p Arc<Collation>>,
     seen: BTreeSet<Vec<u8>>,
     values: Vec<(Vec<u8>, RawBson)>,
     bytes: usize,
@@ -546,9 +617,10 @@ pub(crate) struct Distinct<'p> {
 }
 
 impl<'p> Distinct<'p> {
-    pub(crate) fn new(path: &'p Path, engine: &Engine) -> Self {
+    pub(crate) fn new(path: &'p Path, collation: Option<&'p Arc<Collation>>, engine: &Engine) -> Self {
         Self {
             path,
+            collation,
             seen: BTreeSet::new(),
             values: Vec::new(),
             bytes: 0,
@@ -567,7 +639,10 @@ impl<'p> Distinct<'p> {
             };
             for value in elements {
                 let mut key = Vec::new();
-                keycode::encode(&mut key, value, false);
+                match self.collation {
+                    None => keycode::encode(&mut key, value, false),
+                    Some(collation) => keycode::encode_text(&mut key, value, false, collation.as_ref()),
+                }
                 if self.seen.insert(key.clone()) {
                     self.bytes += key.len() * 2;
                     self.values.push((key, RawBson::from(value)));

@@ -11,9 +11,9 @@ use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use cloudlet_base::Deadline;
 
 use super::scan::{Meter, scan};
-use super::{WriteFilter, sorted_documents};
+use super::{GivenFilter, sorted_documents};
 use crate::capped;
-use crate::catalog::{Collection, ID_INDEX, append, document_prefix};
+use crate::catalog::{Collection, append, document_prefix};
 use crate::check::{check_well_formed, validate_document};
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
@@ -26,10 +26,10 @@ use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
 use crate::update::{Now, Update};
-use crate::value::ensure_id_first;
+use crate::value::{ensure_id_first, fields};
 use crate::{
     Code, CollectionChange, CollectionOptions, Deleted, Error, FindAndModify, IndexChange, IndexSpec,
-    Inserted, Limits, Modified, Namespace, Result, Updated, ValidationAction, ValidationLevel, View,
+    Inserted, Limits, Modified, Namespace, Result, Shown, Updated, ValidationAction, ValidationLevel, View,
     WriteError, keycode,
 };
 
@@ -73,14 +73,14 @@ impl ModifyStatement {
                 "a removal takes neither upsert nor the new document",
             ));
         }
-        let WriteFilter { filter, scope, .. } = WriteFilter::parse(&modify.filter, limits, scope)?;
+        let GivenFilter { filter, scope, .. } = GivenFilter::parse(&modify.filter, limits, scope)?;
         let update = modify
             .update
             .as_deref()
             .map(|update| parse_update(update, &modify.array_filters, limits, &scope));
         Ok(Self {
             filter,
-            sort: super::parse_sort(modify.sort.as_deref(), limits)?,
+            sort: super::parse_sort(modify.sort.as_deref(), limits, &scope)?,
             update: update.transpose()?,
             projection: super::parse_projection(modify.projection.as_deref(), limits, &scope)?,
             upsert: modify.upsert,
@@ -102,6 +102,14 @@ pub(crate) fn parse_update(
     array_filters
         .iter()
         .try_for_each(|filter| check_well_formed(filter, limits.depth_max))?;
+    if !array_filters.is_empty() {
+        scope.needs_simple_collation("arrayFilters")?;
+    }
+    for (name, _) in fields(update) {
+        if matches!(name, "$pull" | "$pullAll" | "$addToSet" | "$min" | "$max") {
+            scope.needs_simple_collation(name)?;
+        }
+    }
     Update::parse_in(update, array_filters, scope)
 }
 
@@ -717,6 +725,7 @@ fn first_matching(
                 runtime: Runtime::new(tx.engine, deadline),
                 window: plan::Window::default(),
                 tailable: false,
+                shown: Shown::Documents,
             };
             let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.into_iter().next();

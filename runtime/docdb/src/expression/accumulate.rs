@@ -125,6 +125,20 @@ impl Accumulation {
     /// # Errors
     /// When the argument is malformed.
     pub(crate) fn parse(name: &str, v: RawBsonRef<'_>, scope: &Scope) -> Result<Option<Accumulation>> {
+        const BY_BYTES: [&str; 9] = [
+            "$min",
+            "$max",
+            "$minN",
+            "$maxN",
+            "$addToSet",
+            "$top",
+            "$topN",
+            "$bottom",
+            "$bottomN",
+        ];
+        if BY_BYTES.contains(&name) {
+            scope.needs_simple_collation(name)?;
+        }
         let kind = match name {
             "$sum" => Kind::Sum,
             "$avg" => Kind::Mean,

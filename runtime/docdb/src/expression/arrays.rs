@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use bson::{RawArrayBuf, RawBsonRef};
 
-use super::compare::order_of;
+use super::compare::{collated_order, order_of};
 use super::eval::int32;
 use super::strings::search_bounds;
 use super::{Arguments, Env, Named, Operator, Otherwise, Value, location};
 use crate::sort::SortSpec;
-use crate::value::{compare, is_number};
+use crate::value::is_number;
 use crate::{Code, Error, Result, keycode};
 
 const FIRST_N: Arguments = Arguments::Named(
@@ -280,12 +280,12 @@ fn is_in<'d>(env: &mut Env<'d>, name: &'static str, arguments: &[Value<'d>]) -> 
         );
         return Err(location(40_081, message));
     };
-    let Some(wanted) = arguments[0].get() else {
+    if arguments[0].get().is_none() {
         return Ok(Value::bool(false));
-    };
+    }
     for element in crate::value::elements(array) {
         env.step()?;
-        if compare(element, wanted).is_eq() {
+        if collated_order(env, &Value::Borrowed(element), &arguments[0]).is_eq() {
             return Ok(Value::bool(true));
         }
     }
@@ -414,7 +414,7 @@ fn index_of<'d>(env: &mut Env<'d>, name: &'static str, arguments: &[Value<'d>]) 
     let (start, end) = search_bounds(name, arguments)?;
     for (place, v) in array.iter().enumerate().take(end).skip(start) {
         env.step()?;
-        if order_of(v, &arguments[1]).is_eq() {
+        if collated_order(env, v, &arguments[1]).is_eq() {
             return Ok(Value::count(place));
         }
     }

@@ -17,32 +17,32 @@ pub(super) const OPERATORS: &[Operator] = &[
     Operator {
         name: "$eq",
         arguments: Arguments::Exactly(2),
-        run: |_, _, a| Ok(Value::bool(order(a).is_eq())),
+        run: |env, _, a| Ok(Value::bool(order(env, a).is_eq())),
     },
     Operator {
         name: "$ne",
         arguments: Arguments::Exactly(2),
-        run: |_, _, a| Ok(Value::bool(order(a).is_ne())),
+        run: |env, _, a| Ok(Value::bool(order(env, a).is_ne())),
     },
     Operator {
         name: "$gt",
         arguments: Arguments::Exactly(2),
-        run: |_, _, a| Ok(Value::bool(order(a).is_gt())),
+        run: |env, _, a| Ok(Value::bool(order(env, a).is_gt())),
     },
     Operator {
         name: "$gte",
         arguments: Arguments::Exactly(2),
-        run: |_, _, a| Ok(Value::bool(order(a).is_ge())),
+        run: |env, _, a| Ok(Value::bool(order(env, a).is_ge())),
     },
     Operator {
         name: "$lt",
         arguments: Arguments::Exactly(2),
-        run: |_, _, a| Ok(Value::bool(order(a).is_lt())),
+        run: |env, _, a| Ok(Value::bool(order(env, a).is_lt())),
     },
     Operator {
         name: "$lte",
         arguments: Arguments::Exactly(2),
-        run: |_, _, a| Ok(Value::bool(order(a).is_le())),
+        run: |env, _, a| Ok(Value::bool(order(env, a).is_le())),
     },
     Operator {
         name: "$not",
@@ -51,8 +51,24 @@ pub(super) const OPERATORS: &[Operator] = &[
     },
 ];
 
-/// The order of two values, either of which may be missing.
+/// The order of two values, either of which may be missing; strings by their bytes.
 pub(super) fn order_of(a: &Value<'_>, b: &Value<'_>) -> Ordering {
+    order_by(a, b, compare)
+}
+
+/// The order of two values, either of which may be missing, under the collation there is.
+pub(super) fn collated_order(env: &Env<'_>, a: &Value<'_>, b: &Value<'_>) -> Ordering {
+    match env.collation() {
+        None => order_by(a, b, compare),
+        Some(collation) => order_by(a, b, |a, b| collation.compare(a, b)),
+    }
+}
+
+fn order_by(
+    a: &Value<'_>,
+    b: &Value<'_>,
+    compare: impl Fn(RawBsonRef<'_>, RawBsonRef<'_>) -> Ordering,
+) -> Ordering {
     match (a.get(), b.get()) {
         (Some(a), Some(b)) => compare(a, b),
         (None, None) => Ordering::Equal,
@@ -69,10 +85,10 @@ fn missing_with(other: RawBsonRef<'_>) -> Ordering {
     }
 }
 
-fn order(arguments: &[Value<'_>]) -> Ordering {
-    order_of(&arguments[0], &arguments[1])
+fn order(env: &Env<'_>, arguments: &[Value<'_>]) -> Ordering {
+    collated_order(env, &arguments[0], &arguments[1])
 }
 
-fn cmp<'d>(_: &mut Env<'d>, _: &'static str, arguments: &[Value<'d>]) -> Result<Value<'d>> {
-    Ok(Value::int(order(arguments) as i32))
+fn cmp<'d>(env: &mut Env<'d>, _: &'static str, arguments: &[Value<'d>]) -> Result<Value<'d>> {
+    Ok(Value::int(order(env, arguments) as i32))
 }

@@ -1,10 +1,13 @@
 //! What expressions mean for one document.
 
+use std::sync::Arc;
+
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::number::Number;
 use super::{Expr, Runtime, STEPS_PER_CHECK, Value, location};
 use crate::check::check_well_formed;
+use crate::collation::Collation;
 use crate::query::ARGUMENT_DEPTH_MAX;
 use crate::{Code, Error, Result};
 
@@ -30,6 +33,11 @@ impl<'d> Env<'d> {
             steps: 0,
             held: 0,
         }
+    }
+
+    /// How strings are compared, if not by their bytes.
+    pub(super) fn collation(&self) -> Option<&'d Arc<Collation>> {
+        self.runtime.collation()
     }
 
     /// One turn of a loop.

@@ -27,6 +27,7 @@ use bson::raw::CString;
 use bson::{RawBson, RawDocument};
 use cloudlet_base::{Clock, Deadline, Entropy};
 
+use crate::collation::Collation;
 use crate::engine::Engine;
 use crate::{Code, Error, Result};
 
@@ -158,6 +159,8 @@ pub(crate) struct Runtime {
     /// A cursor's later pages each have their own.
     deadline: Mutex<Deadline>,
     value_bytes_max: usize,
+    /// How strings are compared, if not by their bytes.
+    collation: Option<Arc<Collation>>,
     /// For fuzzing: checks that are left until one fails.
     #[cfg(any(test, feature = "testing"))]
     checks_left: std::sync::atomic::AtomicU32,
@@ -178,6 +181,7 @@ impl Runtime {
             entropy: engine.entropy.clone(),
             deadline: Mutex::new(deadline.clone()),
             value_bytes_max: engine.limits.document_bytes_max,
+            collation: None,
             #[cfg(any(test, feature = "testing"))]
             checks_left: u32::MAX.into(),
         })
@@ -192,8 +196,29 @@ impl Runtime {
             entropy: Arc::new(cloudlet_base::SeededEntropy::new(1)),
             deadline: Mutex::new(Deadline::NEVER),
             value_bytes_max: 16 * 1024 * 1024,
+            collation: None,
             checks_left: u32::MAX.into(),
         })
+    }
+
+    /// This one with a collation.
+    fn collated(&self, collation: Arc<Collation>) -> Arc<Self> {
+        let deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::new(Self {
+            now: self.now,
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            deadline: Mutex::new(deadline.clone()),
+            value_bytes_max: self.value_bytes_max,
+            collation: Some(collation),
+            #[cfg(any(test, feature = "testing"))]
+            checks_left: u32::MAX.into(),
+        })
+    }
+
+    /// How strings are compared, if not by their bytes.
+    pub(crate) fn collation(&self) -> Option<&Arc<Collation>> {
+        self.collation.as_ref()
     }
 
     /// Acts as if the deadline passed after it was looked at so often.
@@ -264,6 +289,32 @@ impl Scope {
 
     pub(crate) fn runtime(&self) -> &Arc<Runtime> {
         &self.runtime
+    }
+
+    /// This scope with MongoDB's collation for strings; a simple one changes nothing.
+    ///
+    /// # Errors
+    /// When it is not a collation.
+    pub(crate) fn with_collation(&self, document: &RawDocument) -> Result<Scope> {
+        let mut scope = self.clone();
+        if let Some(collation) = Collation::parse(document)? {
+            scope.runtime = scope.runtime.collated(collation);
+        }
+        Ok(scope)
+    }
+
+    /// Refuses what compares strings by their bytes only, where they have another collation.
+    ///
+    /// # Errors
+    /// `CommandNotSupported` under a collation.
+    pub(crate) fn needs_simple_collation(&self, what: &str) -> Result<()> {
+        if self.runtime.collation.is_none() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::CommandNotSupported,
+            format!("{what} with a collation is not supported"),
+        ))
     }
 
     /// This scope with variables that have values: `let` of a command, or of `$lookup` for one document.

@@ -34,6 +34,19 @@ const NOT_SUPPORTED: [&str; 13] = [
     "$tsSecondOfMinute",
 ];
 
+/// Operators that compare strings by their bytes, whatever the collation, and are refused with one.
+const BY_BYTES: [&str; 9] = [
+    "$min",
+    "$max",
+    "$minN",
+    "$maxN",
+    "$setDifference",
+    "$setEquals",
+    "$setIntersection",
+    "$setIsSubset",
+    "$setUnion",
+];
+
 impl Expr {
     /// Parses an expression; its document has been checked to be well-formed and not too deep.
     ///
@@ -80,9 +93,15 @@ impl Expr {
             "$map" => map(v, scope),
             "$filter" => filter(v, scope),
             "$reduce" => reduce(v, scope),
-            "$sortArray" => sort_array(v, scope),
+            "$sortArray" => {
+                scope.needs_simple_collation(name)?;
+                sort_array(v, scope)
+            }
             "$rand" => Ok(Expr::Random),
             name => {
+                if BY_BYTES.contains(&name) {
+                    scope.needs_simple_collation(name)?;
+                }
                 if let Some(convert) = Convert::parse(name, v, scope)? {
                     let constant = convert.is_constant();
                     return Ok(folded(Expr::Convert(Box::new(convert)), constant, scope));

@@ -106,7 +106,10 @@ impl Groups<'_> {
         let id = self.group.id.eval(&mut Env::new(doc, runtime))?;
         let mut key = Vec::new();
         // A missing id is the group of null.
-        keycode::encode(&mut key, id.or_null(), false);
+        match runtime.collation() {
+            None => keycode::encode(&mut key, id.or_null(), false),
+            Some(collation) => keycode::encode_text(&mut key, id.or_null(), false, collation.as_ref()),
+        }
         let place = match self.places.get(&key) {
             Some(place) => *place,
             None => {

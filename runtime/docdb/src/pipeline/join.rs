@@ -70,7 +70,10 @@ impl Lookup {
         }
         let into = into.ok_or_else(|| failed("must specify 'as' field for a $lookup"))?;
         let on = match (local, foreign) {
-            (Some(local), Some(foreign)) => Some((local, foreign)),
+            (Some(local), Some(foreign)) => {
+                around.scope.needs_simple_collation("$lookup with localField")?;
+                Some((local, foreign))
+            }
             (None, None) if stages.is_some() => None,
             (None, None) => {
                 return Err(failed(

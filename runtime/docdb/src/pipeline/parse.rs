@@ -249,6 +249,9 @@ impl Stage {
     /// Parses a stage. Some are made of several.
     pub(super) fn parse(name: &str, v: RawBsonRef<'_>, around: &Surroundings) -> Result<Vec<Stage>> {
         let scope = &around.scope;
+        if matches!(name, "$bucketAuto" | "$graphLookup") {
+            scope.needs_simple_collation(name)?;
+        }
         Ok(vec![match name {
             "$match" => {
                 let doc = v
@@ -270,6 +273,7 @@ impl Stage {
                     Code::BadValue => location(15_975, error.to_string()),
                     _ => error,
                 })?;
+                let by = by.collated(scope.runtime().collation());
                 Stage::Sort { by, limit: None }
             }
             "$limit" => match whole(name, v)? {

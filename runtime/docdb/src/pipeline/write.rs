@@ -1,6 +1,7 @@
 //! `$out` and `$merge`: the result goes into a collection, in the transaction in which it was computed.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bson::raw::cstr;
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
@@ -9,8 +10,10 @@ use cloudlet_base::Deadline;
 use super::parse::{Surroundings, bound, pipeline_documents, variables};
 use super::run::{Run, Work};
 use super::{Pipeline, check_held};
+use crate::catalog::{ID_INDEX, append};
 use crate::exec::write;
 use crate::expression::{Env, Expr, Scope, Value, location};
+use crate::index::duplicate_key;
 use crate::lanes::Tx;
 use crate::path::Path;
 use crate::query::{Filter, Predicate};
@@ -271,6 +274,7 @@ fn merge(
     deadline: &Deadline,
 ) -> Result<()> {
     let mut filters = Vec::with_capacity(on.len());
+    let (mut pattern, mut found) = (RawDocumentBuf::new(), RawDocumentBuf::new());
     for name in on {
         let path: Vec<Box<str>> = name.split('.').map(Box::from).collect();
         let value = Value::Borrowed(RawBsonRef::Document(doc)).at_path(&path);
@@ -278,6 +282,8 @@ fn merge(
             let message = "$merge write error: 'on' field cannot be missing, null, undefined or an array";
             return Err(location(51_132, message));
         }
+        append(&mut pattern, name, RawBsonRef::Int32(1));
+        append(&mut found, name, value.or_null());
         filters.push(Filter::Field {
             path: Path::parse(name)?,
             predicate: Predicate::Eq(value.into_raw().unwrap_or(RawBson::Null)),
@@ -323,10 +329,14 @@ fn merge(
     }
     if done.matched > 0 {
         return match matched {
-            Matched::Fail => Err(Error::new(
-                Code::DuplicateKey,
-                "$merge found a document that is there already, and whenMatched is \"fail\"",
-            )),
+            Matched::Fail => {
+                let keys: Vec<_> = on.iter().map(|name| (Arc::from(&**name), 1)).collect();
+                let index = match &keys[..] {
+                    [(id, _)] if **id == *"_id" => ID_INDEX.into(),
+                    keys => crate::default_index_name(keys),
+                };
+                Err(duplicate_key(ns, &index, pattern, found))
+            }
             _ => Ok(()),
         };
     }

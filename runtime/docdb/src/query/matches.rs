@@ -8,6 +8,7 @@ use bson::{RawArray, RawBson, RawBsonRef, RawDocument};
 
 use super::{BitTest, Filter, Predicate};
 use crate::Result;
+use crate::collation::Collation;
 use crate::decimal::Decimal;
 use crate::expression::Env;
 use crate::path::{Path, visit};
@@ -109,6 +110,29 @@ impl Predicate {
             Predicate::Bits { test, positions } => bits_match(value, *test, positions),
             Predicate::AllOf(parts) => parts.iter().all(|part| part.matches_leaf(v, &mut None)),
             Predicate::Never => false,
+            Predicate::Collated { test, collation } => test.matches_collated(value, collation),
+        }
+    }
+
+    /// Whether a value meets a comparison with what is or holds strings.
+    fn matches_collated(&self, value: RawBsonRef<'_>, collation: &Collation) -> bool {
+        let order = |bound: &RawBson| {
+            let bound = bound.as_raw_bson_ref();
+            (canonical_class(value) == canonical_class(bound)).then(|| collation.compare(value, bound))
+        };
+        match self {
+            Predicate::Eq(wanted) => order(wanted).is_some_and(Ordering::is_eq),
+            Predicate::Lt(bound) => order(bound).is_some_and(Ordering::is_lt),
+            Predicate::Lte(bound) => order(bound).is_some_and(Ordering::is_le),
+            Predicate::Gt(bound) => order(bound).is_some_and(Ordering::is_gt),
+            Predicate::Gte(bound) => order(bound).is_some_and(Ordering::is_ge),
+            Predicate::In { values, regexes } => {
+                values
+                    .binary_search_by(|wanted| collation.compare(wanted.as_raw_bson_ref(), value))
+                    .is_ok()
+                    || regexes.iter().any(|regex| regex.matches(value))
+            }
+            _ => false,
         }
     }
 
@@ -121,6 +145,7 @@ impl Predicate {
             Predicate::Not(inner) => !inner.matches_missing(),
             Predicate::Exists(wanted) => !*wanted,
             Predicate::AllOf(parts) => parts.iter().all(Predicate::matches_missing),
+            Predicate::Collated { test, .. } => test.matches_missing(),
             _ => false,
         }
     }

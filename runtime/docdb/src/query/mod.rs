@@ -15,6 +15,7 @@ use bson::{RawBson, RawDocument};
 
 use crate::Result;
 use crate::check::check_well_formed;
+use crate::collation::{Collation, holds_text};
 use crate::expression::{Expr, Runtime, Scope};
 use crate::path::Path;
 
@@ -88,6 +89,11 @@ pub(crate) enum Predicate {
     AllOf(Vec<Predicate>),
     /// Nothing matches: `$all: []`.
     Never,
+    /// A comparison with what is or holds strings (`Eq` to `In`) under a collation. Indexes do not serve it.
+    Collated {
+        test: Box<Predicate>,
+        collation: Arc<Collation>,
+    },
 }
 
 /// What is asked of the bits of a value.
@@ -116,7 +122,11 @@ impl Filter {
     /// As [`parse`](Self::parse), and those of expressions.
     pub(crate) fn parse_in(doc: &RawDocument, scope: &Scope) -> Result<Filter> {
         check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
-        parse::filter(doc, Some(scope))
+        let mut filter = parse::filter(doc, Some(scope))?;
+        if let Some(collation) = scope.runtime().collation() {
+            filter.collate(collation);
+        }
+        Ok(filter)
     }
 
     /// Whether the document matches a filter that was parsed without `$expr`, and so can't fail.
@@ -159,6 +169,18 @@ impl Filter {
         fields
     }
 
+    /// Makes every comparison with a string one under the collation. Regular expressions are not concerned.
+    fn collate(&mut self, collation: &Arc<Collation>) {
+        match self {
+            Filter::And(parts) | Filter::Or(parts) | Filter::Nor(parts) => {
+                parts.iter_mut().for_each(|part| part.collate(collation));
+            }
+            Filter::Field { predicate, .. } => predicate.collate(collation),
+            Filter::Expr { implied, .. } => implied.collate(collation),
+            Filter::Schema(_) | Filter::AlwaysTrue | Filter::AlwaysFalse => {}
+        }
+    }
+
     fn collect_equalities(&self, fields: &mut Vec<(Path, RawBson)>) {
         match self {
             Filter::And(parts) => parts.iter().for_each(|part| part.collect_equalities(fields)),
@@ -185,9 +207,56 @@ impl Predicate {
         parse::operators(name, doc)
     }
 
+    /// Makes every comparison with a string one under the collation.
+    pub(crate) fn collate(&mut self, collation: &Arc<Collation>) {
+        let text = |value: &RawBson| holds_text(value.as_raw_bson_ref());
+        let concerned = match self {
+            Predicate::Eq(value)
+            | Predicate::Lt(value)
+            | Predicate::Lte(value)
+            | Predicate::Gt(value)
+            | Predicate::Gte(value) => text(value),
+            Predicate::In { values, .. } => {
+                let concerned = values.iter().any(text);
+                if concerned {
+                    values.sort_by(|a, b| collation.compare(a.as_raw_bson_ref(), b.as_raw_bson_ref()));
+                }
+                concerned
+            }
+            Predicate::Not(inner) => {
+                inner.collate(collation);
+                false
+            }
+            Predicate::AllOf(parts) | Predicate::ElemMatchValue(parts) => {
+                parts.iter_mut().for_each(|part| part.collate(collation));
+                false
+            }
+            Predicate::ElemMatchDocument(filter) => {
+                filter.collate(collation);
+                false
+            }
+            Predicate::Exists(_)
+            | Predicate::Type(_)
+            | Predicate::Regex(_)
+            | Predicate::Size(_)
+            | Predicate::Mod { .. }
+            | Predicate::Bits { .. }
+            | Predicate::Never
+            | Predicate::Collated { .. } => false,
+        };
+        if concerned {
+            let test = Box::new(std::mem::replace(self, Predicate::Never));
+            *self = Predicate::Collated {
+                test,
+                collation: collation.clone(),
+            };
+        }
+    }
+
     fn collect_equalities(&self, path: &Path, fields: &mut Vec<(Path, RawBson)>) {
         match self {
             Predicate::Eq(value) => fields.push((path.clone(), value.clone())),
+            Predicate::Collated { test, .. } => test.collect_equalities(path, fields),
             Predicate::AllOf(parts) => parts
                 .iter()
                 .for_each(|part| part.collect_equalities(path, fields)),

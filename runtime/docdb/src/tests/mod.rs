@@ -4,6 +4,7 @@ mod aggregate;
 mod background;
 mod capped;
 mod check;
+mod collation;
 mod commands;
 mod crash;
 mod feed;

@@ -49,7 +49,7 @@ impl AggregateArgs {
                     }
                 }
                 "hint" => hint = Some(value),
-                "collation" => args::collation(value)?,
+                "collation" => aggregate.collation = args::collated(value)?,
                 "let" => aggregate.variables = args::maybe_document("let", value)?,
                 "explain" => explain = args::flag("explain", value)?,
                 "allowDiskUse" => aggregate.allow_disk_use = args::flag(name, value)?,

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Delete, DeleteOne, Insert, Namespace, Update, UpdateOne};
+use cloudlet_data::{Delete, DeleteOne, Insert, Namespace, Update, UpdateOne, with_collation};
 
 use super::write::{self, Variables, check_batch};
 use super::{query, reply};
@@ -344,7 +344,7 @@ async fn update_of(
             "upsert" => parts.upsert = args::flag("bulkWrite.ops.upsert", value)?,
             "arrayFilters" => parts.array_filters = args::documents("bulkWrite.ops.arrayFilters", value)?,
             "hint" => hints.check(call, at, ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => parts.collation = args::collated(value)?,
             "sort" => parts.sort = args::maybe_document("bulkWrite.ops.sort", value)?,
             "constants" => constants = Some(args::document("bulkWrite.ops.constants", value)?),
             "upsertSupplied" | "sampleId" => {}
@@ -363,20 +363,23 @@ async fn delete_of(
     options: &Options,
     hints: &mut Hints,
 ) -> Result<DeleteOne> {
-    let (mut filter, mut multi) = (None, false);
+    let (mut filter, mut multi, mut collation) = (None, false, None);
     for field in op.iter().skip(1) {
         let (name, value) = field?;
         match name.as_str() {
             "filter" => filter = Some(args::document("bulkWrite.ops.filter", value)?.to_owned()),
             "multi" => multi = args::flag("bulkWrite.ops.multi", value)?,
             "hint" => hints.check(call, at, ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "sampleId" => {}
             name => return Err(write::unknown("bulkWrite.ops", name)),
         }
     }
     let mut filter = filter.ok_or_else(|| args::missing("bulkWrite.ops", "filter"))?;
     options.variables.give_to(&mut filter);
+    if let Some(collation) = collation {
+        filter = with_collation(&filter, &collation);
+    }
     Ok(DeleteOne { filter, multi })
 }
 

@@ -6,7 +6,9 @@ use crate::args;
 use crate::call::Call;
 use crate::conn::{Login, PendingLogin};
 use crate::error::{Code, CommandError, Result};
+use crate::metrics::Limit;
 use crate::scram::{ClientFirst, Exchange, Mechanism, nonce_bytes};
+use crate::throttle::{self, TooMany};
 
 /// The one answer to whatever is wrong with a login.
 fn failed(call: &mut Call<'_>) -> CommandError {
@@ -56,6 +58,7 @@ async fn begin(call: &mut Call<'_>, start: &RawDocument, db: &str) -> Result<Raw
     call.conn.exchange = Some(PendingLogin {
         conversation,
         exchange,
+        keys: throttle::Key::of(&call.conn.peer, db, &first.user),
         user,
         generation,
         proven: false,
@@ -84,12 +87,18 @@ pub(crate) async fn go_on(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         log_in(call, pending);
         return Ok(step(call.conn.conversations, true, b""));
     }
+    slow_down(call, &pending.keys).await?;
     let proof = payload(&body)?
         .as_deref()
         .and_then(|payload| pending.exchange.finish(payload));
+    let shared = call.shared;
     let (Some(proof), true) = (proof, pending.user.is_some()) else {
+        shared
+            .throttle
+            .failed(&pending.keys, shared.now(), &shared.limits);
         return Err(failed(call));
     };
+    shared.throttle.succeeded(&pending.keys);
     let conversation = pending.conversation;
     let done = pending.skip_empty;
     if done {
@@ -99,6 +108,42 @@ pub(crate) async fn go_on(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         call.conn.exchange = Some(pending);
     }
     Ok(step(conversation, done, proof.as_bytes()))
+}
+
+/// Waits as long as the failures before it make a login wait. Who waits holds no place among the commands at work.
+///
+/// # Errors
+/// `TooManyRequests` when that is too long, and the login is not looked at.
+async fn slow_down(call: &mut Call<'_>, keys: &[throttle::Key; 2]) -> Result<()> {
+    let shared = call.shared;
+    match shared.throttle.admit(keys, shared.now(), &shared.limits) {
+        Ok(wait) if wait.is_zero() => Ok(()),
+        Ok(wait) => {
+            shared.metrics.logins_delayed.inc();
+            call.permit = None;
+            let gone = call.conn.gone.clone();
+            let mut stopped = call.conn.stopped.clone();
+            tokio::select! {
+                () = tokio::time::sleep(wait) => Ok(()),
+                () = gone.notified() => Err(CommandError::new(Code::Interrupted, "the client went away")),
+                _ = stopped.wait_for(|stop| *stop) => Err(CommandError::new(
+                    Code::InterruptedAtShutdown,
+                    "the node is being stopped",
+                )),
+            }
+        }
+        Err(TooMany) => {
+            shared.metrics.refused(Limit::LoginWait);
+            call.conn.exchange = None;
+            let max = shared.limits.login_wait_max;
+            Err(CommandError::new(
+                Code::TooManyRequests,
+                format!(
+                    "too many logins have failed: the next one would have to wait longer than {max:?}, and login_wait_max is that"
+                ),
+            ))
+        }
+    }
 }
 
 fn log_in(call: &mut Call<'_>, pending: PendingLogin) {

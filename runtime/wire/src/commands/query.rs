@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Find, NATURAL_BACKWARD, Namespace, Page};
+use cloudlet_data::{Find, NATURAL_BACKWARD, Namespace, Page, Shown, with_collation};
 
 use super::{changes, reply, tail};
 use crate::args::{self, Args};
@@ -32,7 +32,8 @@ impl FindArgs {
         let ns = call.namespace(&args::collection("find", body)?)?;
         let mut find = Find::default();
         let (mut single_batch, mut no_timeout, mut await_data) = (false, false, false);
-        let mut hint = None;
+        let (mut hint, mut collation) = (None, None);
+        let (mut return_key, mut record_id) = (false, false);
         let mut args = Args::new("find", body);
         while let Some((name, value)) = args.next()? {
             match name {
@@ -45,17 +46,14 @@ impl FindArgs {
                 "batchSize" => find.batch = Some(batch_size(value)?),
                 "singleBatch" => single_batch = args::flag("find.singleBatch", value)?,
                 "noCursorTimeout" => no_timeout = args::flag("find.noCursorTimeout", value)?,
-                "collation" => args::collation(value)?,
+                "collation" => collation = args::collated(value)?,
                 "let" => find.variables = args::maybe_document("let", value)?,
                 "min" => find.min = args::maybe_document("find.min", value)?,
                 "max" => find.max = args::maybe_document("find.max", value)?,
                 "tailable" => find.tailable = args::flag("find.tailable", value)?,
                 "awaitData" => await_data = args::flag("find.awaitData", value)?,
-                "returnKey" | "showRecordId" => {
-                    if args::flag(name, value)? {
-                        return Err(args.unsupported(name));
-                    }
-                }
+                "returnKey" => return_key = args::flag("find.returnKey", value)?,
+                "showRecordId" => record_id = args::flag("find.showRecordId", value)?,
                 "allowDiskUse" | "allowPartialResults" | "oplogReplay" => {
                     args::flag(name, value)?;
                 }
@@ -67,6 +65,11 @@ impl FindArgs {
             None => None,
             Some(hint) => resolve_hint(call, &ns, hint).await?,
         };
+        find.shown = match (return_key, record_id) {
+            (true, _) => Shown::IndexKeys,
+            (false, true) => Shown::WithRecordId,
+            (false, false) => Shown::Documents,
+        };
         natural_order(&mut find)?;
         let refuse = |message: &str| Err(CommandError::new(Code::FailedToParse, message));
         if await_data && !find.tailable {
@@ -74,6 +77,9 @@ impl FindArgs {
         }
         if find.tailable && single_batch {
             return refuse("Cannot use tailable option with the 'singleBatch' option");
+        }
+        if let Some(collation) = collation {
+            find.filter = with_collation(&find.filter, &collation);
         }
         Ok(Self {
             ns,
@@ -366,7 +372,7 @@ pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut filter = RawDocumentBuf::new();
-    let (mut skip, mut limit) = (0, None);
+    let (mut skip, mut limit, mut collation) = (0, None, None);
     let mut args = Args::new("count", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -375,10 +381,13 @@ pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             // A negative limit is an old way to write a positive one.
             "limit" => limit = Some(args::integer("limit", value)?.unsigned_abs()).filter(|limit| *limit > 0),
             "hint" => check_hint(call, &ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "fields" => {}
             name => return Err(args.unknown(name)),
         }
+    }
+    if let Some(collation) = collation {
+        filter = with_collation(&filter, &collation);
     }
     let deadline = call.deadline.clone();
     let n = call.statements.count(&ns, filter, skip, limit, deadline).await?;
@@ -392,18 +401,21 @@ pub(crate) async fn distinct(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut filter = RawDocumentBuf::new();
-    let mut key = None;
+    let (mut key, mut collation) = (None, None);
     let mut args = Args::new("distinct", &body);
     while let Some((name, value)) = args.next()? {
         match name {
             "key" => key = Some(args::text("distinct.key", value)?),
             "query" => filter = args::maybe_document("distinct.query", value)?.unwrap_or_default(),
             "hint" => check_hint(call, &ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             name => return Err(args.unknown(name)),
         }
     }
     let key = key.ok_or_else(|| args::missing("distinct", "key"))?;
+    if let Some(collation) = collation {
+        filter = with_collation(&filter, &collation);
+    }
     let deadline = call.deadline.clone();
     let found = call.statements.distinct(&ns, key, filter, deadline).await?;
     let mut values = RawArrayBuf::new();

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{
-    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update, with_sort,
-    with_variables,
+    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update, with_collation,
+    with_sort, with_variables,
 };
 
 use super::{query, reply};
@@ -126,6 +126,7 @@ pub(super) struct UpdateParts {
     pub(super) array_filters: Vec<RawDocumentBuf>,
     /// Which of several documents, when one is changed.
     pub(super) sort: Option<RawDocumentBuf>,
+    pub(super) collation: Option<RawDocumentBuf>,
 }
 
 impl UpdateParts {
@@ -150,6 +151,9 @@ impl UpdateParts {
         variables.give_to(&mut filter);
         if let Some(sort) = self.sort.filter(|sort| !sort.is_empty()) {
             filter = with_sort(&filter, &sort);
+        }
+        if let Some(collation) = &self.collation {
+            filter = with_collation(&filter, collation);
         }
         Ok(UpdateOne {
             filter,
@@ -178,7 +182,7 @@ async fn update_statement(
             "upsert" => parts.upsert = args::flag("update.updates.upsert", value)?,
             "arrayFilters" => parts.array_filters = args::documents("update.updates.arrayFilters", value)?,
             "hint" => query::check_hint(call, ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => parts.collation = args::collated(value)?,
             "sort" => parts.sort = args::maybe_document("update.updates.sort", value)?,
             "c" => constants = Some(args::document("update.updates.c", value)?),
             "upsertSupplied" | "sampleId" => {}
@@ -281,9 +285,7 @@ pub(crate) async fn delete(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     variables.check_room(deletes.len())?;
     let mut statements = Vec::with_capacity(deletes.len());
     for delete in &deletes {
-        let mut statement = delete_statement(call, &ns, delete).await?;
-        variables.give_to(&mut statement.filter);
-        statements.push(statement);
+        statements.push(delete_statement(call, &ns, delete, &variables).await?);
     }
     let delete = Delete { statements, ordered };
     let deadline = call.deadline.clone();
@@ -294,8 +296,13 @@ pub(crate) async fn delete(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     Ok(reply)
 }
 
-async fn delete_statement(call: &Call<'_>, ns: &Namespace, delete: &RawDocument) -> Result<DeleteOne> {
-    let (mut filter, mut multi) = (None, None);
+async fn delete_statement(
+    call: &Call<'_>,
+    ns: &Namespace,
+    delete: &RawDocument,
+    variables: &Variables,
+) -> Result<DeleteOne> {
+    let (mut filter, mut multi, mut collation) = (None, None, None);
     for field in delete {
         let (name, value) = field?;
         match name.as_str() {
@@ -312,13 +319,18 @@ async fn delete_statement(call: &Call<'_>, ns: &Namespace, delete: &RawDocument)
                 });
             }
             "hint" => query::check_hint(call, ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "sampleId" => {}
             name => return Err(unknown("delete.deletes", name)),
         }
     }
+    let mut filter = filter.ok_or_else(|| args::missing("delete.deletes", "q"))?;
+    variables.give_to(&mut filter);
+    if let Some(collation) = collation {
+        filter = with_collation(&filter, &collation);
+    }
     Ok(DeleteOne {
-        filter: filter.ok_or_else(|| args::missing("delete.deletes", "q"))?,
+        filter,
         multi: multi.ok_or_else(|| args::missing("delete.deletes", "limit"))?,
     })
 }
@@ -328,7 +340,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut modify = FindAndModify::default();
-    let (mut remove, mut variables) = (false, Variables::default());
+    let (mut remove, mut variables, mut collation) = (false, Variables::default(), None);
     let mut args = Args::new("findAndModify", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -341,7 +353,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
             "upsert" => modify.upsert = args::flag("upsert", value)?,
             "arrayFilters" => modify.array_filters = args::documents("arrayFilters", value)?,
             "hint" => query::check_hint(call, &ns, value).await?,
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "let" => variables = Variables::parse(value)?,
             "bypassDocumentValidation" => modify.bypass_validation = args::flag(name, value)?,
             "bypassEmptyTsReplacement" => {
@@ -352,6 +364,9 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
         }
     }
     variables.give_to(&mut modify.filter);
+    if let Some(collation) = collation {
+        modify.filter = with_collation(&modify.filter, &collation);
+    }
     let refuse = |message: &str| Err(CommandError::new(Code::FailedToParse, message));
     match (remove, &modify.update) {
         (true, Some(_)) => return refuse("Cannot specify both an update and remove=true"),

@@ -46,6 +46,8 @@ pub(crate) struct Client {
     pub(crate) stream: DuplexStream,
     pub(crate) stop: watch::Sender<bool>,
     requests: i32,
+    /// What the next reply is to, if not to the last request.
+    expected: Option<i32>,
 }
 
 impl Client {
@@ -59,6 +61,7 @@ impl Client {
             stream,
             stop,
             requests: 0,
+            expected: None,
         }
     }
 
@@ -122,20 +125,39 @@ impl Client {
         read.await.expect("a reply or an end within 20 s")
     }
 
+    /// The next of several replies, each to the one before, and whether another one follows.
+    pub(crate) async fn reply_of_many(&mut self) -> (Document, bool) {
+        let read = tokio::time::timeout(Duration::from_secs(20), self.read_flagged());
+        let (reply, flags, number) = read.await.expect("a reply within 20 s").expect("a reply");
+        let more = flags & 2 != 0;
+        // What comes next is to this one, and no request of ours has its number.
+        self.expected = more.then_some(number);
+        (reply, more)
+    }
+
     async fn read(&mut self) -> Option<Document> {
+        Some(self.read_flagged().await?.0)
+    }
+
+    async fn read_flagged(&mut self) -> Option<(Document, u32, i32)> {
         let mut head = [0; 16];
         self.stream.read_exact(&mut head).await.ok()?;
         let word = |at: usize| i32::from_le_bytes(head[at..at + 4].try_into().unwrap());
-        assert_eq!(word(8), self.requests, "the reply is to the last request");
+        let expected = self.expected.take().unwrap_or(self.requests);
+        assert_eq!(word(8), expected, "the reply is to the last request");
+        let number = word(4);
         let mut payload = vec![0; word(0) as usize - 16];
         self.stream.read_exact(&mut payload).await.ok()?;
-        let body = match word(12) {
-            2013 => &payload[5..],
-            1 => &payload[20..],
+        let (flags, body) = match word(12) {
+            2013 => (
+                u32::from_le_bytes(payload[..4].try_into().unwrap()),
+                &payload[5..],
+            ),
+            1 => (0, &payload[20..]),
             other => panic!("opcode {other}"),
         };
         let raw = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
-        Some(Document::try_from(raw).unwrap())
+        Some((Document::try_from(raw).unwrap(), flags, number))
     }
 }
 

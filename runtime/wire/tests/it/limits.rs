@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bson::doc;
-use cloudlet_wire::{Limits, Settings};
+use cloudlet_wire::{Limits, Settings, Wire};
 
 use crate::client::{Client, insert, open_to_all, wire};
 
@@ -110,4 +110,45 @@ async fn time_is_bounded() {
     };
     let mut client = Client::connect(&wire(limited(limits)).await);
     assert_eq!(client.code(insert(vec![doc! {}])).await, 50);
+}
+
+/// Tries to log in with a wrong proof; gives the code of the refusal.
+async fn guess(wire: &Wire, user: &str) -> i32 {
+    let mut client = Client::connect(wire);
+    let payload = |text: &str| bson::Binary {
+        subtype: bson::spec::BinarySubtype::Generic,
+        bytes: text.as_bytes().to_vec(),
+    };
+    let first = payload(&format!("n,,n={user},r=abcdefgh"));
+    let begun = client
+        .ok(doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": first, "$db": "app" })
+        .await;
+    let id = begun.get_i32("conversationId").unwrap();
+    let proof = payload("c=biws,r=abcdefgh,p=AAAA");
+    client
+        .code(doc! { "saslContinue": 1, "conversationId": id, "payload": proof, "$db": "app" })
+        .await
+}
+
+#[tokio::test]
+async fn who_guesses_passwords_is_not_listened_to_any_more() {
+    let limits = Limits {
+        login_failures_free: 2,
+        login_delay_first: Duration::from_secs(3600),
+        login_delay_max: Duration::from_secs(3600),
+        ..Limits::default()
+    };
+    let wire = wire(Settings {
+        limits,
+        ..Settings::default()
+    })
+    .await;
+    wire.set_user("app", "ann", "right", &["read"]).await.unwrap();
+    for user in ["ann", "nobody"] {
+        let mut codes = Vec::new();
+        for _ in 0..4 {
+            codes.push(guess(&wire, user).await);
+        }
+        assert_eq!(codes, [18, 18, 18, 462], "{user}");
+    }
 }

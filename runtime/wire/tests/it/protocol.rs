@@ -106,7 +106,16 @@ async fn unknown_commands_and_arguments_are_named() {
             72,
         ),
         (
-            doc! { "find": "c", "collation": { "locale": "de" }, "$db": "db" },
+            doc! { "find": "c", "collation": { "locale": "xx" }, "$db": "db" },
+            2,
+        ),
+        (
+            doc! { "create": "c", "collation": { "locale": "de" }, "$db": "db" },
+            115,
+        ),
+        (
+            doc! { "aggregate": "c", "pipeline": [{ "$project": { "a": { "$setUnion": ["$a", ["b"]] } } }],
+            "cursor": {}, "collation": { "locale": "de" }, "$db": "db" },
             115,
         ),
         (doc! { "insert": "c", "documents": [], "$db": "db" }, 16),
@@ -313,4 +322,29 @@ async fn aggregations_write_only_where_they_may_be_named() {
         .iter()
         .map(|stage| stage.as_document().unwrap().keys().next().unwrap());
     assert_eq!(names.collect::<Vec<_>>(), ["$cursor", "$group"]);
+}
+
+#[tokio::test]
+async fn a_get_more_may_be_answered_page_after_page() {
+    const EXHAUST_ALLOWED: u32 = 1 << 16;
+    let mut client = Client::connect(&wire(open_to_all()).await);
+    let rows = (0..5).map(|n| doc! { "_id": n }).collect();
+    client.ok(insert(rows)).await;
+    let first = client.ok(doc! { "find": "c", "batchSize": 1, "$db": "db" }).await;
+    let id = first.get_document("cursor").unwrap().get_i64("id").unwrap();
+    let command = doc! { "getMore": id, "collection": "c", "batchSize": 2, "$db": "db" };
+    client.send(EXHAUST_ALLOWED, &command, &[]).await;
+    let mut pages = Vec::new();
+    loop {
+        let (reply, more) = client.reply_of_many().await;
+        let cursor = reply.get_document("cursor").unwrap();
+        pages.push(cursor.get_array("nextBatch").unwrap().len());
+        assert_eq!(more, cursor.get_i64("id").unwrap() != 0);
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(pages.iter().sum::<usize>(), 4);
+    assert!(pages.len() > 1, "{pages:?}");
+    client.ok(doc! { "ping": 1, "$db": "db" }).await;
 }

@@ -1,0 +1,257 @@
+//! Commands under a collation: what is found, in what order, and that no index is used for what it has in another
+//! order.
+
+use super::*;
+use crate::{Shown, with_collation, with_sort};
+
+/// A filter under a collation that sees neither case nor accents.
+fn loose(filter: Document) -> RawDocumentBuf {
+    with_collation(&raw(filter), &raw(doc! { "locale": "en", "strength": 1 }))
+}
+
+fn find(filter: Document) -> Find {
+    Find {
+        filter: loose(filter),
+        ..Find::default()
+    }
+}
+
+fn words() -> Docs {
+    let docs = memory();
+    insert(
+        &docs,
+        [
+            doc! { "_id": 1, "s": "banana", "n": 1 },
+            doc! { "_id": 2, "s": "Äpfel", "n": 2 },
+            doc! { "_id": 3, "s": "apfel", "n": 3 },
+            doc! { "_id": 4, "s": ["Zebra", "BANANA"], "n": 4 },
+            doc! { "_id": 5, "d": { "s": "APFEL" }, "n": 5 },
+            doc! { "_id": 6, "s": 7, "n": 6 },
+        ],
+    );
+    docs
+}
+
+#[test]
+fn filters_see_strings_as_the_collation_does_with_and_without_an_index() {
+    let docs = words();
+    for round in 0..2 {
+        for (filter, expected) in [
+            (doc! { "s": "APFEL" }, vec![2, 3]),
+            (doc! { "s": { "$in": ["x", "BanAna", 7] } }, vec![1, 4, 6]),
+            (doc! { "s": { "$gt": "apfel", "$lt": "BZ" } }, vec![1, 4]),
+            (doc! { "s": { "$gte": "zebra" } }, vec![4]),
+            (doc! { "s": { "$ne": "apfel" } }, vec![1, 4, 5, 6]),
+            (doc! { "s": { "$not": { "$lte": "b" } } }, vec![1, 4, 5, 6]),
+            (doc! { "s": { "$elemMatch": { "$eq": "banana" } } }, vec![4]),
+            (doc! { "d": { "s": "äpfel" } }, vec![5]),
+            (doc! { "d": { "$elemMatch": { "s": "äpfel" } } }, vec![]),
+            (doc! { "s": { "$gt": 5 } }, vec![6]),
+            (doc! { "$or": [{ "s": "BANANA" }, { "n": 6 }] }, vec![1, 4, 6]),
+            (doc! { "$expr": { "$eq": ["$s", "APFEL"] } }, vec![2, 3]),
+            (doc! { "$expr": { "$in": ["$s", ["BANANA", "x"]] } }, vec![1]),
+            (doc! { "s": { "$regex": "^APF" } }, vec![]),
+        ] {
+            let mut found = ids(&docs, find(filter.clone()));
+            found.sort_unstable();
+            assert_eq!(found, expected, "{round} {filter}");
+            let count = docs.count(&ns(), loose(filter), 0, None, Deadline::NEVER);
+            assert_eq!(count.wait().unwrap(), expected.len() as u64);
+        }
+        if round == 0 {
+            make_index(&docs, index(&[("s", 1)]));
+            make_index(&docs, index(&[("d.s", 1)]));
+        }
+    }
+    assert_eq!(explained(&docs, find(doc! { "s": "APFEL" })).0, ["COLLSCAN"]);
+    assert_eq!(
+        explained(&docs, find(doc! { "s": { "$gt": 5 } })).0,
+        ["FETCH", "IXSCAN"]
+    );
+    let simple = with_collation(&raw(doc! { "s": "apfel" }), &raw(doc! { "locale": "simple" }));
+    let simple = Find {
+        filter: simple,
+        ..Find::default()
+    };
+    assert_eq!(explained(&docs, simple.clone()).0, ["FETCH", "IXSCAN"]);
+    assert_eq!(ids(&docs, simple), [3]);
+}
+
+#[test]
+fn an_id_that_is_a_string_is_looked_for_too() {
+    let docs = memory();
+    insert(
+        &docs,
+        [doc! { "_id": "a" }, doc! { "_id": "A" }, doc! { "_id": "b" }],
+    );
+    assert_eq!(all(&docs, find(doc! { "_id": "A" })).unwrap().len(), 2);
+    let sorted = Find {
+        sort: Some(raw(doc! { "_id": 1 })),
+        ..find(doc! {})
+    };
+    let found = all(&docs, sorted).unwrap();
+    // Alike are "A" and "a", which stay in the order they were found in.
+    assert_eq!(
+        found,
+        [doc! { "_id": "A" }, doc! { "_id": "a" }, doc! { "_id": "b" }]
+    );
+}
+
+#[test]
+fn sorts_are_in_the_order_of_the_language() {
+    let docs = words();
+    make_index(&docs, index(&[("s", 1)]));
+    for batch in [1, 100] {
+        let sorted = |direction: i32| Find {
+            filter: with_collation(
+                &raw(doc! { "s": { "$type": "string" } }),
+                &raw(doc! { "locale": "de" }),
+            ),
+            sort: Some(raw(doc! { "s": direction })),
+            batch: Some(batch),
+            ..Find::default()
+        };
+        assert_eq!(ids(&docs, sorted(1)), [3, 2, 1, 4]);
+        assert_eq!(ids(&docs, sorted(-1)), [4, 1, 2, 3]);
+    }
+}
+
+#[test]
+fn distinct_and_group_have_one_of_those_that_are_alike() {
+    let docs = words();
+    let filter = loose(doc! { "n": { "$lt": 5 } });
+    let found = docs.distinct(&ns(), "s", filter, Deadline::NEVER).wait().unwrap();
+    assert_eq!(found.len(), 3, "{found:?}");
+    let aggregate = |pipeline: Vec<Document>| Aggregate {
+        pipeline: pipeline.into_iter().map(raw).collect(),
+        collation: Some(raw(doc! { "locale": "en", "strength": 1 })),
+        ..Aggregate::default()
+    };
+    let pipeline = vec![
+        doc! { "$match": { "s": { "$in": ["APFEL", "banana"] }, "n": { "$lt": 4 } } },
+        doc! { "$sort": { "s": -1, "n": 1 } },
+        doc! { "$group": { "_id": "$s", "n": { "$push": "$n" }, "is": { "$first": { "$eq": ["$s", "BANANA"] } } } },
+        doc! { "$sort": { "_id": 1 } },
+    ];
+    let page = docs
+        .aggregate(&ns(), aggregate(pipeline), Deadline::NEVER)
+        .wait()
+        .unwrap();
+    assert_eq!(
+        rest(&docs, page, None).unwrap(),
+        [
+            doc! { "_id": "Äpfel", "n": [2, 3], "is": false },
+            doc! { "_id": "banana", "n": [1], "is": true },
+        ]
+    );
+    for stage in [
+        doc! { "$group": { "_id": null, "all": { "$addToSet": "$s" } } },
+        doc! { "$project": { "s": { "$setUnion": ["$s", ["x"]] } } },
+        doc! { "$lookup": { "from": "c", "localField": "s", "foreignField": "s", "as": "x" } },
+        doc! { "$bucketAuto": { "groupBy": "$s", "buckets": 2 } },
+    ] {
+        let refused = docs
+            .aggregate(&ns(), aggregate(vec![stage.clone()]), Deadline::NEVER)
+            .wait();
+        assert_eq!(refused.unwrap_err().code(), Code::CommandNotSupported, "{stage}");
+    }
+}
+
+#[test]
+fn writes_find_their_documents_so_too() {
+    let docs = words();
+    let mut statement = update_one(doc! {}, doc! { "$set": { "hit": true } });
+    statement.filter = loose(doc! { "s": "APFEL" });
+    statement.multi = true;
+    let mut upsert = update_one(doc! {}, doc! { "$set": { "new": true } });
+    upsert.filter = loose(doc! { "s": "Cherry" });
+    upsert.upsert = true;
+    let done = docs
+        .update(&ns(), updates(vec![statement, upsert]), Deadline::NEVER)
+        .wait()
+        .unwrap();
+    assert_eq!((done.matched, done.upserted.len()), (2, 1));
+    assert_eq!(done.each, [(2, 2), (0, 0)]);
+    assert_eq!(
+        all(&docs, query(doc! { "s": "Cherry", "new": true }))
+            .unwrap()
+            .len(),
+        1
+    );
+    let mut delete = deletes(doc! {}, true);
+    delete.statements[0].filter = loose(doc! { "s": "BANANA" });
+    let done = docs.delete(&ns(), delete, Deadline::NEVER).wait().unwrap();
+    assert_eq!((done.deleted, done.each), (2, vec![2]));
+    let modify = FindAndModify {
+        filter: loose(doc! { "s": "ÄPFEL" }),
+        sort: Some(raw(doc! { "n": -1 })),
+        ..FindAndModify::default()
+    };
+    let done = docs
+        .find_and_modify(&ns(), modify, Deadline::NEVER)
+        .wait()
+        .unwrap();
+    let document = Document::try_from(done.document.unwrap().as_ref()).unwrap();
+    assert_eq!(document.get_i32("_id").unwrap(), 3);
+    let mut pull = update_one(doc! {}, doc! { "$pull": { "s": "x" } });
+    pull.filter = loose(doc! {});
+    let done = docs
+        .update(&ns(), updates(vec![pull]), Deadline::NEVER)
+        .wait()
+        .unwrap();
+    assert_eq!(done.errors[0].error.code(), Code::CommandNotSupported);
+}
+
+#[test]
+fn an_update_of_one_document_may_have_a_sort() {
+    let docs = words();
+    let mut statement = update_one(doc! {}, doc! { "$set": { "hit": true } });
+    statement.filter = with_sort(&raw(doc! { "n": { "$lt": 5 } }), &raw(doc! { "n": -1 }));
+    let mut wrong = statement.clone();
+    wrong.multi = true;
+    let done = docs
+        .update(&ns(), updates(vec![statement, wrong]), Deadline::NEVER)
+        .wait()
+        .unwrap();
+    assert_eq!((done.matched, done.errors.len()), (1, 1));
+    assert_eq!(done.errors[0].error.code(), Code::FailedToParse);
+    assert_eq!(ids(&docs, query(doc! { "hit": true })), [4]);
+}
+
+#[test]
+fn keys_and_places_are_shown() {
+    let docs = memory();
+    insert(
+        &docs,
+        [
+            doc! { "_id": 2, "a": { "b": 1 }, "c": 5 },
+            doc! { "_id": 1, "a": { "b": 2 } },
+        ],
+    );
+    make_index(&docs, index(&[("a.b", 1), ("c", 1)]));
+    let shown = |filter: Document, sort: Option<Document>, shown: Shown| {
+        let find = Find {
+            sort: sort.map(raw),
+            batch: Some(1),
+            shown,
+            ..query(filter)
+        };
+        all(&docs, find)
+    };
+    let keys = Shown::IndexKeys;
+    assert_eq!(
+        shown(doc! { "a.b": { "$gt": 0 } }, None, keys).unwrap(),
+        [doc! { "a.b": 1, "c": 5 }, doc! { "a.b": 2, "c": null }]
+    );
+    assert_eq!(
+        shown(doc! {}, Some(doc! { "_id": 1 }), keys).unwrap(),
+        [doc! { "_id": 1 }, doc! { "_id": 2 }]
+    );
+    assert_eq!(shown(doc! {}, None, keys).unwrap(), [doc! {}, doc! {}]);
+    let places = shown(doc! {}, None, Shown::WithRecordId).unwrap();
+    let place = |n: usize| places[n].get_binary_generic("$recordId").unwrap().clone();
+    assert!(place(0) < place(1) && places[0].contains_key("a"));
+    insert(&docs, [doc! { "_id": 3, "a": { "b": [1, 2] } }]);
+    let refused = shown(doc! { "a.b": 1 }, None, keys).unwrap_err();
+    assert_eq!(refused.code(), Code::CommandNotSupported);
+}
