@@ -17,7 +17,7 @@ use crate::{Code, Error, IndexSpec, Namespace, Result};
 
 /// The newest format this program reads and the one it writes. It reads the versions before
 /// too, whose catalog rows only lack what later ones brought; `runtime/docs/docdb-format.md` tells the versions apart.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 const FORMAT_VERSION_MIN: u32 = 1;
 
 const META: u8 = 0;

@@ -594,6 +594,7 @@ fn first_matching(
                 hint: None,
                 runtime: Runtime::new(tx.engine, deadline),
                 window: plan::Window::default(),
+                near: None,
             };
             let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.into_iter().next();
