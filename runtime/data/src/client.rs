@@ -88,12 +88,13 @@ pub(crate) fn stamp_insert(document: &RawDocument, owner: &str) -> Result<RawDoc
 }
 
 /// Stages that look at the documents they are given and at nothing else.
-const OWN_STAGES: [&str; 19] = [
+const OWN_STAGES: [&str; 20] = [
     "$addFields",
     "$bucket",
     "$bucketAuto",
     "$count",
     "$facet",
+    "$geoNear",
     "$group",
     "$limit",
     "$match",
@@ -142,6 +143,49 @@ fn check_stage(stage: &RawDocument, depth: usize) -> Result<(), AccessError> {
             }
         }
     }
+    Ok(())
+}
+
+/// Puts the filter of a client's rule before its pipeline, so that no expression of the client's is evaluated on a
+/// document it may not see. A pipeline that begins with `$geoNear` has to, and takes it into that stage's query.
+pub(crate) fn begin_with_rule(
+    pipeline: &mut Vec<RawDocumentBuf>,
+    rule: RawDocumentBuf,
+) -> Result<(), AccessError> {
+    const GEO_NEAR: &bson::raw::CStr = bson::raw::cstr!("$geoNear");
+    const QUERY: &bson::raw::CStr = bson::raw::cstr!("query");
+    let first = pipeline.first();
+    let options = first.and_then(|first| first.get(GEO_NEAR.as_str()).transpose());
+    let options = match options.transpose().map_err(malformed)? {
+        Some(RawBsonRef::Document(options)) => options,
+        // What is no stage is refused as such, before it sees any document.
+        _ => {
+            pipeline.insert(0, bson::rawdoc! { "$match": rule });
+            return Ok(());
+        }
+    };
+    let mut all = RawArrayBuf::new();
+    all.push(rule);
+    let mut narrowed = RawDocumentBuf::new();
+    for element in options {
+        let (name, value) = element.map_err(malformed)?;
+        if name == QUERY.as_str() {
+            all.push(value);
+        } else {
+            narrowed.append(name, value);
+        }
+    }
+    narrowed.append(QUERY, bson::rawdoc! { "$and": all });
+    let mut stage = RawDocumentBuf::new();
+    for element in first.map(|first| first.iter()).into_iter().flatten() {
+        let (name, value) = element.map_err(malformed)?;
+        if name == GEO_NEAR.as_str() {
+            stage.append(name, narrowed.clone());
+        } else {
+            stage.append(name, value);
+        }
+    }
+    pipeline[0] = stage;
     Ok(())
 }
 

@@ -33,6 +33,7 @@ pub async fn run(documents: &dyn Documents, prefix: &str) {
     suite("modify").find_and_modify().await;
     suite("unique").unique_indexes().await;
     suite("plans").indexes_answer_alike().await;
+    suite("places").places().await;
     suite("aggregations").aggregations().await;
     suite("transactions").transactions().await;
     suite("options").options().await;
@@ -436,6 +437,75 @@ impl Suite<'_> {
                 .to_string()
                 .contains("IXSCAN")
         );
+    }
+
+    async fn places(&self) {
+        let point = |x: f64, y: f64| doc! { "type": "Point", "coordinates": [x, y] };
+        let near = |x: f64, y: f64| doc! { "$geometry": point(x, y) };
+        let ring = vec![
+            vec![0.0, 0.0],
+            vec![4.0, 0.0],
+            vec![4.0, 4.0],
+            vec![0.0, 4.0],
+            vec![0.0, 0.0],
+        ];
+        let square = doc! { "$geometry": { "type": "Polygon", "coordinates": [ring] } };
+        let filters = || {
+            [
+                (doc! { "at": { "$geoWithin": square.clone() } }, vec![1, 2]),
+                (doc! { "at": { "$geoIntersects": square.clone() } }, vec![1, 2, 4]),
+                (
+                    doc! { "at": { "$geoWithin": { "$centerSphere": [[1, 1], 0.01] } } },
+                    vec![1],
+                ),
+            ]
+        };
+        self.insert([
+            doc! { "_id": 1, "at": point(1.0, 1.0) },
+            doc! { "_id": 2, "at": [3, 3] },
+            doc! { "_id": 3, "at": point(179.5, 10.0) },
+            doc! { "_id": 4, "at": { "type": "LineString", "coordinates": [[2, 2], [9, 9]] } },
+            doc! { "_id": 5 },
+        ])
+        .await;
+        for (filter, wanted) in filters() {
+            assert_eq!(self.ids(filter.clone()).await, wanted, "{filter}");
+        }
+        let nearest = doc! { "at": { "$near": near(1.2, 1.2) } };
+        let find = |filter: Document| Find {
+            filter: raw(filter),
+            batch: Some(1),
+            ..Find::default()
+        };
+        let refused = self
+            .documents
+            .find(&self.ns, find(nearest.clone()), Deadline::NEVER)
+            .await
+            .map(drop)
+            .map_err(|error| error.code());
+        assert_eq!(refused, Err(Code::NoQueryExecutionPlans));
+        let spec = IndexSpec::parse(&raw(doc! { "key": { "at": "2dsphere" } })).expect("an index");
+        assert_eq!(self.index(spec.clone()).await, Ok(1));
+        let kept = self.documents.list_indexes(&self.ns).await.expect("list");
+        assert_eq!(kept.last(), Some(&spec));
+        for (filter, wanted) in filters() {
+            let mut found = self.ids(filter.clone()).await;
+            found.sort_unstable();
+            assert_eq!(found, wanted, "{filter}");
+        }
+        assert_eq!(self.pages(find(nearest)).await, [1, 4, 2, 3]);
+        let across =
+            doc! { "at": { "$nearSphere": { "$geometry": point(-179.5, 10.0), "$maxDistance": 120_000 } } };
+        assert_eq!(self.pages(find(across)).await, [3]);
+        let stage =
+            doc! { "$geoNear": { "near": point(3.0, 3.0), "distanceField": "away", "maxDistance": 2000 } };
+        let found = self.aggregate(vec![stage]).await.expect("aggregate");
+        let away: Vec<f64> = found.iter().filter_map(|one| one.get_f64("away").ok()).collect();
+        // The shortest line from (2, 2) to (9, 9) leads by (3, 3) at some hundred metres.
+        assert_eq!(away.len(), 2, "the point and the line: {away:?}");
+        assert!(away[0] < 1.0 && (10.0..2000.0).contains(&away[1]), "{away:?}");
+        let done = self.insert([doc! { "_id": 6, "at": 5 }]).await;
+        assert_eq!(done.errors[0].error.code().number(), 16_755);
     }
 
     async fn aggregations(&self) {

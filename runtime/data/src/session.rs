@@ -149,8 +149,7 @@ impl Session {
                 aggregate.pipeline = swapped.collect::<Result<_, _>>()?;
             }
             let rule = self.narrowed(collection, Action::Read, RawDocumentBuf::new())?;
-            // First, so that no expression of the client's is evaluated on a document it may not see.
-            aggregate.pipeline.insert(0, bson::rawdoc! { "$match": rule });
+            client::begin_with_rule(&mut aggregate.pipeline, rule)?;
         }
         Ok(self
             .data

@@ -3,6 +3,7 @@
 
 use bson::{RawBson, RawBsonRef};
 
+use crate::geo::{self, CellRange};
 use crate::keycode;
 use crate::kv::successor;
 use crate::path::Path;
@@ -93,6 +94,14 @@ impl Bounds {
         })
     }
 
+    /// Where a 2dsphere index has the cells with these numbers, which are in order and apart from each other.
+    pub(crate) fn cells(ranges: &[CellRange]) -> Bounds {
+        Bounds {
+            intervals: ranges.iter().filter_map(Interval::cells).collect(),
+            exists: true,
+        }
+    }
+
     /// Whether each key of `other` is one of these.
     fn contains(&self, other: &Bounds) -> bool {
         other.intervals.iter().all(|inner| {
@@ -176,6 +185,17 @@ impl Interval {
         }
     }
 
+    fn cells((from, to): &CellRange) -> Option<Interval> {
+        let end = |cell: u64| End::Value(RawBson::Int64(cell.cast_signed()), true);
+        Some(Interval {
+            from: key(geo::cell_value(*from)),
+            to: successor(&key(geo::cell_value(*to)))?,
+            point: from == to,
+            lower: end(*from),
+            upper: end(*to),
+        })
+    }
+
     /// Where a hashed field has the one value of this interval.
     fn hashed(&self) -> Option<Interval> {
         Self::point(&RawBson::Int64(crate::index::hash(&self.from)))
@@ -235,6 +255,23 @@ pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool) -> Option<
     }
 }
 
+/// Where a 2dsphere index has the places that `filter` asks for at `path`; `None` when it asks for none. With `leaves`
+/// all its cells are leaves.
+pub(crate) fn of_places(filter: &Filter, path: &Path, leaves: bool) -> Option<Bounds> {
+    fn of(predicate: &Predicate, leaves: bool) -> Option<Bounds> {
+        match predicate {
+            Predicate::Geo(geo) => Some(Bounds::cells(&geo.ranges(leaves)?)),
+            Predicate::AllOf(all) => all.iter().find_map(|predicate| of(predicate, leaves)),
+            _ => None,
+        }
+    }
+    match filter {
+        Filter::Field { path: at, predicate } if at == path => of(predicate, leaves),
+        Filter::And(all) => all.iter().find_map(|filter| of_places(filter, path, leaves)),
+        _ => None,
+    }
+}
+
 /// Whether each document that `filter` matches is one that `wanted`, the filter of a partial index, matches: told
 /// only as far as it shows in the predicates of single fields.
 pub(crate) fn implies(filter: &Filter, wanted: &Filter) -> bool {
@@ -273,7 +310,10 @@ fn predicate_implies(path: &Path, predicate: &Predicate, wanted: &Predicate) -> 
     }
     match (predicate, wanted) {
         (Predicate::Never, _) => true,
-        (Predicate::Exists(true) | Predicate::Type(_) | Predicate::Size(_), Predicate::Exists(true)) => true,
+        (
+            Predicate::Exists(true) | Predicate::Type(_) | Predicate::Size(_) | Predicate::Geo(_),
+            Predicate::Exists(true),
+        ) => true,
         (_, Predicate::Exists(true)) => {
             of_predicate(path, predicate, true).is_some_and(|bounds| bounds.exists)
         }

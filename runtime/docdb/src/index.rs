@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::catalog::{Collection, append, entry_prefix};
+use crate::geo;
 use crate::keycode;
 use crate::kv::{Direction, KvRead, KvWrite, Range, successor};
 use crate::path::{IndexValues, Path, index_values};
@@ -18,6 +19,9 @@ use crate::{Code, Error, IndexKind, IndexSpec, Namespace, Result, show};
 const CHUNK_ROWS: usize = 1000;
 /// Bytes of documents after which a step of filling ends.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Keys of one document in a 2dsphere index: its cells, by the values of the other fields.
+const SPHERE_KEYS_MAX: usize = 16_384;
 
 /// A secondary index.
 #[derive(Debug, Clone)]
@@ -38,10 +42,19 @@ pub(crate) struct Index {
 pub(crate) struct IndexField {
     pub(crate) path: Path,
     pub(crate) descending: bool,
-    /// Whether the entries have hashes of the values.
-    pub(crate) hashed: bool,
+    /// What the entries have of the values.
+    pub(crate) entered: Entered,
     /// The path without its first 1, 2, ... parts: for what remains below an array.
     tails: Vec<Path>,
+}
+
+/// What an entry has of a field's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entered {
+    Value,
+    Hash,
+    /// A cell that covers some of the places there.
+    Cell,
 }
 
 /// The keys of one document in one index.
@@ -59,11 +72,19 @@ impl Index {
     /// # Errors
     /// When a path or the partial filter can't be parsed.
     pub(crate) fn new(id: u32, spec: IndexSpec, multikey: u32) -> Result<Self> {
-        let hashed = spec.kind == IndexKind::Hashed;
+        let entered = |at: usize| match spec.kind {
+            IndexKind::Ordered => Entered::Value,
+            IndexKind::Hashed => Entered::Hash,
+            IndexKind::Sphere { places } if places.checked_shr(at as u32).unwrap_or(0) & 1 == 1 => {
+                Entered::Cell
+            }
+            IndexKind::Sphere { .. } => Entered::Value,
+        };
         let fields = spec
             .keys
             .iter()
-            .map(|(path, direction)| IndexField::parse(path, *direction < 0, hashed));
+            .enumerate()
+            .map(|(at, (path, direction))| IndexField::parse(path, *direction < 0, entered(at)));
         let fields = fields.collect::<Result<_>>()?;
         let partial = spec.partial_filter.as_deref().map(Filter::parse).transpose()?;
         Ok(Self {
@@ -81,10 +102,16 @@ impl Index {
         !self.spec.hidden && !self.building
     }
 
+    /// Whether it has places by their cells.
+    pub(crate) fn is_on_sphere(&self) -> bool {
+        matches!(self.spec.kind, IndexKind::Sphere { .. })
+    }
+
     /// The document's keys.
     ///
     /// # Errors
-    /// `CannotIndexParallelArrays` when two independent arrays would be in one key.
+    /// `CannotIndexParallelArrays` when two independent arrays would be in one key; 16755 for what is no place, and for
+    /// too many keys, in a 2dsphere index.
     pub(crate) fn keys(&self, document: &RawDocument) -> Result<DocumentKeys> {
         let mut keys = DocumentKeys::default();
         keys.multikey = self.tuples(document, &mut |tuple| {
@@ -111,6 +138,9 @@ impl Index {
             .iter()
             .map(|field| field.values(document))
             .collect::<Result<_>>()?;
+        if self.is_on_sphere() {
+            return self.tuples_of_places(document, values, visit);
+        }
         if self.spec.sparse && values.iter().all(|values| values.missing) {
             return Ok(0);
         }
@@ -126,6 +156,40 @@ impl Index {
             Some((depth, array)) => self.tuples_by_element(&values, multikey, depth, array, visit)?,
             None => product(&values, visit),
         }
+        Ok(multikey)
+    }
+
+    /// The keys of a 2dsphere index: a document without a place has none, and any array may be combined with any cells.
+    fn tuples_of_places<'d>(
+        &self,
+        document: &'d RawDocument,
+        mut values: Vec<IndexValues<'d>>,
+        visit: &mut dyn FnMut(&[RawBsonRef<'d>]),
+    ) -> Result<u32> {
+        let places = self.fields.iter().zip(&values);
+        let mut places = places.filter(|(field, _)| field.entered == Entered::Cell);
+        if places.all(|(_, values)| values.missing) {
+            return Ok(0);
+        }
+        let mut count = 1_usize;
+        let mut multikey = 0;
+        for (at, values) in values.iter_mut().enumerate() {
+            multikey |= u32::from(values.multikey) << at;
+            if values.values.is_empty() {
+                values.values.push(RawBsonRef::Null);
+            }
+            count = count.saturating_mul(values.values.len());
+        }
+        if count > SPHERE_KEYS_MAX {
+            let shown = document.get("_id").ok().flatten().map(show::value);
+            let message = format!(
+                "Can't extract geo keys: the document with _id {} has {count} keys in index {:?}, and at most {SPHERE_KEYS_MAX} are allowed",
+                shown.unwrap_or_default(),
+                self.spec.name
+            );
+            return Err(Error::new(Code::Location(16_755), message));
+        }
+        product(&values, visit);
         Ok(multikey)
     }
 
@@ -259,7 +323,7 @@ impl Index {
 }
 
 impl IndexField {
-    fn parse(path: &str, descending: bool, hashed: bool) -> Result<Self> {
+    fn parse(path: &str, descending: bool, entered: Entered) -> Result<Self> {
         let path = Path::parse(path)?;
         let parts: Vec<&str> = path.parts().iter().map(|part| &*part.name).collect();
         let tails = (1..parts.len())
@@ -268,15 +332,23 @@ impl IndexField {
         Ok(Self {
             path,
             descending,
-            hashed,
+            entered,
             tails,
         })
     }
 
     /// The values under which the index has the document.
     fn values<'d>(&self, document: &'d RawDocument) -> Result<IndexValues<'d>> {
+        if self.entered == Entered::Cell {
+            let found = geo::index_cells(document, &self.path)?;
+            return Ok(IndexValues {
+                missing: found.cells.is_empty(),
+                multikey: found.wide,
+                values: found.cells.into_iter().map(geo::cell_value).collect(),
+            });
+        }
         let mut found = index_values(document, &self.path);
-        if !self.hashed {
+        if self.entered == Entered::Value {
             return Ok(found);
         }
         if found.multikey {

@@ -6,6 +6,7 @@
 //! - `value`, `path`: the total order of BSON values; dotted paths and how they fan out through arrays.
 //! - `query`, `update`, `projection`, `sort`, `expression`: texts to types, and the types' meaning on one document.
 //! - `collation`: strings in the order of a language, for the queries that ask for it.
+//! - `geo`: places on the Earth, their shapes and the cells that an index has of them.
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
@@ -52,6 +53,7 @@ mod view;
 mod check;
 mod decimal;
 mod expression;
+mod geo;
 mod keycode;
 mod path;
 mod pipeline;

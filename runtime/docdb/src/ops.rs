@@ -443,6 +443,12 @@ pub enum IndexKind {
     Ordered,
     /// MongoDB's `hashed`: a hash of the value of the only field. Serves equality.
     Hashed,
+    /// MongoDB's `2dsphere`: of the fields of which bit i of `places` is set the cells that cover the places on the
+    /// Earth that they have, of the others the values. Documents without any place are left out.
+    Sphere {
+        /// At least one bit, below 2 to the number of fields; these fields have the direction 1.
+        places: u32,
+    },
 }
 
 /// What [`Docs::modify_index`](crate::Docs::modify_index) changes; `None` leaves things as they are.

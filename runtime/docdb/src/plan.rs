@@ -14,7 +14,8 @@ use crate::bounds::{self, Bounds};
 use crate::capped;
 use crate::catalog::{Collection, document_prefix, entry_prefix};
 use crate::check::check_well_formed;
-use crate::index::Index;
+use crate::geo::Near;
+use crate::index::{Entered, Index, IndexField};
 use crate::kv::{Direction, successor};
 use crate::path::Path;
 use crate::query::Filter;
@@ -23,6 +24,9 @@ use crate::{Code, Error, Find, IndexKind, Limits, NATURAL_BACKWARD, Result, keyc
 
 /// Most key ranges of one plan: the product of the fields' intervals.
 const RANGES_MAX: usize = 1000;
+/// Most combinations of values for the fields before a place in a plan by distance: each is a prefix for all the ranges
+/// of a ring.
+const PREFIXES_MAX: usize = 10;
 /// Most plans in a union; an `$or` of more is a filter.
 const BRANCHES_MAX: usize = 100;
 
@@ -73,6 +77,36 @@ pub(crate) struct Plan {
     pub(crate) exact: bool,
     /// The bounds of each field, as far as they are used; for `explain`.
     pub(crate) fields: Vec<Bounds>,
+    /// The documents come in the order of their distance: `ranges` and `fields` are those of the fields before the
+    /// place, and each ring has its own.
+    pub(crate) near: Option<Arc<NearPlan>>,
+}
+
+/// What is needed to look into the rings around a point.
+#[derive(Debug)]
+pub(crate) struct NearPlan {
+    pub(crate) near: Near,
+    pub(crate) path: Path,
+    /// What the keys begin with, and the fields' directions.
+    prefix: Vec<u8>,
+    descending: Vec<bool>,
+    /// Whether all cells of the index are leaves.
+    leaves: bool,
+}
+
+impl NearPlan {
+    /// The plan for the documents of which something lies between two distances.
+    pub(crate) fn in_ring(&self, plan: &Plan, from: f64, to: f64) -> Plan {
+        let mut fields = plan.fields.clone();
+        fields.push(Bounds::cells(&self.near.ring(from, to, self.leaves)));
+        build(
+            plan.collection,
+            plan.source.clone(),
+            self.prefix.clone(),
+            &self.descending,
+            fields,
+        )
+    }
 }
 
 /// Ends of a query given as keys of its index: MongoDB's `min` and `max`.
@@ -146,7 +180,7 @@ impl Plan {
                 return Err(Error::new(
                     Code::BadValue,
                     format!(
-                        "min and max have no meaning for the hashed index {:?}",
+                        "min and max have no meaning for the index {:?}, which does not have the values themselves",
                         index.spec.name
                     ),
                 ));
@@ -226,6 +260,9 @@ pub(crate) fn consider(
     sort: Option<&SortSpec>,
     hint: Option<&str>,
 ) -> Result<Vec<Plan>> {
+    if let Some((path, near)) = filter.near() {
+        return by_distance(collection, filter, (path, near), sort, hint);
+    }
     match hint {
         Some("$natural") => return Ok(vec![scan(collection, sort)]),
         Some(NATURAL_BACKWARD) => {
@@ -240,6 +277,12 @@ pub(crate) fn consider(
                 let message = format!("hint provided does not correspond to an existing index: {name:?}");
                 Error::new(Code::BadValue, message)
             })?;
+            if !has_places(index, filter) {
+                let message = format!(
+                    "the hint names the 2dsphere index {name:?}, and the filter asks for no place that it could have"
+                );
+                return Err(Error::new(Code::NoQueryExecutionPlans, message));
+            }
             if !holds_all(index, filter) {
                 let message = format!(
                     "the hint names the partial index {name:?}, and the filter does not imply its partialFilterExpression"
@@ -277,12 +320,18 @@ fn singles(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) ->
     let usable = |index: &&Arc<Index>| index.is_visible() && holds_all(index, filter);
     for index in collection.indexes.iter().filter(usable) {
         let (plan, score) = by_index(collection, index, filter, sort);
-        let complete = !index.spec.sparse
-            || plan.fields.iter().any(|bounds| bounds.exists)
-            || index
-                .fields
-                .iter()
-                .any(|field| bounds::implies_exists(filter, &field.path));
+        let has_any = || {
+            plan.fields.iter().any(|bounds| bounds.exists)
+                || index
+                    .fields
+                    .iter()
+                    .any(|field| bounds::implies_exists(filter, &field.path))
+        };
+        let complete = if index.is_on_sphere() {
+            has_places(index, filter)
+        } else {
+            !index.spec.sparse || has_any()
+        };
         if complete && (plan.bounded || (plan.sorted && sort.is_some())) {
             plans.push((plan, score));
         }
@@ -328,11 +377,89 @@ fn union(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> O
             points: branches.iter().all(|branch| branch.plan.points),
             exact: false,
             fields: Vec::new(),
+            near: None,
             source: Source::Union(branches),
         };
         Some((plan, weight))
     });
     unions.max_by_key(|(_, weight)| *weight)
+}
+
+/// Whether all documents that the filter matches have a place in one of the index's fields for places, or it has none:
+/// a 2dsphere index lacks the others.
+fn has_places(index: &Index, filter: &Filter) -> bool {
+    let mut places = index.fields.iter().filter(|field| field.entered == Entered::Cell);
+    !index.is_on_sphere() || places.any(|field| bounds::of_places(filter, &field.path, false).is_some())
+}
+
+/// The plans that give documents in the order of their distance: of 2dsphere indexes that have the place after fields
+/// that the filter fixes to values, the one with most of these first.
+///
+/// # Errors
+/// `NoQueryExecutionPlans` when there is none.
+pub(crate) fn by_distance(
+    collection: &Collection,
+    filter: &Filter,
+    (path, near): (&Path, &Near),
+    sort: Option<&SortSpec>,
+    hint: Option<&str>,
+) -> Result<Vec<Plan>> {
+    let mut plans = Vec::new();
+    for index in &collection.indexes {
+        let wanted = hint.is_none_or(|hint| &*index.spec.name == hint);
+        let is_place = |field: &IndexField| field.entered == Entered::Cell && field.path == *path;
+        let place = index.fields.iter().position(is_place);
+        let Some(place) = place.filter(|_| wanted && index.is_visible() && holds_all(index, filter)) else {
+            continue;
+        };
+        if !near.is_on_sphere() {
+            continue;
+        }
+        let before = index.fields.iter().take(place).enumerate().map(|(at, field)| {
+            let multikey = index.multikey >> at & 1 == 1;
+            bounds_of(index, field, filter, multikey).filter(Bounds::points)
+        });
+        let Some(fields) = before.collect::<Option<Vec<Bounds>>>() else {
+            continue;
+        };
+        let ranges: usize = fields.iter().map(|bounds| bounds.intervals.len()).product();
+        if ranges > PREFIXES_MAX {
+            continue;
+        }
+        let descending: Vec<bool> = index.fields.iter().map(|field| field.descending).collect();
+        let prefix = entry_prefix(index.id);
+        let source = Source::Index(index.clone());
+        let mut plan = build(collection.id, source, prefix.clone(), &descending, fields);
+        plan.sorted = sort.is_none();
+        plan.bounded = true;
+        plan.points = false;
+        plan.near = Some(Arc::new(NearPlan {
+            near: near.clone(),
+            path: path.clone(),
+            prefix,
+            descending,
+            leaves: index.multikey >> place & 1 == 0,
+        }));
+        plans.push(plan);
+    }
+    plans.sort_by_key(|plan| std::cmp::Reverse(plan.fields.len()));
+    if plans.is_empty() {
+        return Err(Error::new(
+            Code::NoQueryExecutionPlans,
+            "error processing query: unable to find index for $geoNear query",
+        ));
+    }
+    Ok(plans)
+}
+
+/// What the filter says about a field of an index.
+fn bounds_of(index: &Index, field: &IndexField, filter: &Filter, multikey: bool) -> Option<Bounds> {
+    match field.entered {
+        Entered::Value => bounds::of_filter(filter, &field.path, multikey),
+        Entered::Hash => bounds::of_filter(filter, &field.path, multikey)?.hashed(),
+        // The bit of a place is also set by shapes that take several cells, or one that is no leaf.
+        Entered::Cell => bounds::of_places(filter, &field.path, index.is_on_sphere() && !multikey),
+    }
 }
 
 /// Whether a partial index has all documents that the filter matches.
@@ -429,18 +556,15 @@ fn by_index_with(
     for (i, field) in index.fields.iter().enumerate() {
         let multikey = index.multikey >> i & 1 == 1;
         let within = element.filter(|_| multikey && multikey_used != Some(false));
+        let within = within.filter(|_| field.entered != Entered::Cell);
         let within = within.and_then(|(path, filter)| bounds::of_element(filter, field.tail_below(path)?));
         let from_element = within.is_some();
-        // Otherwise two such fields may be met by different elements; an entry holds one element's values.
-        if multikey && !from_element && multikey_used.is_some() {
+        // Otherwise two such fields may be met by different elements; an entry holds one element's values. A 2dsphere
+        // index has all combinations.
+        if multikey && !from_element && multikey_used.is_some() && !index.is_on_sphere() {
             break;
         }
-        let bounds = within.or_else(|| bounds::of_filter(filter, &field.path, multikey));
-        let bounds = if field.hashed {
-            bounds.and_then(|bounds| bounds.hashed())
-        } else {
-            bounds
-        };
+        let bounds = within.or_else(|| bounds_of(index, field, filter, multikey));
         let Some(bounds) = bounds else {
             break;
         };
@@ -575,6 +699,7 @@ fn build(collection: u32, source: Source, prefix: Vec<u8>, descending: &[bool], 
         points: !fields.is_empty() && fields.iter().all(Bounds::points),
         exact: false,
         fields,
+        near: None,
     }
 }
 

@@ -19,6 +19,9 @@ const FIELDS_MAX: usize = 32;
 /// Longest life of documents, in seconds: MongoDB's.
 const EXPIRE_SECONDS_MAX: i64 = i32::MAX as i64;
 
+/// MongoDB's number for the rules of 2dsphere indexes as they are since 3.2.
+const SPHERE_VERSION: i32 = 3;
+
 /// Field paths with their directions.
 type Keys = Vec<(Arc<str>, i32)>;
 
@@ -74,8 +77,19 @@ impl IndexSpec {
                         return Err(Error::new(Code::CannotCreateIndex, message));
                     }
                 }
+                "2dsphereIndexVersion" => {
+                    if as_whole(value) != Some(i64::from(SPHERE_VERSION)) {
+                        return Err(Error::new(
+                            Code::CannotCreateIndex,
+                            format!(
+                                "unsupported geo index version {{ 2dsphereIndexVersion : {} }}, only {SPHERE_VERSION} is supported",
+                                shown(value)
+                            ),
+                        ));
+                    }
+                }
                 // `dropDups` means nothing since MongoDB 3.0, which passes it over, too.
-                "v" | "ns" | "background" | "dropDups" | "2dsphereIndexVersion" | "hashVersion" => {}
+                "v" | "ns" | "background" | "dropDups" | "hashVersion" => {}
                 option => {
                     let message = format!("the field '{option}' is not valid for an index specification");
                     return Err(Error::new(Code::InvalidIndexSpecificationOption, message));
@@ -117,17 +131,22 @@ impl IndexSpec {
                 Err(_) => document.append(cstr!("expireAfterSeconds"), seconds),
             }
         }
+        if let IndexKind::Sphere { .. } = self.kind {
+            document.append(cstr!("2dsphereIndexVersion"), SPHERE_VERSION);
+        }
         document
     }
 
-    /// `{a: 1, b: -1}`, or `{a: "hashed"}`.
+    /// `{a: 1, b: -1}`, `{a: "hashed"}` or `{a: 1, b: "2dsphere"}`.
     pub fn key_pattern(&self) -> RawDocumentBuf {
         let mut pattern = RawDocumentBuf::new();
-        for (path, direction) in &self.keys {
-            match self.kind {
-                IndexKind::Ordered => append(&mut pattern, path, RawBsonRef::Int32(*direction)),
-                IndexKind::Hashed => append(&mut pattern, path, RawBsonRef::String("hashed")),
-            }
+        for (at, (path, direction)) in self.keys.iter().enumerate() {
+            let value = match self.kind {
+                IndexKind::Hashed => RawBsonRef::String("hashed"),
+                IndexKind::Sphere { places } if places >> at & 1 == 1 => RawBsonRef::String("2dsphere"),
+                IndexKind::Ordered | IndexKind::Sphere { .. } => RawBsonRef::Int32(*direction),
+            };
+            append(&mut pattern, path, value);
         }
         pattern
     }
@@ -179,13 +198,25 @@ fn default_name(pattern: &RawDocument) -> Arc<str> {
 /// `CannotCreateIndex` for what is no direction and no kind that there is.
 pub(crate) fn parse_keys(pattern: &RawDocument) -> Result<(Keys, IndexKind)> {
     let refuse = |why: String| Err(Error::new(Code::CannotCreateIndex, why));
-    let mut keys = Vec::new();
-    let mut kind = IndexKind::Ordered;
+    let mut keys: Keys = Vec::new();
+    let mut hashed = false;
+    let mut places = 0_u32;
     for (path, value) in fields(pattern) {
         let direction = match value {
             RawBsonRef::String("hashed") => {
-                kind = IndexKind::Hashed;
+                hashed = true;
                 1
+            }
+            // More fields than there are bits are refused like all that are too many.
+            RawBsonRef::String("2dsphere") => {
+                places |= 1_u32.checked_shl(keys.len() as u32).unwrap_or(1);
+                1
+            }
+            RawBsonRef::String("2d") => {
+                return refuse(
+                    "indexes on a plane (\"2d\") are not supported; \"2dsphere\" takes coordinate pairs, too"
+                        .to_owned(),
+                );
             }
             RawBsonRef::String(other) => return refuse(format!("Unknown index plugin '{other}'")),
             value if is_number(value) => {
@@ -207,11 +238,16 @@ pub(crate) fn parse_keys(pattern: &RawDocument) -> Result<(Keys, IndexKind)> {
         };
         keys.push((Arc::from(path), direction));
     }
-    if kind == IndexKind::Hashed && keys.len() > 1 {
+    if hashed && keys.len() > 1 {
         return refuse(
             "a hashed index has one field only; compound hashed indexes are not supported".to_owned(),
         );
     }
+    let kind = match (hashed, places) {
+        (true, _) => IndexKind::Hashed,
+        (false, 0) => IndexKind::Ordered,
+        (false, places) => IndexKind::Sphere { places },
+    };
     Ok((keys, kind))
 }
 
@@ -320,6 +356,24 @@ fn check(spec: &IndexSpec) -> Result<()> {
         // A hashed field has no direction, and the catalog's row keeps none.
         if spec.keys.len() > 1 || spec.keys.iter().any(|(_, direction)| *direction != 1) {
             return refuse("a hashed index has one field only, in the direction 1".to_owned());
+        }
+    }
+    if let IndexKind::Sphere { places } = spec.kind {
+        if spec.unique {
+            return refuse(
+                "a 2dsphere index can't be unique: it has places by the cells that they are in".to_owned(),
+            );
+        }
+        let beyond = places.checked_shr(spec.keys.len() as u32).unwrap_or(0);
+        let turned = spec
+            .keys
+            .iter()
+            .enumerate()
+            .any(|(at, (_, direction))| places >> at & 1 == 1 && *direction != 1);
+        if places == 0 || beyond != 0 || turned {
+            return refuse(format!(
+                "index {name:?} has no field for a place, or one in the direction -1"
+            ));
         }
     }
     if let Some(seconds) = spec.expire_after_seconds {

@@ -25,6 +25,7 @@ pub const FUZZ_TARGETS: &[(&str, FuzzTarget)] = &[
     ("bson", fuzz_bson),
     ("expression", fuzz_expression),
     ("filter", fuzz_filter),
+    ("geo", fuzz_geo),
     ("keycode", fuzz_keycode),
     ("pipeline", fuzz_pipeline),
     ("projection", fuzz_projection),
@@ -191,6 +192,14 @@ pub fn fuzz_pipeline(data: &[u8]) {
         }
         Err(error) => assert_ne!(error.code(), crate::Code::InternalError, "{error}"),
     }
+}
+
+/// Two documents that may be geometries: what is read holds to the laws of places.
+pub fn fuzz_geo(data: &[u8]) {
+    let Some((asked, stored)) = two_documents(data) else {
+        return;
+    };
+    crate::geo::check_laws(RawBsonRef::Document(asked), RawBsonRef::Document(stored));
 }
 
 /// A sort and a document to compare with its own key.

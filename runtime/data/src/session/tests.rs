@@ -5,8 +5,8 @@ use cloudlet_base::{LoginType, User};
 use proptest::prelude::*;
 
 use super::*;
-use crate::Code;
 use crate::testing::{MemoryDocuments, embedded};
+use crate::{Code, IndexSpec};
 
 const NEVER: Deadline = Deadline::NEVER;
 
@@ -557,6 +557,30 @@ fn a_clients_pipeline_sees_its_own_documents_and_no_other_collection() {
         // An expression that would fail on a foreign document is not evaluated there.
         let prying = rawdoc! { "$match": { "$expr": { "$cond": [{ "$eq": ["$_openid", "you"] }, { "$toInt": "$_openid" }, true] } } };
         assert_eq!(count(&me, vec![prying]).await, [1]);
+        // So it is with what is near, of which the rule becomes a part.
+        let spec = IndexSpec::parse(&rawdoc! { "key": { "at": "2dsphere" } }).unwrap();
+        let ns = Namespace::new("hotel", "c");
+        data.documents.create_indexes(&ns, vec![spec]).await.unwrap();
+        let mut everywhere = update(rawdoc! {}, rawdoc! { "$set": { "at": [1, 2] } }, false);
+        everywhere.statements[0].multi = true;
+        data.session(admin())
+            .update("c", everywhere, NEVER)
+            .await
+            .unwrap();
+        let near = |query: RawDocumentBuf| rawdoc! { "$geoNear": { "near": [1, 2], "spherical": true, "distanceField": "d", "query": query } };
+        assert_eq!(
+            count(&data.session(admin()), vec![near(rawdoc! {})]).await,
+            [1, 2, 3]
+        );
+        assert_eq!(count(&me, vec![near(rawdoc! {})]).await, [1]);
+        assert_eq!(
+            count(&me, vec![near(rawdoc! { "_openid": "you" })]).await,
+            Vec::<i32>::new()
+        );
+        let prying = rawdoc! { "$expr": { "$cond": [{ "$eq": ["$_openid", "you"] }, { "$toInt": "$_openid" }, true] } };
+        assert_eq!(count(&me, vec![near(prying)]).await, [1]);
+        let bare = rawdoc! { "$geoNear": { "near": [1, 2], "spherical": true, "distanceField": "d" } };
+        assert_eq!(count(&me, vec![bare]).await, [1]);
         for stage in [
             rawdoc! { "$lookup": { "from": "c", "localField": "x", "foreignField": "x", "as": "all" } },
             rawdoc! { "$unionWith": "c" },

@@ -10,7 +10,7 @@ use super::scan::Meter;
 use crate::catalog::{Catalog, append};
 use crate::engine::Engine;
 use crate::kv::{Direction, KvRead};
-use crate::plan::{self, Plan, Source};
+use crate::plan::{Plan, Source};
 use crate::{IndexSpec, Namespace, Result, specification};
 
 /// Runs the query to its end and tells how.
@@ -27,12 +27,7 @@ pub(crate) fn explain(
     let (winner, returned) = match catalog.collection(ns) {
         None => (stage("EOF"), 0),
         Some(collection) => {
-            let mut plans = plan::consider(
-                collection,
-                &query.filter,
-                query.sort.as_ref(),
-                query.hint.as_deref(),
-            )?;
+            let mut plans = query.plans(collection)?;
             if let Some(winner) = plans.first_mut() {
                 winner.narrow(&query.window)?;
             }
@@ -109,6 +104,12 @@ fn scan_stage(plan: &Plan) -> RawDocumentBuf {
     };
     match &plan.source {
         Source::Documents | Source::Order => index_scan(plan, &specification::of_id(), false, direction),
+        Source::Index(index) if plan.near.is_some() => {
+            let mut near = stage("GEO_NEAR_2DSPHERE");
+            near.append(cstr!("keyPattern"), index.spec.key_pattern());
+            near.append(cstr!("indexName"), &*index.spec.name);
+            near
+        }
         Source::Index(index) => index_scan(plan, &index.spec, index.multikey != 0, direction),
         Source::Union(branches) => {
             let mut inputs = RawArrayBuf::new();
@@ -136,6 +137,7 @@ fn shown_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
             scan.append(cstr!("direction"), direction);
             scan
         }
+        _ if plan.near.is_some() => scan_stage(plan),
         _ => above("FETCH", scan_stage(plan)),
     };
     if query.sort.is_some() && !plan.sorted {

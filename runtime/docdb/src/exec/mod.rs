@@ -1,9 +1,10 @@
-//! Running queries: pages, cursors, counts, distinct values. `scan` walks a plan, `sorted` sorts what no index
+//! Running queries: pages, cursors, counts, distinct values. `scan` walks a plan, `near` one by distance, `sorted` sorts what no index
 //! sorts, `write` changes documents, `expire` removes old ones, `build` makes indexes, `explain` tells what happened.
 
 pub(crate) mod build;
 pub(crate) mod expire;
 pub(crate) mod explain;
+mod near;
 pub(crate) mod scan;
 mod sorted;
 pub(crate) mod write;
@@ -26,7 +27,7 @@ use crate::expression::{Runtime, Scope};
 use crate::kv::{Direction, KvRead};
 use crate::ops::{COLLATION_FIELD, SORT_FIELD, VARIABLES_FIELD};
 use crate::path::{self, Path};
-use crate::pipeline::{self, PipelineState};
+use crate::pipeline::{self, GeoNear, PipelineState};
 use crate::plan::{self, Plan, Source, Window};
 use crate::projection::Projection;
 use crate::query::Filter;
@@ -52,6 +53,8 @@ pub(crate) struct Query {
     pub(crate) window: Window,
     pub(crate) tailable: bool,
     pub(crate) shown: Shown,
+    /// What a pipeline's `$geoNear` asks for; `$near` is in the filter.
+    pub(crate) near: Option<Arc<GeoNear>>,
 }
 
 impl Query {
@@ -68,6 +71,7 @@ impl Query {
             window: Window::default(),
             tailable: false,
             shown: Shown::Documents,
+            near: None,
         }
     }
 
@@ -103,14 +107,31 @@ impl Query {
             window: Window::parse(find, limits)?,
             tailable: find.tailable,
             shown: find.shown,
+            near: None,
         })
     }
 
     /// The plan of the query.
     pub(crate) fn plan(&self, collection: &Collection) -> Result<Plan> {
-        let mut plan = plan::choose(collection, &self.filter, self.sort.as_ref(), self.hint.as_deref())?;
+        let mut plans = self.plans(collection)?;
+        if plans.is_empty() {
+            return Err(Error::new(Code::NoQueryExecutionPlans, "no plan for the query"));
+        }
+        let mut plan = plans.swap_remove(0);
         plan.narrow(&self.window)?;
         Ok(plan)
+    }
+
+    /// The plans that come into question, the best one first.
+    pub(crate) fn plans(&self, collection: &Collection) -> Result<Vec<Plan>> {
+        let (filter, sort, hint) = (&self.filter, self.sort.as_ref(), self.hint.as_deref());
+        match &self.near {
+            Some(near) => {
+                let path = near.path(collection)?;
+                plan::by_distance(collection, filter, (&path, &near.near), sort, hint)
+            }
+            None => plan::consider(collection, filter, sort, hint),
+        }
     }
 
     fn project(&self, document: &RawDocument) -> Result<RawDocumentBuf> {
@@ -152,7 +173,7 @@ pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits, scope: &Scop
         return Ok(Filter::AlwaysTrue);
     }
     check_well_formed(document, limits.depth_max)?;
-    Filter::parse_in(document, scope)
+    Filter::parse_query(document, scope)
 }
 
 /// The filter of a command or of one of its statements, and what went with it.
@@ -675,7 +696,8 @@ fn is_short(plan: &Plan, query: &Query) -> bool {
     let few = query
         .limit
         .is_some_and(|limit| limit.saturating_add(query.skip) <= LIMIT_MAX);
-    (plan.bounded && plan.points) || (few && plan.sorted && (plan.bounded || query.is_all()))
+    plan.near.is_none()
+        && ((plan.bounded && plan.points) || (few && plan.sorted && (plan.bounded || query.is_all())))
 }
 
 impl Query {

@@ -6,6 +6,7 @@ use std::ops::{Bound, ControlFlow};
 use bson::RawDocument;
 use cloudlet_base::Deadline;
 
+use super::near::scan_near;
 use crate::engine::Engine;
 use crate::index::{Index, stored};
 use crate::kv::{Direction, KvRead, Range};
@@ -55,6 +56,11 @@ impl<'e> Meter<'e> {
     /// By when the query has to be done.
     pub(crate) fn deadline(&self) -> &'e Deadline {
         self.deadline
+    }
+
+    /// What may be held to be sorted.
+    pub(super) fn sort_bytes_max(&self) -> usize {
+        self.engine.limits.sort_bytes_max
     }
 
     /// Refuses a long read on its caller's thread, by an error that sets `over_budget`.
@@ -118,7 +124,8 @@ impl Drop for Meter<'_> {
 pub(crate) type MatchVisitor<'v> = dyn FnMut(&[u8], &RawDocument) -> Result<ControlFlow<()>> + 'v;
 
 /// Shows `visit` the documents that match, in the plan's order, beginning after the row whose key is `after`. Of a
-/// union a row's key has the number of its branch before it.
+/// union a row's key has the number of its branch before it; that of a document which is near to something tells how
+/// near.
 ///
 /// # Errors
 /// The meter's, the store's, or the visitor's.
@@ -130,6 +137,9 @@ pub(crate) fn scan(
     meter: &mut Meter<'_>,
     visit: &mut MatchVisitor<'_>,
 ) -> Result<()> {
+    if let Some(near) = &plan.near {
+        return scan_near(kv, plan, near, filter, after, meter, visit);
+    }
     let Source::Union(branches) = &plan.source else {
         return scan_one(kv, plan, filter, after, meter, visit);
     };
@@ -203,8 +213,8 @@ pub(crate) fn count_rows(kv: &dyn KvRead, plan: &Plan, most: u64, meter: &mut Me
     outcome.map(|()| count)
 }
 
-/// [`scan`] of a plan that is no union.
-fn scan_one(
+/// [`scan`] of a plan that is no union, in the order of its keys.
+pub(super) fn scan_one(
     kv: &dyn KvRead,
     plan: &Plan,
     filter: &Filter,

@@ -726,6 +726,7 @@ fn first_matching(
                 window: plan::Window::default(),
                 tailable: false,
                 shown: Shown::Documents,
+                near: None,
             };
             let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.into_iter().next();

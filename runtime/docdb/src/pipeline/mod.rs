@@ -3,7 +3,7 @@
 //! [`parse`] makes the stages, [`optimize`] moves what it can into the query that feeds them (filter, sort, limit: so
 //! that indexes serve them). [`run`] pushes documents through the stages one by one, so that only those stages hold
 //! documents that have to (`$group`, `$sort` and their kin), each within `aggregate_bytes_max`. Nothing is spilled to
-//! disk. [`group`] and [`join`] are stages of their kinds; [`cursor`] makes pages; [`mod@write`] is `$out`
+//! disk. [`group`], [`join`] and [`near`] are stages of their kinds; [`cursor`] makes pages; [`mod@write`] is `$out`
 //! and `$merge`.
 //!
 //! A cursor holds no read transaction. If all stages look at one document at a time, it holds the key after which
@@ -13,10 +13,13 @@
 mod cursor;
 mod group;
 mod join;
+mod near;
 mod optimize;
 mod parse;
 mod run;
 mod write;
+
+use std::sync::Arc;
 
 use bson::raw::CString;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
@@ -34,6 +37,7 @@ use crate::value::{elements, fields};
 use crate::{Code, Error, Result};
 
 pub(crate) use self::cursor::{PipelineState, each, explain, first_page, is_pending, next_page};
+pub(crate) use self::near::GeoNear;
 pub(crate) use self::parse::{Surroundings, event_stages};
 pub(crate) use self::write::write_result;
 
@@ -64,6 +68,8 @@ enum Source {
 /// One stage.
 #[derive(Debug)]
 pub(crate) enum Stage {
+    /// `$geoNear`, whose order and bounds are the query's.
+    GeoNear(Arc<GeoNear>),
     /// `$match`.
     Match(Filter),
     /// `$project`, `$addFields`, `$unset`.
@@ -121,7 +127,8 @@ impl Stage {
     fn is_stateless(&self) -> bool {
         matches!(
             self,
-            Stage::Match(_)
+            Stage::GeoNear(_)
+                | Stage::Match(_)
                 | Stage::Project(_)
                 | Stage::ReplaceRoot(_)
                 | Stage::Redact(_)
@@ -133,6 +140,7 @@ impl Stage {
 
     fn name(&self) -> &'static str {
         match self {
+            Stage::GeoNear(_) => "$geoNear",
             Stage::Match(_) => "$match",
             Stage::Project(_) => "$project",
             Stage::ReplaceRoot(_) => "$replaceRoot",
@@ -157,6 +165,7 @@ impl Stage {
     /// Those of its expressions, and a result that is no document or too large.
     pub(crate) fn apply_to(&self, doc: &RawDocument, runtime: &Runtime) -> Result<Option<RawDocumentBuf>> {
         match self {
+            Stage::GeoNear(near) => near.apply_to(doc),
             Stage::Match(filter) => Ok(filter.accepts(doc)?.then(|| doc.to_owned())),
             Stage::Project(projection) => {
                 let made = projection.apply(doc, &Filter::AlwaysTrue)?;

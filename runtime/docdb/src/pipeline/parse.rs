@@ -7,6 +7,7 @@ use bson::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc
 
 use super::group::{BucketAuto, Group};
 use super::join::{GraphLookup, Lookup, UnionWith};
+use super::near::GeoNear;
 use super::write::Target;
 use super::{Pipeline, Source, Stage, Unwind, optimize};
 use crate::check::check_well_formed;
@@ -22,13 +23,12 @@ use crate::{Code, Error, Limits, Result};
 const NESTING_MAX: usize = 20;
 
 /// Stages that MongoDB has and this engine has not.
-const NOT_SUPPORTED: [&str; 17] = [
+const NOT_SUPPORTED: [&str; 16] = [
     "$changeStream",
     "$changeStreamSplitLargeEvent",
     "$currentOp",
     "$densify",
     "$fill",
-    "$geoNear",
     "$listLocalSessions",
     "$listSessions",
     "$listSampledQueries",
@@ -98,6 +98,7 @@ impl Pipeline {
         around.check_stages(stages.len())?;
         let mut source = Source::Collection;
         let mut target = None;
+        let mut near = None;
         let mut parsed = Vec::new();
         for (place, stage) in stages.iter().enumerate() {
             check_well_formed(stage, around.limits.depth_max)?;
@@ -108,6 +109,13 @@ impl Pipeline {
                     return Err(location(40_602, message));
                 }
                 source = first(name, argument, &around.scope)?;
+                continue;
+            }
+            if name == "$geoNear" && place == 0 {
+                let (stage, filter) = GeoNear::parse(argument, &around.scope)?;
+                let stage = Arc::new(stage);
+                near = Some((stage.clone(), filter));
+                parsed.push(Stage::GeoNear(stage));
                 continue;
             }
             if matches!(name, "$out" | "$merge") {
@@ -137,6 +145,11 @@ impl Pipeline {
             bypass_validation: false,
         };
         optimize::optimize(&mut pipeline);
+        // No later filter was moved before the stage, so the query has only what the stage says.
+        if let Some((near, filter)) = near {
+            pipeline.query.near = Some(near);
+            pipeline.query.filter = filter;
+        }
         Ok(pipeline)
     }
 
@@ -176,7 +189,7 @@ pub(crate) fn event_stages(stages: &[RawDocumentBuf], around: &Surroundings) -> 
         // A name that is no stage at all is told as such; these are stages of whole pipelines only.
         let whole = matches!(
             name,
-            "$out" | "$merge" | "$documents" | "$collStats" | "$indexStats"
+            "$out" | "$merge" | "$documents" | "$collStats" | "$indexStats" | "$geoNear"
         );
         let known = whole || !matches!(&made, Err(error) if error.code() == Code::Location(40_324));
         if known && !allowed {
@@ -291,6 +304,10 @@ impl Stage {
             "$graphLookup" => Stage::GraphLookup(Box::new(GraphLookup::parse(v, around)?)),
             "$unionWith" => Stage::UnionWith(Box::new(UnionWith::parse(v, around)?)),
             "$facet" => Stage::Facet(facet(v, around)?),
+            "$geoNear" => {
+                let message = "$geoNear is only valid as the first stage in a pipeline";
+                return Err(location(40_602, message));
+            }
             name if NOT_SUPPORTED.contains(&name) => {
                 let message = format!("pipeline stage {name} is not supported");
                 return Err(Error::new(Code::CommandNotSupported, message));

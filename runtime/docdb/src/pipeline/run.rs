@@ -330,9 +330,11 @@ impl<'p> Step<'p> {
     pub(super) fn start(stage: &'p Stage) -> Step<'p> {
         let wanted = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         match stage {
-            Stage::Match(_) | Stage::Project(_) | Stage::ReplaceRoot(_) | Stage::Redact(_) => {
-                Step::Each(stage)
-            }
+            Stage::GeoNear(_)
+            | Stage::Match(_)
+            | Stage::Project(_)
+            | Stage::ReplaceRoot(_)
+            | Stage::Redact(_) => Step::Each(stage),
             Stage::Unwind(unwind) => Step::Unwind(unwind),
             Stage::Lookup(lookup) => Step::Lookup(lookup, Kept::Nothing),
             Stage::GraphLookup(lookup) => Step::GraphLookup(lookup),

@@ -108,6 +108,7 @@ impl Predicate {
                 whole_part(value).is_some_and(|whole| whole.wrapping_rem(*divisor) == *remainder)
             }
             Predicate::Bits { test, positions } => bits_match(value, *test, positions),
+            Predicate::Geo(geo) => geo.matches(value),
             Predicate::AllOf(parts) => parts.iter().all(|part| part.matches_leaf(v, &mut None)),
             Predicate::Never => false,
             Predicate::Collated { test, collation } => test.matches_collated(value, collation),

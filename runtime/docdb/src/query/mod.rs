@@ -13,11 +13,12 @@ use std::sync::Arc;
 use bson::spec::ElementType;
 use bson::{RawBson, RawDocument};
 
-use crate::Result;
 use crate::check::check_well_formed;
 use crate::collation::{Collation, holds_text};
 use crate::expression::{Expr, Runtime, Scope};
+use crate::geo::{Geo, Near};
 use crate::path::Path;
+use crate::{Code, Error, Result};
 
 pub(crate) use self::parse::{ARGUMENT_DEPTH_MAX, is_value_operators};
 pub(crate) use self::regex::Regex;
@@ -85,6 +86,8 @@ pub(crate) enum Predicate {
     Mod { divisor: i64, remainder: i64 },
     /// A whole number or binary data with such bits.
     Bits { test: BitTest, positions: Vec<u32> },
+    /// A place that meets what is asked of it.
+    Geo(Arc<Geo>),
     /// All of these, each possibly by another element of an array: several operators on one field, or `$all`.
     AllOf(Vec<Predicate>),
     /// Nothing matches: `$all: []`.
@@ -105,6 +108,15 @@ pub(crate) enum BitTest {
     AnyClear,
 }
 
+/// Parses a filter whose strings compare as the scope's collation says.
+fn parse_collated(doc: &RawDocument, scope: &Scope) -> Result<Filter> {
+    let mut filter = parse::filter(doc, Some(scope))?;
+    if let Some(collation) = scope.runtime().collation() {
+        filter.collate(collation);
+    }
+    Ok(filter)
+}
+
 impl Filter {
     /// Parses a filter document.
     ///
@@ -113,7 +125,7 @@ impl Filter {
     /// deeply nested documents, `CommandNotSupported` for operators that MongoDB has and this engine has not.
     pub(crate) fn parse(doc: &RawDocument) -> Result<Filter> {
         check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
-        parse::filter(doc, None)
+        parse::filter(doc, None)?.without_near()
     }
 
     /// Parses a filter that may have `$expr`, whose variables and surroundings `scope` tells.
@@ -122,11 +134,69 @@ impl Filter {
     /// As [`parse`](Self::parse), and those of expressions.
     pub(crate) fn parse_in(doc: &RawDocument, scope: &Scope) -> Result<Filter> {
         check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
-        let mut filter = parse::filter(doc, Some(scope))?;
-        if let Some(collation) = scope.runtime().collation() {
-            filter.collate(collation);
+        parse_collated(doc, scope)?.without_near()
+    }
+
+    /// Parses the filter of a query on a collection, which may ask for documents in the order of their distance.
+    ///
+    /// # Errors
+    /// As [`parse_in`](Self::parse_in), and `BadValue` for a `$near` that is not one of the conditions that all have
+    /// to be met, and for a second one.
+    pub(crate) fn parse_query(doc: &RawDocument, scope: &Scope) -> Result<Filter> {
+        check_well_formed(doc, ARGUMENT_DEPTH_MAX)?;
+        let filter = parse_collated(doc, scope)?;
+        let all = filter.count_near();
+        let mut top = Vec::new();
+        filter.collect_near(&mut top);
+        if all > top.len() {
+            return Err(Error::new(Code::BadValue, "geo $near must be top-level expr"));
+        }
+        if all > 1 {
+            return Err(Error::new(Code::BadValue, "Too many geoNear expressions"));
         }
         Ok(filter)
+    }
+
+    /// # Errors
+    /// When there is a `$near`: what a filter like this is used for has no order.
+    fn without_near(self) -> Result<Filter> {
+        if self.count_near() > 0 {
+            return Err(unordered());
+        }
+        Ok(self)
+    }
+
+    /// The `$near` of a query and the path that it is about.
+    pub(crate) fn near(&self) -> Option<(&Path, &Near)> {
+        let mut found = Vec::new();
+        self.collect_near(&mut found);
+        found.pop()
+    }
+
+    fn collect_near<'f>(&'f self, found: &mut Vec<(&'f Path, &'f Near)>) {
+        fn of<'f>(path: &'f Path, predicate: &'f Predicate, found: &mut Vec<(&'f Path, &'f Near)>) {
+            match predicate {
+                Predicate::Geo(geo) => found.extend(geo.as_near().map(|near| (path, near))),
+                Predicate::AllOf(parts) => parts.iter().for_each(|part| of(path, part, found)),
+                _ => {}
+            }
+        }
+        match self {
+            Filter::And(parts) => parts.iter().for_each(|part| part.collect_near(found)),
+            Filter::Field { path, predicate } => of(path, predicate, found),
+            _ => {}
+        }
+    }
+
+    /// How many `$near` there are anywhere in it.
+    fn count_near(&self) -> usize {
+        match self {
+            Filter::And(parts) | Filter::Or(parts) | Filter::Nor(parts) => {
+                parts.iter().map(Filter::count_near).sum()
+            }
+            Filter::Field { predicate, .. } => predicate.count_near(),
+            Filter::Expr { .. } | Filter::Schema(_) | Filter::AlwaysTrue | Filter::AlwaysFalse => 0,
+        }
     }
 
     /// Whether the document matches a filter that was parsed without `$expr`, and so can't fail.
@@ -191,6 +261,14 @@ impl Filter {
     }
 }
 
+/// The error for a `$near` in a filter that is used for what has no order.
+fn unordered() -> Error {
+    Error::new(
+        Code::Location(5_626_500),
+        "$geoNear, $near, and $nearSphere are not allowed in this context, as these operators require sorting geospatial data. If you do not need sort, consider using $geoWithin instead",
+    )
+}
+
 /// Those of `documents` that a filter matches; for callers that filter what is in no collection.
 ///
 /// # Errors
@@ -204,7 +282,23 @@ pub fn retain_matching(filter: &RawDocument, documents: &mut Vec<bson::RawDocume
 impl Predicate {
     /// Parses the operators of one field, `{$gt: 1, $lt: 5}`; the document has been checked.
     pub(crate) fn parse_on(name: &str, doc: &RawDocument) -> Result<Predicate> {
-        parse::operators(name, doc)
+        let predicate = parse::operators(name, doc)?;
+        if predicate.count_near() > 0 {
+            return Err(unordered());
+        }
+        Ok(predicate)
+    }
+
+    fn count_near(&self) -> usize {
+        match self {
+            Predicate::Geo(geo) => usize::from(geo.as_near().is_some()),
+            Predicate::Not(inner) => inner.count_near(),
+            Predicate::AllOf(parts) | Predicate::ElemMatchValue(parts) => {
+                parts.iter().map(Predicate::count_near).sum()
+            }
+            Predicate::ElemMatchDocument(filter) => filter.count_near(),
+            _ => 0,
+        }
     }
 
     /// Makes every comparison with a string one under the collation.
@@ -241,6 +335,7 @@ impl Predicate {
             | Predicate::Size(_)
             | Predicate::Mod { .. }
             | Predicate::Bits { .. }
+            | Predicate::Geo(_)
             | Predicate::Never
             | Predicate::Collated { .. } => false,
         };

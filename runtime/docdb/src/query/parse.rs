@@ -9,6 +9,7 @@ use super::regex::from_value;
 use super::schema::Schema;
 use super::{BitTest, Filter, Predicate, Regex};
 use crate::expression::{Expr, Scope};
+use crate::geo::{self, Geo};
 use crate::path::Path;
 use crate::value::{as_whole, compare, elements, fields, is_number, is_true, shown, type_name};
 use crate::{Code, Error, Result};
@@ -19,21 +20,7 @@ pub(crate) const ARGUMENT_DEPTH_MAX: usize = 180;
 const BIT_MAX: i64 = 16 * 1024 * 1024 * 8;
 
 /// Operators that MongoDB has and this engine has not.
-const NOT_SUPPORTED: [&str; 13] = [
-    "$where",
-    "$text",
-    "$geoWithin",
-    "$geoIntersects",
-    "$near",
-    "$nearSphere",
-    "$within",
-    "$geoNear",
-    "$sampleRate",
-    "$encStrLen",
-    "$maxDistance",
-    "$minDistance",
-    "$geometry",
-];
+const NOT_SUPPORTED: [&str; 4] = ["$where", "$text", "$sampleRate", "$encStrLen"];
 
 fn bad(message: impl Into<String>) -> Error {
     Error::new(Code::BadValue, message)
@@ -218,10 +205,19 @@ fn predicates(name: &str, doc: &RawDocument) -> Result<Vec<Predicate>> {
             "$options" if fields(doc).any(|(name, _)| name == "$regex") => {}
             "$options" => return Err(bad("$options needs a $regex")),
             "$regex" => parts.push(Predicate::Regex(regex_with_options(doc, value)?)),
+            operator if geo::is_operator(operator) => {
+                parts.push(Predicate::Geo(Arc::new(Geo::parse(operator, value, doc)?)));
+            }
+            operator if geo::is_distance(operator) && fields(doc).any(|(name, _)| is_near(name)) => {}
             operator => parts.push(predicate(name, operator, value)?),
         }
     }
     Ok(parts)
+}
+
+/// Whether the operator asks for documents in the order of their distance.
+fn is_near(name: &str) -> bool {
+    matches!(name, "$near" | "$nearSphere" | "$geoNear")
 }
 
 fn predicate(name: &str, operator: &str, v: RawBsonRef<'_>) -> Result<Predicate> {

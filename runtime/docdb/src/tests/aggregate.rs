@@ -130,7 +130,7 @@ fn stages_that_are_none_are_told_apart() {
         vec![doc! { "$match": {} }, doc! { "$collStats": {} }],
         40_602,
     );
-    fails(&docs, vec![doc! { "$geoNear": {} }], 115);
+    fails(&docs, vec![doc! { "$densify": {} }], 115);
     fails(&docs, vec![doc! { "$count": "" }], 40_157);
     fails(&docs, vec![doc! { "$facet": { "a": [{ "$out": "x" }] } }], 40_600);
     let nested = (0..25).fold(

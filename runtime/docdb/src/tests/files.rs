@@ -171,7 +171,7 @@ fn a_newer_format_is_refused() {
     assert!(error.to_string().contains("format version 5"), "{error}");
 }
 
-/// Catalog rows without options are those of the versions before 3.
+/// Catalog rows without options are those of the versions before 3. Those before 4 have no place in an index.
 #[test]
 fn an_older_format_is_raised_so_that_no_older_program_passes_validators_over() {
     for version in [1, 2, 3] {

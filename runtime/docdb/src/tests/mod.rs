@@ -9,6 +9,7 @@ mod commands;
 mod crash;
 mod feed;
 mod files;
+mod geo;
 mod indexes;
 mod lanes;
 mod model;

@@ -239,7 +239,7 @@ impl IndexArgs {
         let (found, shown) = match &self.which {
             Which::Name(name) => (there.iter().find(|index| index.name == *name), name.to_string()),
             Which::Keys(keys) => {
-                let same = |index: &&IndexSpec| query::same_keys(&index.keys, keys);
+                let same = |index: &&IndexSpec| query::same_keys(&index.key_pattern(), keys);
                 (there.iter().find(same), format!("{keys:?}"))
             }
         };
@@ -293,7 +293,7 @@ fn clustered(value: RawBsonRef<'_>) -> Result<Option<Arc<str>>> {
             "name" => name = args::text("create.clusteredIndex.name", value)?,
             "key" => {
                 let keys = args::document("create.clusteredIndex.key", value)?;
-                key = query::same_keys(&[("_id".into(), 1)], keys);
+                key = query::same_keys(&bson::rawdoc! { "_id": 1 }, keys);
             }
             "unique" => unique = args::flag("create.clusteredIndex.unique", value)?,
             "v" if args::integer("create.clusteredIndex.v", value)? == 2 => {}

@@ -113,7 +113,9 @@ pub(crate) async fn drop_indexes(call: &mut Call<'_>) -> Result<RawDocumentBuf> 
             .map(|name| Ok(args::text("dropIndexes.index", name?)?.into()))
             .collect::<Result<_>>()?,
         RawBsonRef::Document(keys) => {
-            let found = there.iter().find(|index| query::same_keys(&index.keys, keys));
+            let found = there
+                .iter()
+                .find(|index| query::same_keys(&index.key_pattern(), keys));
             let found = found
                 .ok_or_else(|| CommandError::new(Code::IndexNotFound, "can't find index with these keys"))?;
             vec![found.name.clone()]

@@ -148,7 +148,9 @@ pub(crate) async fn resolve_hint(
         Err(error) if error.code() == cloudlet_data::Code::NamespaceNotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let found = indexes.into_iter().find(|index| same_keys(&index.keys, keys));
+    let found = indexes
+        .into_iter()
+        .find(|index| same_keys(&index.key_pattern(), keys));
     found.map(|index| Some(index.name)).ok_or_else(|| {
         CommandError::new(
             Code::BadValue,
@@ -157,13 +159,21 @@ pub(crate) async fn resolve_hint(
     })
 }
 
-/// Whether a document names these keys in this order.
-pub(crate) fn same_keys(keys: &[(Arc<str>, i32)], document: &RawDocument) -> bool {
+/// Whether a document names the keys of an index, given as [`IndexSpec::key_pattern`](cloudlet_data::IndexSpec), in
+/// their order, with their directions or kinds.
+pub(crate) fn same_keys(pattern: &RawDocument, document: &RawDocument) -> bool {
     let mut fields = document.iter();
-    keys.iter().all(|(path, direction)| {
-        matches!(fields.next(), Some(Ok((name, value)))
-            if name.as_str() == &**path && args::integer("", value).ok() == Some(i64::from(*direction)))
-    }) && fields.next().is_none()
+    let all = pattern.iter().all(|key| {
+        let (Ok((path, kind)), Some(Ok((name, value)))) = (key, fields.next()) else {
+            return false;
+        };
+        let same = match kind {
+            RawBsonRef::String(_) => kind == value,
+            kind => args::integer("", value).ok() == args::integer("", kind).ok(),
+        };
+        path == name && same
+    });
+    all && fields.next().is_none()
 }
 
 /// Checks that a hint names an index, for commands that read no more than the check: the result does not depend on
