@@ -41,7 +41,7 @@ pub struct Limits {
     pub feed_events_max: u64,
     /// How long the change log keeps events. It is trimmed when something is written.
     pub feed_age_max: Duration,
-    /// Change streams that wait for events at once.
+    /// Change streams and tailable cursors that wait at once.
     pub listeners_max: usize,
 }
 
