@@ -76,7 +76,11 @@ impl Throttle {
         }
         for key in keys {
             if let Some(entry) = entries.get_mut(key) {
-                entry.next = at.saturating_add(delay(key, entry.failures, limits));
+                let delay = delay(key, entry.failures, limits);
+                // The one whose failures are still free is nobody's to wait for.
+                if !delay.is_zero() {
+                    entry.next = at.saturating_add(delay);
+                }
             }
         }
         Ok(wait)
@@ -117,13 +121,15 @@ impl Throttle {
     }
 }
 
-/// Drops what is idle, and if nothing is, what is oldest.
+/// Drops what is idle, and if nothing is, what is oldest: of the same age a user before an address.
 fn make_room(entries: &mut HashMap<Key, Entry>, now: Duration, limits: &Limits) {
     entries.retain(|_, entry| now.saturating_sub(entry.last) < limits.login_failures_idle);
     if entries.len() < limits.login_failures_max {
         return;
     }
-    let oldest = entries.iter().min_by_key(|(_, entry)| entry.last);
+    let oldest = entries
+        .iter()
+        .min_by_key(|(key, entry)| (entry.last, key.user.is_none()));
     if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
         entries.remove(&oldest);
     }
@@ -206,11 +212,11 @@ mod tests {
         let (throttle, limits) = (Throttle::default(), limits());
         let key = |n: u32| Key::of("10.0.0.1:5000", "app", &format!("user{n}"));
         let now = seconds(1000);
-        for n in 0..22 {
+        for n in 0..21 {
             assert_eq!(throttle.admit(&key(n), now, &limits), Ok(Duration::ZERO), "{n}");
             throttle.failed(&key(n), now, &limits);
         }
-        assert_eq!(throttle.admit(&key(99), now, &limits), Ok(seconds(2)));
+        assert_eq!(throttle.admit(&key(99), now, &limits), Ok(seconds(1)));
         assert!(throttle.len() <= limits.login_failures_max);
     }
 

@@ -171,7 +171,7 @@ def logins(client):
 
 def main():
     client = connect()
-    assert client.server_info()["version"].startswith("7.")
+    assert client.server_info()["version"].startswith("8.")
     for step in (documents, indexes, bulk, cursors, changes):
         client.drop_database("test")
         step(client.test)
