@@ -27,3 +27,4 @@ mod mongo;
 mod routing;
 mod storage;
 mod tls;
+mod transfer;
