@@ -62,6 +62,7 @@ fn read(data: &[u8], encoding: Encoding, mut each: impl FnMut(&bson::RawDocument
             (Ok(None), Ok(None)) => return place,
             (Err(error), Err(again)) => {
                 assert_eq!(error.to_string(), again.to_string());
+                assert_eq!(reader.place(), place, "a mistake moved the place");
                 return place;
             }
             (next, again) => panic!("read {next:?}, and resumed {again:?}"),

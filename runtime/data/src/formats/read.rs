@@ -90,7 +90,10 @@ fn shown(line: Option<u64>, byte: u64) -> String {
 pub struct DocumentReader<R> {
     source: R,
     encoding: Encoding,
+    /// How far the source was read.
     place: Place,
+    /// The same after the last document.
+    settled: Place,
     text: Vec<u8>,
 }
 
@@ -106,13 +109,14 @@ impl<R: BufRead> DocumentReader<R> {
             source,
             encoding,
             place,
+            settled: place,
             text: Vec::new(),
         }
     }
 
-    /// The place after the last document.
+    /// The place after the last document, also when there was a mistake after it.
     pub fn place(&self) -> Place {
-        self.place
+        self.settled
     }
 
     /// The next document; none at the end. After an error there is nothing more to be had.
@@ -120,10 +124,14 @@ impl<R: BufRead> DocumentReader<R> {
     /// # Errors
     /// When the source fails, ends inside of a document, or has something that is none.
     pub fn read(&mut self) -> Result<Option<Stored>, ReadError> {
-        match self.encoding {
+        let stored = match self.encoding {
             Encoding::Json => self.json(),
             Encoding::Bson => self.bson(),
+        }?;
+        if stored.is_some() {
+            self.settled = self.place;
         }
+        Ok(stored)
     }
 
     fn json(&mut self) -> Result<Option<Stored>, ReadError> {
