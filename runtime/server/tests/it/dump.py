@@ -56,8 +56,8 @@ def write(directory):
     documents = b"".join(bson.encode(document) for document in DOCUMENTS)
     (directory / "notes.bson").write_bytes(documents)
     (directory / "notes.metadata.json").write_bytes(metadata("notes", INDEXES))
-    (directory / "a%2Fb.bson.gz").write_bytes(gzip.compress(bson.encode({"_id": 1})))
-    (directory / "a%2Fb.metadata.json.gz").write_bytes(gzip.compress(metadata("a/b", INDEXES[:1])))
+    (directory / "a%20b.bson.gz").write_bytes(gzip.compress(bson.encode({"_id": 1})))
+    (directory / "a%20b.metadata.json.gz").write_bytes(gzip.compress(metadata("a b", INDEXES[:1])))
     (directory / "empty.bson").write_bytes(b"")
     (directory / "empty.metadata.json").write_bytes(metadata("empty", INDEXES[:2]))
     (directory.parent / "oplog.bson").write_bytes(b"not to be read")
@@ -71,14 +71,14 @@ def check(directory, opened):
     assert len(found) == len(DOCUMENTS)
     found = {bytes(document.raw) for document in found}
     assert found == {bson.encode(document) for document in DOCUMENTS}, found
-    assert bson.decode_all(read("a%2Fb.bson" + ending)) == [{"_id": 1}]
+    assert bson.decode_all(read("a%20b.bson" + ending)) == [{"_id": 1}]
     assert read("empty.bson" + ending) == b""
     for name, indexes in [("notes", INDEXES), ("empty", INDEXES[:2])]:
         told = json_util.loads(read(name + ".metadata.json" + ending))
         assert told["collectionName"] == name and told["options"] == {}, told
         sort = lambda index: index["name"]
         assert sorted(told["indexes"], key=sort) == sorted(indexes, key=sort), told
-    expected = {f"{name}.{kind}{ending}" for name in ["notes", "a%2Fb", "empty"] for kind in ["bson", "metadata.json"]}
+    expected = {f"{name}.{kind}{ending}" for name in ["notes", "a%20b", "empty"] for kind in ["bson", "metadata.json"]}
     assert {path.name for path in directory.iterdir()} == expected
 
 

@@ -340,7 +340,7 @@ fn a_batch_that_the_node_had_acknowledged_already_is_not_doubled() {
         .fails(&["line 2501", "the 2500 documents before it"]);
     let path = desk.path("c.jsonl.import-state");
     let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    assert_eq!(state["place"]["bytes"], text.len());
+    assert_eq!(state["place"]["bytes"], text.len() - 1, "{state}");
     for (name, value) in [("documents", 2000), ("lines", 2000), ("bytes", 2000 * length)] {
         state["place"][name] = value.into();
     }
@@ -449,7 +449,7 @@ fn a_dump_of_another_program_is_imported_and_one_of_ours_is_read_by_it() {
     assert_eq!(
         told,
         [
-            ("a/b", &number(1), &number(0)),
+            ("a b", &number(1), &number(0)),
             ("empty", &number(0), &number(1)),
             ("notes", &number(4), &number(3)),
         ]
