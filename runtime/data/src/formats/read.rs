@@ -91,9 +91,9 @@ pub struct DocumentReader<R> {
     source: R,
     encoding: Encoding,
     /// How far the source was read.
-    place: Place,
+    at: Place,
     /// The same after the last document.
-    settled: Place,
+    place: Place,
     text: Vec<u8>,
 }
 
@@ -108,15 +108,15 @@ impl<R: BufRead> DocumentReader<R> {
         Self {
             source,
             encoding,
+            at: place,
             place,
-            settled: place,
             text: Vec::new(),
         }
     }
 
     /// The place after the last document, also when there was a mistake after it.
     pub fn place(&self) -> Place {
-        self.settled
+        self.place
     }
 
     /// The next document; none at the end. After an error there is nothing more to be had.
@@ -129,7 +129,7 @@ impl<R: BufRead> DocumentReader<R> {
             Encoding::Bson => self.bson(),
         }?;
         if stored.is_some() {
-            self.settled = self.place;
+            self.place = self.at;
         }
         Ok(stored)
     }
@@ -138,14 +138,14 @@ impl<R: BufRead> DocumentReader<R> {
         loop {
             self.space()?;
             let Some(byte) = self.source.fill_buf()?.first().copied() else {
-                return match self.place.form {
+                return match self.at.form {
                     Form::ArrayOpen | Form::ArrayNext => {
                         Err(self.mistake("the source ends inside of the array".to_owned()))
                     }
                     Form::Unknown | Form::Lines | Form::ArrayEnd => Ok(None),
                 };
             };
-            let next = match (self.place.form, byte) {
+            let next = match (self.at.form, byte) {
                 (Form::Unknown, b'[') => Form::ArrayOpen,
                 (Form::ArrayOpen | Form::ArrayNext, b']') => Form::ArrayEnd,
                 (Form::Unknown | Form::Lines, b'{') => return self.object(Form::Lines).map(Some),
@@ -170,27 +170,27 @@ impl<R: BufRead> DocumentReader<R> {
                 }
             };
             self.take(1);
-            self.place.form = next;
+            self.at.form = next;
         }
     }
 
     fn mistake(&self, what: String) -> ReadError {
         ReadError::Malformed {
-            line: (self.encoding == Encoding::Json).then_some(self.place.lines + 1),
-            byte: self.place.bytes,
+            line: (self.encoding == Encoding::Json).then_some(self.at.lines + 1),
+            byte: self.at.bytes,
             what,
         }
     }
 
     fn take(&mut self, bytes: usize) {
         self.source.consume(bytes);
-        self.place.bytes += bytes as u64;
+        self.at.bytes += bytes as u64;
     }
 
     /// Passes over white space, and over the mark that some editors put at the beginning.
     fn space(&mut self) -> Result<(), ReadError> {
         const MARK: &[u8] = b"\xEF\xBB\xBF";
-        if self.place.bytes == 0 && self.source.fill_buf()?.starts_with(MARK) {
+        if self.at.bytes == 0 && self.source.fill_buf()?.starts_with(MARK) {
             self.take(MARK.len());
         }
         loop {
@@ -202,7 +202,7 @@ impl<R: BufRead> DocumentReader<R> {
             let space = space.unwrap_or(length);
             let lines = newlines(&buffer[..space]);
             self.take(space);
-            self.place.lines += lines;
+            self.at.lines += lines;
             if space < length || length == 0 {
                 return Ok(());
             }
@@ -211,7 +211,7 @@ impl<R: BufRead> DocumentReader<R> {
 
     /// Reads an object to its end and makes a document of it.
     fn object(&mut self, then: Form) -> Result<Stored, ReadError> {
-        let begin = self.place;
+        let begin = self.at;
         self.text.clear();
         let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
         let mut ended = false;
@@ -251,15 +251,15 @@ impl<R: BufRead> DocumentReader<R> {
             self.text.extend_from_slice(&buffer[..taken]);
             self.take(taken);
         }
-        self.place.lines += newlines(&self.text);
+        self.at.lines += newlines(&self.text);
         let malformed = |error: JsonError| ReadError::Malformed {
             line: Some(begin.lines + newlines(&self.text[..error.at.min(self.text.len())]) + 1),
             byte: begin.bytes + error.at as u64,
             what: error.what,
         };
         let document = parse_document(&self.text).map_err(malformed)?;
-        self.place.documents += 1;
-        self.place.form = then;
+        self.at.documents += 1;
+        self.at.form = then;
         Ok(Stored {
             document,
             byte: begin.bytes,
@@ -299,9 +299,9 @@ impl<R: BufRead> DocumentReader<R> {
         }
         let document = RawDocumentBuf::from_bytes(bytes).map_err(|error| self.mistake(error.to_string()))?;
         crate::check_well_formed(&document, DEPTH_MAX).map_err(|error| self.mistake(error.to_string()))?;
-        let byte = self.place.bytes;
-        self.place.bytes += length as u64;
-        self.place.documents += 1;
+        let byte = self.at.bytes;
+        self.at.bytes += length as u64;
+        self.at.documents += 1;
         Ok(Some(Stored {
             document,
             byte,
