@@ -4,6 +4,7 @@
 //! - [`Documents`]: the contract.  `embedded`: the contract over docdb.
 //! - [`rules`]: presets and expressions to a filter to add or a verdict on a document.
 //! - [`Session`]: an app's data as one principal may see them; what functions and the client API hold.
+//! - [`formats`]: documents as they are in files: extended JSON, BSON dumps. No I/O to any database.
 //! - `conformance`: what every implementation must do, as one suite.
 //! - `client`: a client's statements made safe, as pure functions.
 
@@ -14,6 +15,7 @@ mod client;
 pub mod conformance;
 mod documents;
 mod embedded;
+pub mod formats;
 pub mod rules;
 mod session;
 #[cfg(any(test, feature = "testing"))]
@@ -22,10 +24,10 @@ pub mod testing;
 pub use cloudlet_docdb::{
     Aggregate, BeforeChange, Capped, ChangeCursor, Changes, Code, CollectionChange, CollectionInfo,
     CollectionOptions, Cursor, Delete, DeleteOne, Deleted, Error, Expired, Find, FindAndModify, FullDocument,
-    IndexChange, IndexKind, IndexSpec, Insert, Inserted, Modified, NATURAL_BACKWARD, Namespace, Page, Shown,
-    Update, UpdateOne, Updated, ValidationAction, ValidationLevel, View, Watch, WatchScope, WatchStart,
-    Write, WriteError, Written, default_index_name, pipeline_update, retain_matching, with_collation,
-    with_sort, with_variables,
+    IndexChange, IndexKind, IndexSpec, Insert, Inserted, Limits, Modified, NATURAL_BACKWARD, Namespace, Page,
+    Shown, Update, UpdateOne, Updated, ValidationAction, ValidationLevel, View, Watch, WatchScope,
+    WatchStart, Write, WriteError, Written, check_well_formed, compare_values, default_index_name,
+    pipeline_update, retain_matching, with_collation, with_sort, with_variables,
 };
 pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;

@@ -56,8 +56,11 @@ pub(crate) fn check_id(id: RawBsonRef<'_>) -> Result<()> {
 }
 
 /// Checks only that the bytes are well-formed BSON (lengths, types, UTF-8) nested at most `depth_max` deep, the
-/// document itself counted; for filters, updates and other arguments.
-pub(crate) fn check_well_formed(doc: &RawDocument, depth_max: usize) -> Result<()> {
+/// document itself counted; for filters, updates, other arguments, and documents that are not stored yet.
+///
+/// # Errors
+/// `InvalidBSON`; `Overflow` when it is nested too deep.
+pub fn check_well_formed(doc: &RawDocument, depth_max: usize) -> Result<()> {
     let mut reader = Reader {
         bytes: doc.as_bytes(),
         depth_max,

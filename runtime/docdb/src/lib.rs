@@ -71,6 +71,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use check::check_well_formed;
 pub use docs::{Config, Docs};
 pub use error::{Code, Error, Result};
 pub use feed::{BeforeChange, ChangeCursor, Changed, Changes, FullDocument, Watch, WatchScope, WatchStart};
@@ -79,4 +80,5 @@ pub use limits::Limits;
 pub use ops::*;
 pub use query::retain_matching;
 pub use transaction::Transaction;
+pub use value::compare as compare_values;
 pub use verify::{Finding, Verified, check_file};

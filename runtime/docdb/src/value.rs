@@ -12,7 +12,7 @@ use bson::{RawArray, RawBinaryRef, RawBson, RawBsonRef, RawDbPointerRef, RawDocu
 use crate::decimal::{Decimal, Place};
 
 /// MongoDB's total order of values of all types. Numbers of different types that are equal compare equal.
-pub(crate) fn compare(a: RawBsonRef<'_>, b: RawBsonRef<'_>) -> Ordering {
+pub fn compare(a: RawBsonRef<'_>, b: RawBsonRef<'_>) -> Ordering {
     canonical_class(a)
         .cmp(&canonical_class(b))
         .then_with(|| compare_in_class(a, b))

@@ -8,7 +8,7 @@ use http::{Method, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Request, functions, invalid, json, not_found, ok};
+use super::{Request, functions, invalid, json, not_found, ok, transfer};
 use crate::front::body::Body;
 use crate::front::respond::Failure;
 
@@ -99,8 +99,10 @@ pub(super) async fn serve(
         "insert" => insert(request, &session, collection, format).await,
         "update" => update(request, &session, collection, format).await,
         "delete" => delete(request, &session, collection).await,
+        "import" => transfer::import(request, &session, collection).await,
+        "export" => transfer::export(request, &session, collection).await,
         _ => Err(not_found(format!(
-            "unknown command {verb:?}; known: find, count, insert, update, delete"
+            "unknown command {verb:?}; known: find, count, insert, update, delete, import, export"
         ))),
     }
 }

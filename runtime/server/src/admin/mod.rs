@@ -1,6 +1,7 @@
 //! The admin API, `/v1/...` on the admin listener: what the command line and the console use, and all that they
 //! use. Called by front/pipeline.rs, which has checked the admin key. `runtime/docs/admin-api.md` lists the routes.
 
+mod collections;
 mod database_users;
 mod deployments;
 mod documents;
@@ -8,6 +9,7 @@ mod functions;
 mod keys;
 mod logs;
 mod objects;
+mod transfer;
 
 use cloudlet_base::{AppId, Fault, Principal};
 use http::request::Parts;
@@ -61,6 +63,7 @@ async fn of_app(request: Request<'_>, app: &AppId, rest: &[&str]) -> Result<Resp
         ["secrets", rest @ ..] => deployments::secrets(request, app, rest).await,
         ["functions", rest @ ..] => functions::serve(request, app, rest).await,
         ["logs"] => logs::serve(request, app),
+        ["collections", rest @ ..] => collections::serve(request, app, rest).await,
         ["documents", collection, verb] => documents::serve(request, app, collection, verb).await,
         ["objects", path @ ..] => objects::serve(request, app, &path.join("/")).await,
         ["users"] => keys::create_user(request, app).await,

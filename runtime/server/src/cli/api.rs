@@ -158,6 +158,25 @@ impl Client {
             None => Empty::new().map_err(|never| match never {}).boxed_unsync(),
         };
         let response = self.send(method, path, Some("application/json"), body).await?;
+        self.whole(response).await
+    }
+
+    /// Posts bytes of a media type and reads those that come back.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) async fn post_bytes(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Bytes> {
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        let response = self.send(Method::POST, path, Some(content_type), body).await?;
+        self.whole(response).await
+    }
+
+    async fn whole(&self, response: Response<Incoming>) -> anyhow::Result<Bytes> {
         let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         match body.collect().await {
             Ok(collected) => Ok(collected.to_bytes()),

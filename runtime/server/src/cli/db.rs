@@ -1,4 +1,4 @@
-//! `db`: documents, in extended JSON.
+//! `db`: documents, in extended JSON. Those of whole files are `import`'s and `export`'s.
 
 use anyhow::Context as _;
 use http::Method;
@@ -8,12 +8,16 @@ use super::api::encoded;
 use super::context::Context;
 use super::functions::data_argument;
 use super::secret::from_stdin;
-use super::{NoMatch, check, out};
+use super::{NoMatch, check, export, import, out};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     #[command(flatten)]
     Documents(Documents),
+    /// Import documents from a file, from standard input, or from a directory that mongodump wrote
+    Import(import::Args),
+    /// Export documents to a file, to standard output, or to a directory for mongorestore
+    Export(export::Args),
     /// Who may log in at the MongoDB listener
     #[command(subcommand)]
     User(User),
@@ -113,6 +117,8 @@ pub(super) enum User {
 pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Documents(command) => documents(context, command).await,
+        Command::Import(args) => import::run(context, args).await,
+        Command::Export(args) => export::run(context, args).await,
         Command::User(command) => user(context, command).await,
         Command::Check(args) => check::run(context, args),
     }
@@ -248,7 +254,7 @@ fn wire(command: &Documents) -> anyhow::Result<(String, &'static str, Value)> {
 }
 
 /// A JSON object of the command line.
-fn object(what: &str, text: &str) -> anyhow::Result<Value> {
+pub(super) fn object(what: &str, text: &str) -> anyhow::Result<Value> {
     let value: Map<String, Value> =
         serde_json::from_str(text).with_context(|| format!("the {what} {text:?} is not a JSON object"))?;
     Ok(Value::Object(value))

@@ -13,22 +13,22 @@ use crate::http::Client;
 
 /// What a command did.
 #[derive(Debug)]
-struct Done {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Done {
     #[track_caller]
-    fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
         self.out
     }
 
     /// It failed, and said all of `words`.
     #[track_caller]
-    fn fails(self, words: &[&str]) {
+    pub(crate) fn fails(self, words: &[&str]) {
         assert_eq!(self.code, 1, "{self:?}");
         for word in words {
             assert!(self.err.contains(word), "{word:?} not in {self:?}");
@@ -36,7 +36,8 @@ impl Done {
     }
 }
 
-fn command(dir: &Path, node: Option<&Node>) -> Command {
+/// The command line in a directory, for a node.
+pub(crate) fn command(dir: &Path, node: Option<&Node>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloudlet"));
     without_settings(&mut command);
     command
@@ -54,24 +55,24 @@ fn command(dir: &Path, node: Option<&Node>) -> Command {
 }
 
 /// A directory and perhaps a node.
-struct Desk {
-    dir: TempDir,
-    node: Option<Node>,
+pub(crate) struct Desk {
+    pub(crate) dir: TempDir,
+    pub(crate) node: Option<Node>,
 }
 
 impl Desk {
-    fn new(node: Option<Node>) -> Self {
+    pub(crate) fn new(node: Option<Node>) -> Self {
         Self {
             dir: TempDir::new().unwrap(),
             node,
         }
     }
 
-    fn run(&self, args: &[&str]) -> Done {
+    pub(crate) fn run(&self, args: &[&str]) -> Done {
         self.run_with(args, "")
     }
 
-    fn run_with(&self, args: &[&str], stdin: &str) -> Done {
+    pub(crate) fn run_with(&self, args: &[&str], stdin: &str) -> Done {
         let mut child = command(self.dir.path(), self.node.as_ref())
             .args(args)
             .spawn()
@@ -86,13 +87,13 @@ impl Desk {
         }
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.dir.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         if let Some(node) = self.node {
             node.stop();
         }

@@ -28,3 +28,4 @@ mod mongo;
 mod routing;
 mod storage;
 mod tls;
+mod transfer;

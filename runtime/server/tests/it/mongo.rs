@@ -23,7 +23,8 @@ pub(crate) fn user(node: &Node, app: &str, name: &str, roles: &[&str]) {
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
-fn drive(script: &str, args: &[&str]) {
+/// Runs a script of this directory with PyMongo.
+pub(crate) fn drive(script: &str, args: &[&str]) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/it")
         .join(script);
