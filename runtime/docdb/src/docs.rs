@@ -13,7 +13,7 @@ use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
-use crate::exec::{self, Query, expire};
+use crate::exec::{self, Query, expire, lookup};
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
@@ -124,7 +124,14 @@ impl Docs {
 
     /// Runs a query and returns its first page.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
-        self.begin(Op::Find);
+        let engine = self.begin(Op::Find);
+        if let Some(id) = lookup::wanted_id(&find, &engine.limits) {
+            engine.metrics.inline_reads.inc();
+            return self.lanes.read_here(|engine| {
+                engine
+                    .read(|kv, catalog| lookup::find(kv, catalog, ns, id, &mut Meter::new(engine, &deadline)))
+            });
+        }
         let query = match self.prepare_find(&find, &deadline) {
             Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
