@@ -34,7 +34,7 @@ const INLINE_ROWS_MAX: u64 = 128;
 pub struct Config {
     /// The store's file; `None` keeps everything in memory (tests).
     pub path: Option<PathBuf>,
-    /// Bytes of page cache.
+    /// Bytes of cache, for pages and for single documents that were read again.
     pub cache_bytes: usize,
     /// Reader threads.
     pub readers: usize,

@@ -13,7 +13,7 @@ use cloudlet_base::Deadline;
 use super::scan::{Meter, scan};
 use super::sorted_documents;
 use crate::catalog::{Collection, ID_INDEX, append, document_prefix};
-use crate::check::{check_well_formed, validate_document};
+use crate::check::{check_well_formed, validate_document, validate_well_formed};
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::index::{Maintenance, duplicate_key, stored};
@@ -104,7 +104,8 @@ pub(crate) fn parse_update(
 pub(crate) fn prepare(document: &RawDocument, fresh: ObjectId, limits: &Limits) -> Prepared {
     check_well_formed(document, limits.depth_max)?;
     let document = ensure_id_first(document, fresh);
-    validate_document(&document, limits)?;
+    // An `_id` that was given to it is no deeper than the document it came from.
+    validate_well_formed(&document, limits)?;
     Ok(document)
 }
 

@@ -18,7 +18,7 @@ use ::redb::{
 };
 use prometheus::IntCounter;
 
-use super::rows::{Changed, Found, Rows};
+use super::rows::{Changed, Found, Rows, hash};
 use super::{
     Direction, GetVisitor, Kv, KvRead, KvSnapshot, KvWrite, Range, ReadBody, ScanVisitor, WriteBody,
 };
@@ -56,27 +56,20 @@ struct Opened {
     /// How many times it was opened, so that of many who saw it fail one reopens it.
     generation: u64,
     /// The newest committed state, once a read has opened it: reads share it until the next commit, for a
-    /// transaction of its own costs a short read more than the rest of it does. It keeps no space from being reused,
-    /// since nothing newer is committed while it is here. Dropped before the database.
-    newest: RwLock<Newest>,
+    /// transaction of its own costs a short read more than the rest of it does. It keeps the pages of one commit
+    /// from being reused by the next, no more, since nothing newer is committed while it is here. Dropped before the
+    /// database.
+    newest: RwLock<Option<Arc<Committed>>>,
     /// Rows of that state.
     rows: Arc<Rows>,
     database: Option<Database>,
 }
 
-/// The newest committed state, as far as it is known.
-#[derive(Default)]
-struct Newest {
-    committed: Option<Arc<Committed>>,
-    /// A commit is under way: what is opened now may be the state before it or after it.
-    committing: bool,
-}
-
 /// The table as some commit left it.
 struct Committed {
     table: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    /// The state's number among the cached rows; `None` when it is not known to be one.
-    state: Option<u64>,
+    /// The state's number among the cached rows.
+    state: u64,
 }
 
 impl Opened {
@@ -92,21 +85,21 @@ impl Opened {
     /// The table as the newest commit left it.
     fn newest(&self, database: &Database) -> Result<Arc<Committed>, Failure> {
         let newest = self.newest.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(committed) = &newest.committed {
+        if let Some(committed) = &*newest {
             return Ok(committed.clone());
         }
         drop(newest);
         // Opened under the lock that `forget` waits for, so that what is older than a commit never stays after it.
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(committed) = &newest.committed {
+        if let Some(committed) = &*newest {
             return Ok(committed.clone());
         }
         let transaction = database.begin_read().map_err(transaction_failed)?;
         let committed = Arc::new(Committed {
             table: transaction.open_table(TABLE).map_err(table_failed)?,
-            state: (!newest.committing).then(|| self.rows.state()),
+            state: self.rows.state(),
         });
-        newest.committed = Some(committed.clone());
+        *newest = Some(committed.clone());
         Ok(committed)
     }
 
@@ -119,16 +112,11 @@ impl Opened {
         })
     }
 
-    fn begin_commit(&self) {
-        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
-        newest.committing = true;
-    }
-
     /// Lets go of the newest state: there is a newer one that differs in these keys, or the database goes.
     fn forget(&self, changed: &Changed) {
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         self.rows.advance(changed);
-        let Newest { committed, .. } = std::mem::take(&mut *newest);
+        let committed = newest.take();
         drop(newest);
         // The transaction may end here: not under the lock.
         drop(committed);
@@ -284,7 +272,6 @@ impl Kv for RedbKv {
                 let table = transaction.open_table(TABLE).map_err(table_failed)?;
                 let mut view = WriteView {
                     table,
-                    rows: &opened.rows,
                     failed: Cell::new(false),
                     changed: None,
                 };
@@ -295,9 +282,9 @@ impl Kv for RedbKv {
             let Some(changed) = changed else {
                 return transaction.abort().map_err(storage_failed);
             };
-            // Readers that are there keep to their state until the commit is done and the cached rows that it changed
-            // are gone.
-            opened.begin_commit();
+            // Readers keep to this state until the commit is done and the cached rows that it changed are gone. For
+            // redb it is a reader, whose pages wait for the next commit to be free: a pass less over them after this one.
+            opened.newest(database)?;
             let committed = transaction.commit();
             opened.forget(&changed);
             committed.map_err(commit_failed)
@@ -355,22 +342,18 @@ struct View {
 impl KvRead for View {
     fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
         let Committed { table, state } = &*self.committed;
-        let read = || table.get(key).map_err(|error| fail(&self.failed, error));
-        let Some(state) = *state else {
-            return Ok(read()?.map(|value| visit(value.value())).is_some());
-        };
-        let hash = self.rows.hash(key);
-        let found = self.rows.get(state, hash, key);
+        let hash = hash(key);
+        let found = self.rows.get(*state, hash, key);
         if let Found::Hit(value) = found {
             visit(value.bytes());
             return Ok(true);
         }
-        let Some(value) = read()? else {
+        let Some(value) = table.get(key).map_err(|error| fail(&self.failed, error))? else {
             return Ok(false);
         };
         let value = value.value();
         if matches!(found, Found::Wanted) {
-            self.rows.put(state, hash, key, value);
+            self.rows.put(*state, hash, key, value);
         }
         visit(value);
         Ok(true)
@@ -389,7 +372,6 @@ impl KvRead for View {
 
 struct WriteView<'t> {
     table: Table<'t, &'static [u8], &'static [u8]>,
-    rows: &'t Rows,
     failed: Cell<bool>,
     /// The keys that were changed, if any was.
     changed: Option<Changed>,
@@ -397,8 +379,7 @@ struct WriteView<'t> {
 
 impl WriteView<'_> {
     fn change(&mut self, key: &[u8]) {
-        let hash = self.rows.hash(key);
-        self.changed.get_or_insert_default().add(hash);
+        self.changed.get_or_insert_default().add(hash(key));
     }
 }
 

@@ -6,8 +6,6 @@
 //! place takes another's. A row is admitted when it is asked for again soon after a miss, so that a scan over all
 //! documents does not sweep the cache and costs no copies.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +21,6 @@ const CHANGED_MAX: usize = 65_536;
 /// The rows.
 pub(super) struct Rows {
     sets: Box<[Mutex<Set>]>,
-    hasher: RandomState,
     /// The number of the newest committed state.
     state: AtomicU64,
     bytes: AtomicUsize,
@@ -102,7 +99,6 @@ impl Rows {
         let table_bytes = sets * size_of::<Mutex<Set>>();
         Self {
             sets: (0..sets).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
             state: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
             bytes_max: bytes_max.saturating_sub(table_bytes),
@@ -112,10 +108,6 @@ impl Rows {
     /// The number of the newest committed state, to be read when that state is opened.
     pub(super) fn state(&self) -> u64 {
         self.state.load(Ordering::Acquire)
-    }
-
-    pub(super) fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
     }
 
     /// The row of `key`, whose hash is `hash`, for a reader of the state `state`.
@@ -209,6 +201,23 @@ impl Rows {
     }
 }
 
+/// A key's hash. It has no secret: keys that are made to collide keep each other out of the cache, and that is all.
+pub(super) fn hash(key: &[u8]) -> u64 {
+    let (words, rest) = key.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    words.iter().chain([&last]).fold(key.len() as u64, |hash, word| {
+        mix(hash ^ u64::from_le_bytes(*word))
+    })
+}
+
+/// Spreads each bit over all (MurmurHash3's finalizer).
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ (bits >> 33)
+}
+
 impl Row {
     fn key(&self) -> Option<&[u8]> {
         self.bytes.get(..usize::try_from(self.key_bytes).ok()?)
@@ -229,16 +238,16 @@ mod tests {
     use super::*;
 
     fn get(rows: &Rows, state: u64, key: &[u8]) -> Found {
-        rows.get(state, rows.hash(key), key)
+        rows.get(state, hash(key), key)
     }
 
     fn put(rows: &Rows, state: u64, key: &[u8], value: &[u8]) {
-        rows.put(state, rows.hash(key), key, value);
+        rows.put(state, hash(key), key, value);
     }
 
-    fn changed(rows: &Rows, keys: &[&[u8]]) -> Changed {
+    fn changed(keys: &[&[u8]]) -> Changed {
         let mut changed = Changed::default();
-        keys.iter().for_each(|key| changed.add(rows.hash(key)));
+        keys.iter().for_each(|key| changed.add(hash(key)));
         changed
     }
 
@@ -266,7 +275,7 @@ mod tests {
         let rows = Rows::new(1 << 20);
         put(&rows, 0, b"a", b"1");
         put(&rows, 0, b"b", b"2");
-        rows.advance(&changed(&rows, &[b"a", b"c"]));
+        rows.advance(&changed(&[b"a", b"c"]));
         check(&rows, 1, b"a", None);
         check(&rows, 1, b"b", Some(b"2"));
         rows.advance(&Changed::all());
@@ -279,7 +288,7 @@ mod tests {
     #[test]
     fn a_reader_of_an_older_state_goes_by_the_cache() {
         let rows = Rows::new(1 << 20);
-        rows.advance(&changed(&rows, &[b"a"]));
+        rows.advance(&changed(&[b"a"]));
         put(&rows, 0, b"a", b"old");
         check(&rows, 1, b"a", None);
         put(&rows, 1, b"a", b"new");
