@@ -28,6 +28,12 @@ struct Options {
     bytes: usize,
     rounds: usize,
     duration: Duration,
+    /// How often each thread works in a round, instead of for how long: for a profiler that counts instructions.
+    operations: Option<u64>,
+    /// Only the work whose name has this in it.
+    work: String,
+    /// Only the stores whose name has this in it.
+    store: String,
     /// Where the stores are made: a directory of the disk to be measured.
     dir: PathBuf,
     /// Where the table goes besides standard output.
@@ -139,7 +145,8 @@ fn measure(options: &Options, documents: i64) -> Result<String> {
     let engine = Engine::open(dir.path())?;
     let sqlite = Sqlite::open(dir.path())?;
     let grouped = sqlite.grouped()?;
-    for store in [&engine as &dyn Store, &sqlite] {
+    let wanted = |store: &&dyn Store| store.name().contains(&options.store);
+    for store in [&engine as &dyn Store, &sqlite].into_iter().filter(wanted) {
         for from in (0..documents).step_by(1000) {
             let ids = from..(from + 1000).min(documents);
             // Neighbours by `_id` are of different rooms, as what arrives over time is.
@@ -153,11 +160,15 @@ fn measure(options: &Options, documents: i64) -> Result<String> {
     let mut rows = String::new();
     // One count for all stores: a gap in the ids is nothing to either.
     let next = AtomicI64::new(documents);
-    for scenario in &SCENARIOS {
+    for scenario in SCENARIOS
+        .iter()
+        .filter(|scenario| scenario.name.contains(&options.work))
+    {
         let mut stores = vec![&engine as &dyn Store, &sqlite];
         if scenario.grouped {
             stores.push(&grouped);
         }
+        stores.retain(wanted);
         let mut samples: Vec<Vec<Sample>> = stores.iter().map(|_| Vec::new()).collect();
         for round in 0..options.rounds {
             for (store, samples) in stores.iter().zip(&mut samples) {
@@ -209,6 +220,7 @@ fn run(
     }
     let begin = Instant::now();
     let until = begin + options.duration;
+    let operations = options.operations;
     let all = std::thread::scope(|scope| {
         let threads: Vec<_> = sessions
             .into_iter()
@@ -223,7 +235,7 @@ fn run(
                 scope.spawn(move || -> Result<Histogram<u64>> {
                     let mut latency = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
                     let mut now = Instant::now();
-                    while now < until {
+                    while operations.map_or(now < until, |most| latency.len() < most) {
                         (scenario.work)(&mut *session, &mut keys)?;
                         let after = Instant::now();
                         latency.saturating_record((after - now).as_nanos() as u64);
@@ -261,6 +273,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         bytes: 300,
         rounds: 5,
         duration: Duration::from_secs(2),
+        operations: None,
+        work: String::new(),
+        store: String::new(),
         dir: std::env::temp_dir(),
         out: None,
     };
@@ -287,9 +302,16 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
                 options.duration =
                     Duration::from_secs_f64(value.parse().context("--seconds takes a number")?);
             }
+            "--operations" => {
+                options.operations = Some(value.parse().context("--operations takes a number")?);
+            }
+            "--work" => options.work = value,
+            "--store" => options.store = value,
             "--dir" => options.dir = value.into(),
             "--out" => options.out = Some(value.into()),
-            _ => bail!("unknown option {flag}; there are --documents --bytes --rounds --seconds --dir --out"),
+            _ => bail!(
+                "unknown option {flag}; there are --documents --bytes --rounds --seconds --operations --work --store --dir --out"
+            ),
         }
     }
     ensure!(options.rounds > 0, "--rounds must be 1 at least");

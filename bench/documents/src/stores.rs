@@ -91,6 +91,7 @@ impl Store for Engine {
         let insert = Insert {
             documents,
             ordered: true,
+            bypass_validation: false,
         };
         let done = self.docs.insert(&self.ns, insert, Deadline::NEVER).wait()?;
         ensure!(done.errors.is_empty(), "an insert failed");

@@ -14,6 +14,12 @@ pub(crate) fn validate_document(doc: &RawDocument, limits: &Limits) -> Result<()
     field(doc, "_id").map_or(Ok(()), check_id)
 }
 
+/// What [`validate_document`] asks for besides, of a document that is known to be well-formed.
+pub(crate) fn validate_well_formed(doc: &RawDocument, limits: &Limits) -> Result<()> {
+    check_size(doc, limits)?;
+    field(doc, "_id").map_or(Ok(()), check_id)
+}
+
 /// Checks that no first-level field begins with `$`: in a replacement that is an operator out of place.
 pub(crate) fn check_no_operators(doc: &RawDocument) -> Result<()> {
     match fields(doc).find(|(name, _)| name.starts_with('$')) {

@@ -13,7 +13,7 @@ use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
-use crate::exec::{self, GivenFilter, Query, expire};
+use crate::exec::{self, GivenFilter, Query, expire, lookup};
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
@@ -34,7 +34,7 @@ const INLINE_ROWS_MAX: u64 = 128;
 pub struct Config {
     /// The store's file; `None` keeps everything in memory (tests).
     pub path: Option<PathBuf>,
-    /// Bytes of page cache.
+    /// Bytes of cache, for pages and for single documents that were read again.
     pub cache_bytes: usize,
     /// Reader threads.
     pub readers: usize,
@@ -124,7 +124,17 @@ impl Docs {
 
     /// Runs a query and returns its first page.
     pub fn find(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<Page> {
-        self.begin(Op::Find);
+        let engine = self.begin(Op::Find);
+        if let Some(id) = lookup::wanted_id(&find, &engine.limits) {
+            let found = self.lanes.read_now(|engine| {
+                engine
+                    .read(|kv, catalog| lookup::find(kv, catalog, ns, id, &mut Meter::new(engine, &deadline)))
+            });
+            if let Some(page) = found.transpose() {
+                engine.metrics.inline_reads.inc();
+                return Reply::ready(page);
+            }
+        }
         match self.on_view(ns, |of| of.find(&find)) {
             Ok(None) => {}
             Ok(Some((ns, aggregate))) => return self.run_aggregate(ns, &aggregate, deadline),

@@ -481,9 +481,13 @@ impl<'c> Maintenance<'c> {
         let mut changes = Vec::with_capacity(collection.indexes.len());
         for index in &collection.indexes {
             let before = old.map(|old| index.keys(old)).transpose()?.unwrap_or_default();
-            let after = new.map(|new| index.keys(new)).transpose()?.unwrap_or_default();
-            let remove = before.keys.difference(&after.keys).cloned().collect();
-            let add: Vec<Vec<u8>> = after.keys.difference(&before.keys).cloned().collect();
+            let mut after = new.map(|new| index.keys(new)).transpose()?.unwrap_or_default();
+            let mut remove = before.keys;
+            if !remove.is_empty() {
+                // What is in both stays as it is.
+                remove.retain(|key| !after.keys.remove(key));
+            }
+            let (remove, add) = (Vec::from_iter(remove), Vec::from_iter(after.keys));
             if index.spec.unique {
                 for key in &add {
                     check_unique(kv, ns, index, key, id, new)?;

@@ -107,7 +107,12 @@ impl Lanes {
 
     /// Runs a short read now, on this thread.
     pub(crate) fn read_here<T>(&self, body: impl FnOnce(&Engine) -> Result<T>) -> Reply<T> {
-        Reply::ready(guarded(|| body(&self.engine)))
+        Reply::ready(self.read_now(body))
+    }
+
+    /// Runs a read on the caller's thread, whose outcome the caller looks at.
+    pub(crate) fn read_now<T>(&self, body: impl FnOnce(&Engine) -> Result<T>) -> Result<T> {
+        guarded(|| body(&self.engine))
     }
 
     /// Runs a read on a reader thread.

@@ -6,7 +6,7 @@
 //! after them beats one without; then an index that gives the order asked for beats one that does not. An `$or` is a
 //! union of plans, as good as its worst, and is taken when no single plan is as good.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -29,6 +29,9 @@ const RANGES_MAX: usize = 1000;
 const PREFIXES_MAX: usize = 10;
 /// Most plans in a union; an `$or` of more is a filter.
 const BRANCHES_MAX: usize = 100;
+
+/// What the documents are ordered by.
+static ID_PATH: LazyLock<Result<Path>> = LazyLock::new(|| Path::parse("_id"));
 
 /// Where the rows come from.
 #[derive(Debug, Clone)]
@@ -497,13 +500,12 @@ fn scan(collection: &Collection, sort: Option<&SortSpec>) -> Plan {
 }
 
 fn by_id(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> (Plan, Score) {
-    let path = match Path::parse("_id") {
-        Ok(path) => path,
-        Err(_) => return (scan(collection, sort), (false, 0, false, false)),
+    let Ok(path) = &*ID_PATH else {
+        return (scan(collection, sort), (false, 0, false, false));
     };
-    let fields: Vec<Bounds> = bounds::of_filter(filter, &path, false).into_iter().collect();
-    let direction = sort_direction(&[(&path, false)], 0, &fields, sort);
-    let exact = bounds::is_exact(filter, &[&path][..fields.len()]);
+    let fields: Vec<Bounds> = bounds::of_filter(filter, path, false).into_iter().collect();
+    let direction = sort_direction(&[(path, false)], 0, &fields, sort);
+    let exact = bounds::is_exact(filter, &[path][..fields.len()]);
     let mut plan = build(
         collection.id,
         Source::Documents,

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use bson::oid::ObjectId;
 use bson::spec::BinarySubtype;
 use bson::{Bson, DateTime, Decimal128, Document, RawBson, RawDocumentBuf, Timestamp, doc};
+use cloudlet_base::Deadline;
 use proptest::prelude::*;
 
 use crate::keycode;
@@ -12,8 +13,10 @@ use crate::path::{Path, index_values};
 use crate::projection::Projection;
 use crate::query::{Filter, Predicate};
 use crate::sort::SortSpec;
+use crate::tests::{all, inserts, memory, ns, query};
 use crate::update::{Now, Update};
 use crate::value::compare;
+use crate::{Find, Insert};
 
 const NOW: Now = Now {
     date: DateTime::from_millis(1_000),
@@ -332,6 +335,20 @@ proptest! {
                 prop_assert_eq!(changed.is_none(), raw(&model) == before);
                 prop_assert_eq!(changed.unwrap_or(before), raw(&model));
             }
+        }
+    }
+
+    #[test]
+    fn looking_an_id_up_finds_what_a_scan_does(ids in prop::collection::vec(scalar(), 1..8), other in scalar()) {
+        let docs = memory();
+        let documents = ids.iter().zip(0..).map(|(id, n)| doc! { "_id": id.clone(), "n": n });
+        let insert = Insert { ordered: false, ..inserts(documents) };
+        docs.insert(&ns(), insert, Deadline::NEVER).wait().unwrap();
+        for id in ids.iter().chain([&other]) {
+            let find = query(doc! { "_id": id.clone() });
+            let scan = Find { hint: Some("$natural".into()), ..find.clone() };
+            let (found, scanned) = (all(&docs, find), all(&docs, scan));
+            prop_assert_eq!(format!("{found:?}"), format!("{scanned:?}"));
         }
     }
 

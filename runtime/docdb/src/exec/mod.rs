@@ -1,9 +1,11 @@
-//! Running queries: pages, cursors, counts, distinct values. `scan` walks a plan, `near` one by distance, `sorted` sorts what no index
-//! sorts, `write` changes documents, `expire` removes old ones, `build` makes indexes, `explain` tells what happened.
+//! Running queries: pages, cursors, counts, distinct values. `scan` walks a plan, `near` one by distance, `sorted` sorts
+//! what no index sorts, `lookup` is the short way to one document, `write` changes documents, `expire` removes old ones,
+//! `build` makes indexes, `explain` tells what happened.
 
 pub(crate) mod build;
 pub(crate) mod expire;
 pub(crate) mod explain;
+pub(crate) mod lookup;
 mod near;
 pub(crate) mod scan;
 mod sorted;

@@ -226,6 +226,14 @@ pub(super) fn scan_one(
     let mut outcome = Ok(ControlFlow::Continue(()));
     let mut document_key = crate::catalog::document_prefix(plan.collection);
     let prefix_bytes = document_key.len();
+    // An index may have met its first array after a cursor's plan was made.
+    let exact = plan.exact
+        && match &plan.source {
+            Source::Documents => true,
+            Source::Index(index) => index.multikey == 0,
+            Source::Union(_) | Source::Order => false,
+        };
+    let accepts = |document: &RawDocument| Ok::<_, Error>(exact || filter.accepts(document)?);
     let mut on_row = |key: &[u8], value: &[u8]| -> Result<ControlFlow<()>> {
         meter.row()?;
         if matches!(plan.source, Source::Order) {
@@ -251,7 +259,7 @@ pub(super) fn scan_one(
         let Source::Index(index) = &plan.source else {
             meter.documents += 1;
             let document = stored(value)?;
-            return if filter.accepts(document)? {
+            return if accepts(document)? {
                 visit(key, document)
             } else {
                 Ok(ControlFlow::Continue(()))
@@ -265,7 +273,7 @@ pub(super) fn scan_one(
         let found = kv.get(&document_key, &mut |value| {
             meter.documents += 1;
             flow = stored(value).and_then(|document| {
-                if filter.accepts(document)? && is_first(index, plan, entry, document)? {
+                if accepts(document)? && is_first(index, plan, entry, document)? {
                     visit(key, document)
                 } else {
                     Ok(ControlFlow::Continue(()))

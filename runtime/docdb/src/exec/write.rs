@@ -14,7 +14,7 @@ use super::scan::{Meter, scan};
 use super::{GivenFilter, sorted_documents};
 use crate::capped;
 use crate::catalog::{Collection, append, document_prefix};
-use crate::check::{check_well_formed, validate_document};
+use crate::check::{check_well_formed, validate_document, validate_well_formed};
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::index::{Maintenance, duplicate_key, stored};
@@ -117,7 +117,8 @@ pub(crate) fn parse_update(
 pub(crate) fn prepare(document: &RawDocument, fresh: ObjectId, limits: &Limits) -> Prepared {
     check_well_formed(document, limits.depth_max)?;
     let document = ensure_id_first(document, fresh);
-    validate_document(&document, limits)?;
+    // An `_id` that was given to it is no deeper than the document it came from.
+    validate_well_formed(&document, limits)?;
     Ok(document)
 }
 

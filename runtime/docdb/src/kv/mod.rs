@@ -6,6 +6,7 @@
 mod mem;
 mod overlay;
 mod redb;
+mod rows;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

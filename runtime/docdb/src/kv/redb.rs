@@ -2,21 +2,23 @@
 //! refuse everything after it; this store then closes and reopens it, so that a disk that was full for a while
 //! costs the operations of that while and nothing else.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ::redb::backends::FileBackend;
 use ::redb::{
-    BackendError, Builder, CommitError, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
-    StorageBackend, StorageError, Table, TableDefinition, TableError, TransactionError,
+    BackendError, Builder, CommitError, Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase,
+    ReadableTable, StorageBackend, StorageError, Table, TableDefinition, TableError, TransactionError,
 };
 use prometheus::IntCounter;
 
+use super::rows::{Changed, Found, Rows, hash};
 use super::{
     Direction, GetVisitor, Kv, KvRead, KvSnapshot, KvWrite, Range, ReadBody, ScanVisitor, WriteBody,
 };
@@ -24,13 +26,16 @@ use crate::{Code, Error, Result};
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("cloudlet");
 
+/// The part of the cache that holds single rows rather than pages: one in so many.
+const ROWS_SHARE: usize = 4;
+
 /// Opens the bytes that the store lives in; called once at the start and again after each failure of the medium.
 pub type Opener = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
 
 /// How to run the store.
 #[derive(Debug, Clone)]
 pub struct RedbOptions {
-    /// Bytes of page cache.
+    /// Bytes of cache, for pages and rows.
     pub cache_bytes: usize,
     /// Save the allocator's state with each commit: opening after a crash is then immediate instead of a walk over
     /// the file, and each commit needs a second fsync.
@@ -50,7 +55,72 @@ pub struct RedbKv {
 struct Opened {
     /// How many times it was opened, so that of many who saw it fail one reopens it.
     generation: u64,
+    /// The newest committed state, once a read has opened it: reads share it until the next commit, for a
+    /// transaction of its own costs a short read more than the rest of it does. It keeps the pages of one commit
+    /// from being reused by the next, no more, since nothing newer is committed while it is here. Dropped before the
+    /// database.
+    newest: RwLock<Option<Arc<Committed>>>,
+    /// Rows of that state.
+    rows: Arc<Rows>,
     database: Option<Database>,
+}
+
+/// The table as some commit left it.
+struct Committed {
+    table: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    /// The state's number among the cached rows.
+    state: u64,
+}
+
+impl Opened {
+    fn new(database: Database, options: &RedbOptions) -> Self {
+        Self {
+            generation: 0,
+            newest: RwLock::default(),
+            rows: Arc::new(Rows::new(options.cache_bytes / ROWS_SHARE)),
+            database: Some(database),
+        }
+    }
+
+    /// The table as the newest commit left it.
+    fn newest(&self, database: &Database) -> Result<Arc<Committed>, Failure> {
+        let newest = self.newest.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(committed) = &*newest {
+            return Ok(committed.clone());
+        }
+        drop(newest);
+        // Opened under the lock that `forget` waits for, so that what is older than a commit never stays after it.
+        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(committed) = &*newest {
+            return Ok(committed.clone());
+        }
+        let transaction = database.begin_read().map_err(transaction_failed)?;
+        let committed = Arc::new(Committed {
+            table: transaction.open_table(TABLE).map_err(table_failed)?,
+            state: self.rows.state(),
+        });
+        *newest = Some(committed.clone());
+        Ok(committed)
+    }
+
+    /// A view of it for one reader.
+    fn view(&self, database: &Database) -> Result<View, Failure> {
+        Ok(View {
+            committed: self.newest(database)?,
+            rows: self.rows.clone(),
+            failed: Cell::new(false),
+        })
+    }
+
+    /// Lets go of the newest state: there is a newer one that differs in these keys, or the database goes.
+    fn forget(&self, changed: &Changed) {
+        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        self.rows.advance(changed);
+        let committed = newest.take();
+        drop(newest);
+        // The transaction may end here: not under the lock.
+        drop(committed);
+    }
 }
 
 impl RedbKv {
@@ -94,6 +164,7 @@ impl RedbKv {
     /// When a page is damaged, or can't be read.
     pub fn check_pages(&self) -> Result<bool> {
         let mut opened = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        opened.forget(&Changed::all());
         let Some(database) = &mut opened.database else {
             return Err(closed());
         };
@@ -113,23 +184,20 @@ impl RedbKv {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn with_opener(open: Opener, options: RedbOptions) -> Result<Self> {
-        let database = open_database(&open, &options)?;
+        let opened = Opened::new(open_database(&open, &options)?, &options);
         Ok(Self {
             open,
             options,
-            database: RwLock::new(Opened {
-                generation: 0,
-                database: Some(database),
-            }),
+            database: RwLock::new(opened),
         })
     }
 
     /// Runs `body` on the open database and reopens it if that fails by the medium.
-    fn with_database(&self, body: impl FnOnce(&Database) -> Result<(), Failure>) -> Result<()> {
+    fn with_database(&self, body: impl FnOnce(&Opened, &Database) -> Result<(), Failure>) -> Result<()> {
         let (generation, result) = {
             let opened = self.database.read().unwrap_or_else(PoisonError::into_inner);
             let result = match &opened.database {
-                Some(database) => body(database),
+                Some(database) => body(&opened, database),
                 None => Err(Failure::Medium(closed())),
             };
             (opened.generation, result)
@@ -150,6 +218,7 @@ impl RedbKv {
             return;
         }
         // The old one must let go of the file before it can be opened again.
+        opened.forget(&Changed::all());
         opened.database = None;
         match open_database(&self.open, &self.options) {
             Ok(database) => {
@@ -174,34 +243,24 @@ impl fmt::Debug for RedbKv {
 
 impl Kv for RedbKv {
     fn read(&self, body: &mut ReadBody<'_>) -> Result<()> {
-        self.with_database(|database| {
-            let transaction = database.begin_read().map_err(transaction_failed)?;
-            let table = transaction.open_table(TABLE).map_err(table_failed)?;
-            let view = View {
-                table,
-                failed: false.into(),
-            };
+        self.with_database(|opened, database| {
+            let view = opened.view(database)?;
             let result = body(&view);
-            view.judge(result)
+            judge(&view.failed, result)
         })
     }
 
     fn snapshot(&self) -> Result<Box<KvSnapshot>> {
         let mut snapshot: Option<Box<KvSnapshot>> = None;
-        self.with_database(|database| {
-            let transaction = database.begin_read().map_err(transaction_failed)?;
-            let table = transaction.open_table(TABLE).map_err(table_failed)?;
-            snapshot = Some(Box::new(View {
-                table,
-                failed: false.into(),
-            }));
+        self.with_database(|opened, database| {
+            snapshot = Some(Box::new(opened.view(database)?));
             Ok(())
         })?;
         snapshot.ok_or_else(|| Error::new(Code::InternalError, "the store gave no snapshot"))
     }
 
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
-        self.with_database(|database| {
+        self.with_database(|opened, database| {
             let mut transaction = database.begin_write().map_err(transaction_failed)?;
             transaction
                 .set_durability(Durability::Immediate)
@@ -212,51 +271,121 @@ impl Kv for RedbKv {
             let changed = {
                 let table = transaction.open_table(TABLE).map_err(table_failed)?;
                 let mut view = WriteView {
-                    view: View {
-                        table,
-                        failed: false.into(),
-                    },
-                    changed: false,
+                    table,
+                    failed: Cell::new(false),
+                    changed: None,
                 };
                 let result = body(&mut view);
-                view.view.judge(result)?;
+                judge(&view.failed, result)?;
                 view.changed
             };
-            if changed {
-                transaction.commit().map_err(commit_failed)
-            } else {
-                transaction.abort().map_err(storage_failed)
-            }
+            let Some(changed) = changed else {
+                return transaction.abort().map_err(storage_failed);
+            };
+            // Readers keep to this state until the commit is done and the cached rows that it changed are gone. For
+            // redb it is a reader, whose pages wait for the next commit to be free: a pass less over them after this one.
+            opened.newest(database)?;
+            let committed = transaction.commit();
+            opened.forget(&changed);
+            committed.map_err(commit_failed)
         })
     }
 }
 
-/// A table as a view, remembering whether the medium failed under it.
-struct View<T> {
-    table: T,
-    failed: std::cell::Cell<bool>,
+/// Notes that the medium failed under a view.
+fn fail(failed: &Cell<bool>, error: StorageError) -> Error {
+    failed.set(true);
+    storage_error(error)
 }
 
-impl<T> View<T> {
-    fn fail(&self, error: StorageError) -> Error {
-        self.failed.set(true);
-        storage_error(error)
+/// What a body's result means, whose view tells whether the medium failed under it.
+fn judge(failed: &Cell<bool>, result: Result<()>) -> Result<(), Failure> {
+    match result {
+        Ok(()) if !failed.get() => Ok(()),
+        // A body that swallows a failure of the medium does not get its changes committed.
+        Ok(()) => Err(Failure::Medium(closed())),
+        Err(error) if failed.get() => Err(Failure::Medium(error)),
+        Err(error) => Err(Failure::Body(error)),
     }
+}
 
-    fn judge(&self, result: Result<()>) -> Result<(), Failure> {
-        match result {
-            Ok(()) if !self.failed.get() => Ok(()),
-            // A body that swallows a failure of the medium does not get its changes committed.
-            Ok(()) => Err(Failure::Medium(closed())),
-            Err(error) if self.failed.get() => Err(Failure::Medium(error)),
-            Err(error) => Err(Failure::Body(error)),
+type Row<'r> = (
+    ::redb::AccessGuard<'r, &'static [u8]>,
+    ::redb::AccessGuard<'r, &'static [u8]>,
+);
+
+fn scan_rows<'r>(
+    mut rows: impl DoubleEndedIterator<Item = Result<Row<'r>, StorageError>>,
+    failed: &Cell<bool>,
+    direction: Direction,
+    visit: &mut ScanVisitor<'_>,
+) -> Result<()> {
+    while let Some(row) = match direction {
+        Direction::Forward => rows.next(),
+        Direction::Backward => rows.next_back(),
+    } {
+        let (key, value) = row.map_err(|error| fail(failed, error))?;
+        if visit(key.value(), value.value()).is_break() {
+            break;
         }
     }
+    Ok(())
 }
 
-impl<T: ReadableTable<&'static [u8], &'static [u8]>> KvRead for View<T> {
+/// A committed state as a view, remembering whether the medium failed under it.
+struct View {
+    committed: Arc<Committed>,
+    rows: Arc<Rows>,
+    failed: Cell<bool>,
+}
+
+impl KvRead for View {
     fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
-        let found = self.table.get(key).map_err(|error| self.fail(error))?;
+        let Committed { table, state } = &*self.committed;
+        let hash = hash(key);
+        let found = self.rows.get(*state, hash, key);
+        if let Found::Hit(value) = found {
+            visit(value.bytes());
+            return Ok(true);
+        }
+        let Some(value) = table.get(key).map_err(|error| fail(&self.failed, error))? else {
+            return Ok(false);
+        };
+        let value = value.value();
+        if matches!(found, Found::Wanted) {
+            self.rows.put(*state, hash, key, value);
+        }
+        visit(value);
+        Ok(true)
+    }
+
+    fn scan(&self, range: Range<'_>, direction: Direction, visit: &mut ScanVisitor<'_>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = range.as_bounds();
+        let rows = self.committed.table.range::<&[u8]>(bounds);
+        let rows = rows.map_err(|error| fail(&self.failed, error))?;
+        scan_rows(rows, &self.failed, direction, visit)
+    }
+}
+
+struct WriteView<'t> {
+    table: Table<'t, &'static [u8], &'static [u8]>,
+    failed: Cell<bool>,
+    /// The keys that were changed, if any was.
+    changed: Option<Changed>,
+}
+
+impl WriteView<'_> {
+    fn change(&mut self, key: &[u8]) {
+        self.changed.get_or_insert_default().add(hash(key));
+    }
+}
+
+impl KvRead for WriteView<'_> {
+    fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
+        let found = self.table.get(key).map_err(|error| fail(&self.failed, error))?;
         Ok(found.map(|value| visit(value.value())).is_some())
     }
 
@@ -265,49 +394,23 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> KvRead for View<T> {
             return Ok(());
         }
         let bounds: (Bound<&[u8]>, Bound<&[u8]>) = range.as_bounds();
-        let mut rows = self
-            .table
-            .range::<&[u8]>(bounds)
-            .map_err(|error| self.fail(error))?;
-        while let Some(row) = match direction {
-            Direction::Forward => rows.next(),
-            Direction::Backward => rows.next_back(),
-        } {
-            let (key, value) = row.map_err(|error| self.fail(error))?;
-            if visit(key.value(), value.value()).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-struct WriteView<'t> {
-    view: View<Table<'t, &'static [u8], &'static [u8]>>,
-    changed: bool,
-}
-
-impl KvRead for WriteView<'_> {
-    fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
-        self.view.get(key, visit)
-    }
-
-    fn scan(&self, range: Range<'_>, direction: Direction, visit: &mut ScanVisitor<'_>) -> Result<()> {
-        self.view.scan(range, direction, visit)
+        let rows = self.table.range::<&[u8]>(bounds);
+        let rows = rows.map_err(|error| fail(&self.failed, error))?;
+        scan_rows(rows, &self.failed, direction, visit)
     }
 }
 
 impl KvWrite for WriteView<'_> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.changed = true;
-        let outcome = self.view.table.insert(key, value).map(drop);
-        outcome.map_err(|error| self.view.fail(error))
+        self.change(key);
+        let outcome = self.table.insert(key, value).map(drop);
+        outcome.map_err(|error| fail(&self.failed, error))
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<()> {
-        self.changed = true;
-        let outcome = self.view.table.remove(key).map(drop);
-        outcome.map_err(|error| self.view.fail(error))
+        self.change(key);
+        let outcome = self.table.remove(key).map(drop);
+        outcome.map_err(|error| fail(&self.failed, error))
     }
 }
 
@@ -340,7 +443,7 @@ fn open_database(open: &Opener, options: &RedbOptions) -> Result<Database> {
     // redb panics rather than erring on some damaged files when it was built with debug assertions.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = Builder::new()
-            .set_cache_size(options.cache_bytes)
+            .set_cache_size(options.cache_bytes - options.cache_bytes / ROWS_SHARE)
             .create_with_backend(backend)?;
         make_table(&database)?;
         Ok(database)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cloudlet_base::SeededEntropy;
 use prometheus::IntCounter;
@@ -10,7 +11,7 @@ use prometheus::IntCounter;
 use super::feed::{history, replay};
 use super::*;
 use crate::kv::testing::{Disk, Mirror, Shaky};
-use crate::kv::{Direction, MemKv, Range, RedbKv, RedbOptions};
+use crate::kv::{Direction, KvRead, MemKv, Range, RedbKv, RedbOptions};
 
 pub(super) fn options() -> RedbOptions {
     let fsyncs = IntCounter::new("fsyncs", "Test.").unwrap();
@@ -49,14 +50,78 @@ fn redb_and_memory_agree_over_random_histories() {
                 }
             });
             mirror
-                .read(&mut |store| scan_some(store, &[], &[255], 0))
+                .read(&mut |store| {
+                    get_all(store)?;
+                    scan_some(store, &[], &[255], 0)
+                })
                 .unwrap();
         }
     }
 }
 
+/// Gets each key that there may be so often that it is kept, and once more; the mirror compares.
+fn get_all(store: &dyn KvRead) -> Result<()> {
+    for key in (0..16).flat_map(|a| (0..3).map(move |b| [a, b])) {
+        for _ in 0..3 {
+            store.get(&key, &mut |_| {})?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows that are kept in memory from one read to the next must go in time, and not too early: a reader beside a
+/// writer sees both rows of one commit, and never goes back.
+#[test]
+fn a_reader_beside_commits_sees_rows_of_one_state() {
+    const COMMITS: u64 = 300;
+    const KEYS: [&[u8]; 2] = [b"a", b"b"];
+    let kv = on_disk(&Disk::new(1)).unwrap();
+    let write =
+        |n: u64| kv.write(&mut |store| KEYS.iter().try_for_each(|key| store.put(key, &n.to_be_bytes())));
+    let read = |store: &dyn KvRead| {
+        KEYS.map(|key| {
+            let mut found = None;
+            store
+                .get(key, &mut |value| found = value.try_into().ok())
+                .unwrap();
+            u64::from_be_bytes(found.unwrap())
+        })
+    };
+    write(0).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (1..=COMMITS).for_each(|n| write(n).unwrap());
+            done.store(true, Ordering::Release);
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut last = 0;
+                loop {
+                    let was_done = done.load(Ordering::Acquire);
+                    let snapshot = kv.snapshot().unwrap();
+                    let before = read(&*snapshot);
+                    kv.read(&mut |store| {
+                        let [a, b] = read(store);
+                        assert_eq!(a, b);
+                        assert!(before[0] >= last && a >= before[0]);
+                        last = a;
+                        Ok(())
+                    })
+                    .unwrap();
+                    assert_eq!(before[0], before[1]);
+                    assert_eq!(read(&*snapshot), before);
+                    if was_done {
+                        break assert_eq!(last, COMMITS);
+                    }
+                }
+            });
+        }
+    });
+}
+
 /// Scans both ways, some of it or all; the mirror compares.
-fn scan_some(store: &(impl crate::kv::KvRead + ?Sized), low: &[u8], high: &[u8], most: u8) -> Result<()> {
+fn scan_some(store: &(impl KvRead + ?Sized), low: &[u8], high: &[u8], most: u8) -> Result<()> {
     for direction in [Direction::Forward, Direction::Backward] {
         let mut left = most % 8;
         store.scan(Range::half_open(low, high), direction, &mut |_, _| {

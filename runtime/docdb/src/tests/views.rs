@@ -71,6 +71,9 @@ fn aggregated(docs: &Docs, name: &str, stages: impl IntoIterator<Item = Document
 fn reads_run_the_pipeline_first() {
     let docs = seeded();
     assert_eq!(numbers(&found(&docs, "even", Find::default())), [0, 2, 4, 6, 8]);
+    // The short way to one document is not for views.
+    let by_id = |id: i32| found(&docs, "even", query(doc! { "_id": id }));
+    assert_eq!((numbers(&by_id(4)), by_id(5)), (vec![4], vec![]));
     let find = Find {
         filter: raw(doc! { "twice": { "$gt": 4 } }),
         sort: Some(raw(doc! { "twice": -1 })),
