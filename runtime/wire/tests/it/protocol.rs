@@ -100,7 +100,6 @@ async fn unknown_commands_and_arguments_are_named() {
         (doc! { "find": "c", "$db": "" }, 73),
         (doc! { "find": "c", "filter": 1, "$db": "db" }, 14),
         (doc! { "find": "c", "limit": -1, "$db": "db" }, 51024),
-        (doc! { "find": "c", "returnKey": true, "$db": "db" }, 115),
         (
             doc! { "count": "c", "readConcern": { "level": "snapshot" }, "$db": "db" },
             72,
