@@ -18,6 +18,7 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -157,7 +158,6 @@ fn check(name: &str) {
 }
 
 /// Compares what happened with what is known, and prints the score.
-#[expect(clippy::print_stdout, reason = "the score is what the suites are run for")]
 fn judge(name: &str, suite: &Suite, lines: &str) {
     let (mut passed, mut failed, mut skipped) = (0, 0, suite.skip.len());
     let mut wrong = String::new();
@@ -185,7 +185,9 @@ fn judge(name: &str, suite: &Suite, lines: &str) {
     for known in suite.fail.iter().filter(|known| !met.contains(&&***known)) {
         writeln!(wrong, "is not there any more: {known}").unwrap();
     }
-    println!("{name}: {passed} passed, {failed} failed, {skipped} skipped");
+    // The score is what the suites are run for: written past the test harness, which keeps what is printed to itself.
+    let score = format!("{name}: {passed} passed, {failed} failed, {skipped} skipped\n");
+    std::io::stdout().write_all(score.as_bytes()).unwrap();
     if passed < suite.passed {
         writeln!(wrong, "{passed} passed, and {} did before", suite.passed).unwrap();
     }
