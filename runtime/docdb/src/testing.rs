@@ -1,5 +1,7 @@
 //! Entry points for fuzzing, and what must hold for any input: no panic, and each law checked by assertions.
 
+pub mod replay;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -264,70 +266,35 @@ pub fn fuzz_bson(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use bson::{Bson, Document, doc};
-    use cloudlet_base::Entropy as _;
 
+    use super::replay::{Dice, replay};
     use super::*;
 
-    /// Changed inputs for each seed.
-    const CHANGED_PER_SEED: usize = 1000;
-    /// Changes to one input, at most.
-    const CHANGES_MAX: usize = 4;
-
-    fn seeds(name: &str) -> Vec<Vec<u8>> {
-        let dir: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../fuzz/seeds", name]
-            .iter()
-            .collect();
-        let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
-            .unwrap_or_else(|error| panic!("{dir:?}: {error}"))
-            .map(|file| file.unwrap().path())
-            .collect();
-        // The order of a directory differs from machine to machine.
-        files.sort();
-        files.iter().map(|file| std::fs::read(file).unwrap()).collect()
-    }
+    /// Bytes that mean something somewhere.
+    const TELLING: [u8; 6] = [0, 1, 0x24, 0x7F, 0x80, 0xFF];
 
     /// Makes other inputs of those that are there.
-    struct Changer {
-        entropy: SeededEntropy,
+    struct Changer<'d> {
+        dice: &'d mut Dice,
         /// Values to put in the place of others.
-        values: Vec<Bson>,
+        values: &'d [Bson],
     }
 
-    impl Changer {
+    impl Changer<'_> {
         fn below(&mut self, bound: usize) -> usize {
-            let mut bytes = [0; 8];
-            self.entropy.fill(&mut bytes);
-            usize::try_from(u64::from_le_bytes(bytes) % bound.max(1) as u64).unwrap()
+            self.dice.below(bound)
         }
 
         fn change(&mut self, input: &[u8]) -> Vec<u8> {
             let mut changed = input.to_vec();
-            for _ in 0..=self.below(CHANGES_MAX) {
+            for _ in 0..self.dice.changes() {
                 changed = match self.below(3) {
-                    0 => self.bytes(changed),
+                    0 => self.dice.change_bytes(changed, &TELLING),
                     _ => self.inside(&changed),
                 };
             }
             changed
-        }
-
-        /// Bytes that are others, gone, or more.
-        fn bytes(&mut self, mut input: Vec<u8>) -> Vec<u8> {
-            let at = self.below(input.len());
-            let end = (at + self.below(9)).min(input.len());
-            match self.below(4) {
-                0 if at < input.len() => input[at] ^= 1 << self.below(8),
-                1 if at < input.len() => input[at] = [0, 1, 0x24, 0x7F, 0x80, 0xFF][self.below(6)],
-                2 => drop(input.drain(at..end)),
-                _ => {
-                    let again = input[at..end].to_vec();
-                    drop(input.splice(at..at, again));
-                }
-            }
-            input
         }
 
         /// The documents with one value somewhere inside put in the place of another, or one name changed.
@@ -347,7 +314,7 @@ mod tests {
                 rest = after;
             }
             if documents.is_empty() {
-                return self.bytes(input.to_vec());
+                return self.dice.change_bytes(input.to_vec(), &TELLING);
             }
             let nth = self.below(documents.len());
             self.walk(&mut documents[nth]);
@@ -405,21 +372,8 @@ mod tests {
         }
     }
 
-    /// Tells the input that a target did not survive.
-    struct Input<'i>(&'i str, &'i [u8]);
-
-    impl Drop for Input<'_> {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                let hex: String = self.1.iter().map(|byte| format!("{byte:02x}")).collect();
-                eprintln!("target {} fails with the bytes {hex}", self.0);
-            }
-        }
-    }
-
-    fn replay(name: &str) {
-        let (_, target) = FUZZ_TARGETS.iter().find(|(known, _)| *known == name).unwrap();
-        let seeds = seeds(name);
+    /// A value of each kind, and some at the edges.
+    fn values() -> Vec<Bson> {
         let kinds = Document::try_from(
             RawDocument::from_bytes(
                 &std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds/bson/types")).unwrap(),
@@ -436,61 +390,19 @@ mod tests {
             Bson::Document(doc! {}),
             Bson::Int32(i32::MIN),
         ]);
-        let mut changer = Changer {
-            entropy: SeededEntropy::new(1),
-            values,
-        };
-        for seed in &seeds {
-            let _input = Input(name, seed);
-            target(seed);
-        }
-        for seed in &seeds {
-            for _ in 0..CHANGED_PER_SEED {
-                let changed = changer.change(seed);
-                let _input = Input(name, &changed);
-                target(&changed);
+        values
+    }
+
+    #[test]
+    fn targets_survive_their_seeds_and_changes_of_them() {
+        let values = &values();
+        std::thread::scope(|scope| {
+            for (name, target) in FUZZ_TARGETS {
+                scope.spawn(move || {
+                    replay(name, *target, |dice, seed| Changer { dice, values }.change(seed));
+                });
             }
-        }
-    }
-
-    #[test]
-    fn bson_survives_its_seeds_and_changes_of_them() {
-        replay("bson");
-    }
-
-    #[test]
-    fn expression_survives_its_seeds_and_changes_of_them() {
-        replay("expression");
-    }
-
-    #[test]
-    fn filter_survives_its_seeds_and_changes_of_them() {
-        replay("filter");
-    }
-
-    #[test]
-    fn keycode_survives_its_seeds_and_changes_of_them() {
-        replay("keycode");
-    }
-
-    #[test]
-    fn pipeline_survives_its_seeds_and_changes_of_them() {
-        replay("pipeline");
-    }
-
-    #[test]
-    fn projection_survives_its_seeds_and_changes_of_them() {
-        replay("projection");
-    }
-
-    #[test]
-    fn sort_survives_its_seeds_and_changes_of_them() {
-        replay("sort");
-    }
-
-    #[test]
-    fn update_survives_its_seeds_and_changes_of_them() {
-        replay("update");
+        });
     }
 
     /// Each input changed at each byte: a fuzz target is of use only if it survives this.

@@ -72,62 +72,18 @@ fn read(data: &[u8], encoding: Encoding, mut each: impl FnMut(&bson::RawDocument
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
-    use cloudlet_base::{Entropy as _, SeededEntropy};
+    use cloudlet_docdb::testing::replay::replay;
 
     use super::*;
-
-    /// Changed inputs for each seed.
-    const CHANGED_PER_SEED: usize = 1000;
-
-    fn seeds(name: &str) -> Vec<Vec<u8>> {
-        let dir: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../fuzz/seeds", name]
-            .iter()
-            .collect();
-        let files = std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{dir:?}: {error}"));
-        let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
-        // The order of a directory differs from machine to machine.
-        files.sort();
-        files.iter().map(|file| std::fs::read(file).unwrap()).collect()
-    }
-
-    /// Some bytes others, gone, or there again.
-    fn changed(seed: &[u8], entropy: &SeededEntropy) -> Vec<u8> {
-        let below = |bound: usize| {
-            let mut bytes = [0; 8];
-            entropy.fill(&mut bytes);
-            usize::try_from(u64::from_le_bytes(bytes) % bound.max(1) as u64).unwrap()
-        };
-        let mut input = seed.to_vec();
-        for _ in 0..=below(4) {
-            let at = below(input.len());
-            let end = (at + below(9)).min(input.len());
-            match below(4) {
-                0 if at < input.len() => input[at] ^= 1 << below(8),
-                1 if at < input.len() => input[at] = b"\0\x01{}[]\",:\\$0\x7F\xFF"[below(14)],
-                2 => drop(input.drain(at..end)),
-                _ => {
-                    let again = input[at..end].to_vec();
-                    drop(input.splice(at..at, again));
-                }
-            }
-        }
-        input
-    }
 
     #[test]
     fn targets_survive_their_seeds_and_changes_of_them() {
         for (name, target) in FUZZ_TARGETS {
-            let entropy = SeededEntropy::new(1);
-            let seeds = seeds(name);
-            assert!(!seeds.is_empty());
-            for seed in &seeds {
-                target(seed);
-                for _ in 0..CHANGED_PER_SEED {
-                    target(&changed(seed, &entropy));
-                }
-            }
+            replay(name, *target, |dice, seed| {
+                (0..dice.changes()).fold(seed.to_vec(), |input, _| {
+                    dice.change_bytes(input, b"\0\x01{}[]\",:\\$0\x7F\xFF")
+                })
+            });
         }
     }
 }
