@@ -245,6 +245,7 @@ impl AdminKeys {
         let statement = DeleteOne {
             filter: rawdoc! { "_id": key_id },
             multi: false,
+            ..DeleteOne::default()
         };
         let delete = Delete {
             statements: vec![statement],

@@ -275,7 +275,7 @@ pub(crate) async fn rotate(
         } },
         multi: false,
         upsert: false,
-        array_filters: Vec::new(),
+        ..UpdateOne::default()
     };
     let update = Update {
         statements: vec![statement],
@@ -300,6 +300,7 @@ pub(crate) async fn end(
         statements: vec![DeleteOne {
             filter: rawdoc! { "_id": sid },
             multi: false,
+            ..DeleteOne::default()
         }],
         ordered: true,
     };
@@ -309,7 +310,7 @@ pub(crate) async fn end(
         update: rawdoc! { "$set": { "app": app.as_str(), "until": until } },
         multi: false,
         upsert: true,
-        array_filters: Vec::new(),
+        ..UpdateOne::default()
     };
     let note = Update {
         statements: vec![note],
@@ -328,7 +329,11 @@ pub(crate) async fn end(
 pub(crate) async fn sweep(documents: &dyn Documents, app: &AppId, now: Timestamp) -> Result<u64, Error> {
     let filter = rawdoc! { "expires": { "$lt": bson::DateTime::from_millis(now.millis()) } };
     let expired = Delete {
-        statements: vec![DeleteOne { filter, multi: true }],
+        statements: vec![DeleteOne {
+            filter,
+            multi: true,
+            ..DeleteOne::default()
+        }],
         ordered: true,
     };
     Ok(documents
@@ -344,7 +349,11 @@ pub(crate) async fn load_revoked(
 ) -> Result<Vec<(Arc<str>, Timestamp)>, Error> {
     let filter = rawdoc! { "until": { "$lt": bson::DateTime::from_millis(now.millis()) } };
     let over = Delete {
-        statements: vec![DeleteOne { filter, multi: true }],
+        statements: vec![DeleteOne {
+            filter,
+            multi: true,
+            ..DeleteOne::default()
+        }],
         ordered: true,
     };
     documents.delete(&revoked(), over, Deadline::NEVER).await?;

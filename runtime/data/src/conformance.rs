@@ -138,7 +138,7 @@ impl Suite<'_> {
         assert_eq!(self.count(doc! { "n": { "$gt": 1 } }).await, 3);
         let values = self
             .documents
-            .distinct(&self.ns, "tags", raw(doc! {}), Deadline::NEVER)
+            .distinct(&self.ns, "tags", query(doc! {}), Deadline::NEVER)
             .await;
         assert_eq!(
             values.expect("distinct"),
@@ -595,6 +595,7 @@ impl Suite<'_> {
                         statements: vec![DeleteOne {
                             filter: raw(doc! { "_id": 2 }),
                             multi: false,
+                            ..DeleteOne::default()
                         }],
                         ordered: true,
                     },
@@ -1176,6 +1177,7 @@ impl Suite<'_> {
             statements: vec![DeleteOne {
                 filter: raw(filter),
                 multi,
+                ..DeleteOne::default()
             }],
             ordered: true,
         };
@@ -1195,7 +1197,7 @@ impl Suite<'_> {
 
     async fn count(&self, filter: Document) -> u64 {
         self.documents
-            .count(&self.ns, raw(filter), 0, None, Deadline::NEVER)
+            .count(&self.ns, query(filter), Deadline::NEVER)
             .await
             .expect("count")
     }
@@ -1277,13 +1279,20 @@ fn raw(document: Document) -> RawDocumentBuf {
     RawDocumentBuf::try_from(&document).expect("a document made here is BSON")
 }
 
+fn query(filter: Document) -> Find {
+    Find {
+        filter: raw(filter),
+        ..Find::default()
+    }
+}
+
 fn statement(filter: Document, update: Document, multi: bool) -> UpdateOne {
     UpdateOne {
         filter: raw(filter),
         update: raw(update),
         multi,
         upsert: false,
-        array_filters: Vec::new(),
+        ..UpdateOne::default()
     }
 }
 

@@ -34,22 +34,22 @@ pub trait Statements: Send + Sync + 'static {
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Page, Error>>;
 
-    /// How many documents match, after `skip` and up to `limit`.
+    /// How many documents match, after `skip` and up to `limit`; what else the query has but variables and collation
+    /// counts for nothing.
     fn count<'a>(
         &'a self,
         ns: &'a Namespace,
-        filter: RawDocumentBuf,
-        skip: u64,
-        limit: Option<u64>,
+        find: Find,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<u64, Error>>;
 
-    /// Distinct values at `path` over the matching documents.
+    /// Distinct values at `path` over the documents that match; what the query has but filter, variables and collation
+    /// counts for nothing.
     fn distinct<'a>(
         &'a self,
         ns: &'a Namespace,
         path: &'a str,
-        filter: RawDocumentBuf,
+        find: Find,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<RawBson>, Error>>;
 

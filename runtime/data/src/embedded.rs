@@ -54,22 +54,20 @@ impl Statements for $engine {
     fn count<'a>(
         &'a self,
         ns: &'a Namespace,
-        filter: RawDocumentBuf,
-        skip: u64,
-        limit: Option<u64>,
+        find: Find,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<u64, Error>> {
-        Box::pin(self.0.count(ns, filter, skip, limit, deadline))
+        Box::pin(self.0.count(ns, find, deadline))
     }
 
     fn distinct<'a>(
         &'a self,
         ns: &'a Namespace,
         path: &'a str,
-        filter: RawDocumentBuf,
+        find: Find,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<RawBson>, Error>> {
-        Box::pin(self.0.distinct(ns, path, filter, deadline))
+        Box::pin(self.0.distinct(ns, path, find, deadline))
     }
 
     fn aggregate<'a>(

@@ -27,7 +27,7 @@ pub use cloudlet_docdb::{
     IndexChange, IndexKind, IndexSpec, Insert, Inserted, Limits, Modified, NATURAL_BACKWARD, Namespace, Page,
     Shown, Update, UpdateOne, Updated, ValidationAction, ValidationLevel, View, Watch, WatchScope,
     WatchStart, Write, WriteError, Written, check_well_formed, compare_values, default_index_name,
-    pipeline_update, retain_matching, with_collation, with_sort, with_variables,
+    pipeline_update, retain_matching,
 };
 pub use documents::{BoxFuture, Documents, Statements, Transaction};
 pub use embedded::Embedded;

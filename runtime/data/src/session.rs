@@ -168,11 +168,14 @@ impl Session {
         filter: RawDocumentBuf,
         deadline: Deadline,
     ) -> Result<u64, AccessError> {
-        let filter = self.narrowed(collection, Action::Read, filter)?;
+        let find = Find {
+            filter: self.narrowed(collection, Action::Read, filter)?,
+            ..Find::default()
+        };
         Ok(self
             .data
             .documents
-            .count(&self.namespace(collection), filter, 0, None, deadline)
+            .count(&self.namespace(collection), find, deadline)
             .await?)
     }
 
@@ -238,10 +241,10 @@ impl Session {
         mut delete: Delete,
         deadline: Deadline,
     ) -> Result<Deleted, AccessError> {
-        let narrowed = delete.statements.into_iter().map(|DeleteOne { filter, multi }| {
+        let narrowed = delete.statements.into_iter().map(|statement| {
             Ok::<_, AccessError>(DeleteOne {
-                filter: self.narrowed(collection, Action::Delete, filter)?,
-                multi,
+                filter: self.narrowed(collection, Action::Delete, statement.filter)?,
+                ..statement
             })
         });
         delete.statements = narrowed.collect::<Result<_, _>>()?;
@@ -272,7 +275,7 @@ impl Session {
                         update,
                         multi: false,
                         upsert: modify.upsert,
-                        array_filters: Vec::new(),
+                        ..UpdateOne::default()
                     };
                     let guarded = self.guarded(collection, statement)?;
                     modify.filter = guarded.filter;

@@ -467,7 +467,7 @@ impl Collection {
                     update,
                     multi: false,
                     upsert: true,
-                    array_filters: Vec::new(),
+                    ..UpdateOne::default()
                 };
                 out.upserted = Some(raw_value(&self.upsert(&statement)?)?);
                 if let (true, Some(document)) = (modify.return_new, self.documents.last()) {
@@ -520,16 +520,9 @@ impl Statements for MemoryDocuments {
         unsupported("cursors")
     }
 
-    fn count<'a>(
-        &'a self,
-        ns: &'a Namespace,
-        filter: RawDocumentBuf,
-        _: u64,
-        _: Option<u64>,
-        _: Deadline,
-    ) -> BoxFuture<'a, Result<u64>> {
+    fn count<'a>(&'a self, ns: &'a Namespace, find: Find, _: Deadline) -> BoxFuture<'a, Result<u64>> {
         done(self.read(|state| match state.get(ns) {
-            Some(collection) => Ok(collection.matching(&filter, None)?.len() as u64),
+            Some(collection) => Ok(collection.matching(&find.filter, None)?.len() as u64),
             None => Ok(0),
         }))
     }
@@ -538,7 +531,7 @@ impl Statements for MemoryDocuments {
         &'a self,
         _: &'a Namespace,
         _: &'a str,
-        _: RawDocumentBuf,
+        _: Find,
         _: Deadline,
     ) -> BoxFuture<'a, Result<Vec<RawBson>>> {
         unsupported("distinct")

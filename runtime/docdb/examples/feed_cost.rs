@@ -118,7 +118,7 @@ fn update(docs: &Docs) -> Reply<cloudlet_docdb::Updated> {
         update: rawdoc! { "$inc": { "n": 1_i64 } },
         multi: false,
         upsert: false,
-        array_filters: Vec::new(),
+        ..UpdateOne::default()
     };
     let update = Update {
         statements: vec![statement],

@@ -5,15 +5,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bson::{RawBson, RawDocument, RawDocumentBuf};
+use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::{Clock, Deadline, Entropy, Timestamp};
 
 use crate::catalog::Catalog;
-use crate::check::check_well_formed;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
-use crate::exec::{self, GivenFilter, Query, expire, lookup};
+use crate::exec::{self, Query, expire, lookup};
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
@@ -187,25 +186,12 @@ impl Docs {
         Some(engine.tails.listen(&scope, u64::MAX, engine.limits.listeners_max))
     }
 
-    /// How many documents match, after `skip` and up to `limit`.
-    pub fn count(
-        &self,
-        ns: &Namespace,
-        filter: RawDocumentBuf,
-        skip: u64,
-        limit: Option<u64>,
-        deadline: Deadline,
-    ) -> Reply<u64> {
+    /// How many documents match, after `skip` and up to `limit`; what else the query has but variables and collation
+    /// counts for nothing.
+    pub fn count(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<u64> {
         self.begin(Op::Count);
-        let counted = |of: &Resolved| {
-            of.find(&Find {
-                filter: filter.clone(),
-                skip,
-                limit,
-                ..Find::default()
-            })
-        };
-        match self.on_view(ns, counted) {
+        let find = find.counting();
+        match self.on_view(ns, |of| of.find(&find)) {
             Ok(None) => {}
             Ok(Some((ns, aggregate))) => {
                 let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
@@ -219,7 +205,7 @@ impl Docs {
             }
             Err(error) => return Reply::ready(Err(error)),
         }
-        let query = match self.prepare_count(filter, skip, limit, &deadline) {
+        let query = match self.prepare_find(&find, &deadline) {
             Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -229,17 +215,19 @@ impl Docs {
         })
     }
 
-    /// Distinct values at a path over the matching documents.
+    /// Distinct values at a path over the documents that match; what the query has but filter, variables and collation
+    /// counts for nothing.
     pub fn distinct(
         &self,
         ns: &Namespace,
         path: &str,
-        filter: RawDocumentBuf,
+        find: Find,
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
         self.begin(Op::Distinct);
-        let on_view = self.on_view(ns, |of| of.matching(&filter));
-        let (path, query) = match self.prepare_distinct(path, &filter, &deadline) {
+        let find = find.matching();
+        let on_view = self.on_view(ns, |of| of.find(&find));
+        let (path, query) = match self.prepare_distinct(path, &find, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -798,35 +786,15 @@ impl Docs {
         guarded(|| Query::parse(find, &engine.limits, &engine.scope(deadline)).map(Arc::new))
     }
 
-    pub(crate) fn prepare_count(
-        &self,
-        filter: RawDocumentBuf,
-        skip: u64,
-        limit: Option<u64>,
-        deadline: &Deadline,
-    ) -> Result<Arc<Query>> {
-        let find = Find {
-            filter,
-            skip,
-            limit,
-            ..Find::default()
-        };
-        self.prepare_find(&find, deadline)
-    }
-
     pub(crate) fn prepare_distinct(
         &self,
         path: &str,
-        filter: &RawDocument,
+        find: &Find,
         deadline: &Deadline,
     ) -> Result<(Path, Query)> {
         let engine = self.lanes.engine();
         guarded(|| {
-            let find = Find {
-                filter: filter.to_owned(),
-                ..Find::default()
-            };
-            let query = Query::parse(&find, &engine.limits, &engine.scope(deadline))?;
+            let query = Query::parse(find, &engine.limits, &engine.scope(deadline))?;
             Ok((Path::parse(path)?, query))
         })
     }
@@ -874,7 +842,10 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &UpdateOne| {
-            let GivenFilter { filter, scope, sort } = GivenFilter::parse(&statement.filter, limits, &scope)?;
+            let (variables, collation) = (&statement.variables, &statement.collation);
+            let scope = exec::scope_of(&scope, variables.as_deref(), collation.as_deref(), limits)?;
+            let filter = exec::parse_filter(&statement.filter, limits, &scope)?;
+            let sort = exec::parse_sort(statement.sort.as_deref(), limits, &scope)?;
             let update = write::parse_update(&statement.update, &statement.array_filters, limits, &scope)?;
             if statement.multi && update.is_replacement() {
                 return Err(Error::new(
@@ -908,9 +879,10 @@ impl Docs {
         let limits = &self.lanes.engine().limits;
         let scope = self.lanes.engine().scope(deadline);
         let parse = |statement: &DeleteOne| {
-            let GivenFilter { filter, .. } = GivenFilter::parse(&statement.filter, limits, &scope)?;
+            let (variables, collation) = (&statement.variables, &statement.collation);
+            let scope = exec::scope_of(&scope, variables.as_deref(), collation.as_deref(), limits)?;
             Ok(DeleteStatement {
-                filter,
+                filter: exec::parse_filter(&statement.filter, limits, &scope)?,
                 multi: statement.multi,
             })
         };
@@ -981,15 +953,13 @@ pub(crate) fn distinct_each(
 }
 
 fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, deadline: &Deadline) -> Result<Pipeline> {
-    let mut scope = engine.scope(deadline);
-    if let Some(variables) = &aggregate.variables {
-        check_well_formed(variables, engine.limits.depth_max)?;
-        scope = scope.with_let(variables)?;
-    }
-    if let Some(collation) = &aggregate.collation {
-        check_well_formed(collation, engine.limits.depth_max)?;
-        scope = scope.with_collation(collation)?;
-    }
+    let (variables, collation) = (&aggregate.variables, &aggregate.collation);
+    let scope = exec::scope_of(
+        &engine.scope(deadline),
+        variables.as_deref(),
+        collation.as_deref(),
+        &engine.limits,
+    )?;
     let around = Surroundings::new(&engine.limits, scope);
     let mut pipeline = Pipeline::parse(&aggregate.pipeline, &around, aggregate.hint.clone())?;
     pipeline.bypass_validation = aggregate.bypass_validation;

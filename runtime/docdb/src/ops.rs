@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bson::{RawArrayBuf, RawBson, RawDocument, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBson, RawDocumentBuf};
 
 use crate::Error;
 
@@ -45,6 +45,8 @@ pub struct Find {
     pub projection: Option<RawDocumentBuf>,
     /// MongoDB's `let`: variables for the expressions of filter and projection, made of constants.
     pub variables: Option<RawDocumentBuf>,
+    /// MongoDB's collation for the strings that filter and sort compare.
+    pub collation: Option<RawDocumentBuf>,
     /// Documents to pass over first.
     pub skip: u64,
     /// Most documents to return in all; `None` is no limit.
@@ -63,6 +65,28 @@ pub struct Find {
     pub batch: Option<u32>,
     /// What is shown of the documents found.
     pub shown: Shown,
+}
+
+impl Find {
+    /// What of it says how many documents match.
+    pub(crate) fn counting(self) -> Find {
+        let (skip, limit) = (self.skip, self.limit);
+        Find {
+            skip,
+            limit,
+            ..self.matching()
+        }
+    }
+
+    /// What of it says which documents match.
+    pub(crate) fn matching(self) -> Find {
+        Find {
+            filter: self.filter,
+            variables: self.variables,
+            collation: self.collation,
+            ..Find::default()
+        }
+    }
 }
 
 /// What a query shows of the documents that it finds.
@@ -138,7 +162,7 @@ pub struct Inserted {
 }
 
 /// One update statement.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct UpdateOne {
     /// Which documents.
     pub filter: RawDocumentBuf,
@@ -150,6 +174,12 @@ pub struct UpdateOne {
     pub upsert: bool,
     /// Filters for `$[name]` in update paths.
     pub array_filters: Vec<RawDocumentBuf>,
+    /// Which of several documents, when one is changed: MongoDB sort specification.
+    pub sort: Option<RawDocumentBuf>,
+    /// MongoDB's `let`: variables made of constants, for the expressions of the filter and of an update with a pipeline.
+    pub variables: Option<RawDocumentBuf>,
+    /// MongoDB's collation for the strings that the filter compares.
+    pub collation: Option<RawDocumentBuf>,
 }
 
 /// The field of an update document that makes it a pipeline; no operator and no stored field has that name.
@@ -165,42 +195,6 @@ pub fn pipeline_update(stages: &[RawDocumentBuf]) -> RawDocumentBuf {
     let mut update = RawDocumentBuf::new();
     update.append(bson::raw::cstr!("$pipeline"), list);
     update
-}
-
-/// The fields before those of a filter that carry what goes with it; no operator has such a name.
-pub(crate) const VARIABLES_FIELD: &str = "$variables";
-pub(crate) const SORT_FIELD: &str = "$sort";
-pub(crate) const COLLATION_FIELD: &str = "$collation";
-
-/// The filter of an update, delete or findAndModify statement with MongoDB's `let`: variables made of constants, for
-/// the expressions of the filter and of an update with a pipeline. `{$variables: {..}, ..filter}`.
-pub fn with_variables(filter: &RawDocument, variables: &RawDocument) -> RawDocumentBuf {
-    with(bson::raw::cstr!("$variables"), variables, filter)
-}
-
-/// The filter of an update statement that changes one document, with the sort that says which.
-/// `{$sort: {..}, ..filter}`.
-pub fn with_sort(filter: &RawDocument, sort: &RawDocument) -> RawDocumentBuf {
-    with(bson::raw::cstr!("$sort"), sort, filter)
-}
-
-/// The filter of any command with MongoDB's collation for the strings that the command compares.
-/// `{$collation: {..}, ..filter}`.
-pub fn with_collation(filter: &RawDocument, collation: &RawDocument) -> RawDocumentBuf {
-    with(bson::raw::cstr!("$collation"), collation, filter)
-}
-
-fn with(name: &bson::raw::CStr, value: &RawDocument, filter: &RawDocument) -> RawDocumentBuf {
-    let mut with = RawDocumentBuf::new();
-    with.append(name, value);
-    // A damaged filter stays damaged: it is refused when it is parsed.
-    for field in filter {
-        match field {
-            Ok((name, value)) => with.append(name, value),
-            Err(_) => return filter.to_owned(),
-        }
-    }
-    with
 }
 
 /// Update statements.
@@ -230,12 +224,16 @@ pub struct Updated {
 }
 
 /// One delete statement.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct DeleteOne {
     /// Which documents.
     pub filter: RawDocumentBuf,
     /// All matching documents rather than the first.
     pub multi: bool,
+    /// MongoDB's `let`: variables made of constants, for the expressions of the filter.
+    pub variables: Option<RawDocumentBuf>,
+    /// MongoDB's collation for the strings that the filter compares.
+    pub collation: Option<RawDocumentBuf>,
 }
 
 /// Delete statements.
@@ -275,6 +273,10 @@ pub struct FindAndModify {
     pub return_new: bool,
     /// Filters for `$[name]` in update paths.
     pub array_filters: Vec<RawDocumentBuf>,
+    /// MongoDB's `let`: variables made of constants, for the expressions of the filter and of an update with a pipeline.
+    pub variables: Option<RawDocumentBuf>,
+    /// MongoDB's collation for the strings that filter and sort compare.
+    pub collation: Option<RawDocumentBuf>,
     /// Whether the collection's validator is passed over.
     pub bypass_validation: bool,
 }

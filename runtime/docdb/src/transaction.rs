@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bson::{RawBson, RawDocumentBuf};
+use bson::RawBson;
 use cloudlet_base::Deadline;
 
 use crate::catalog::Catalog;
@@ -350,23 +350,9 @@ impl Transaction {
     }
 
     /// As [`Docs::count`].
-    pub fn count(
-        &self,
-        ns: &Namespace,
-        filter: RawDocumentBuf,
-        skip: u64,
-        limit: Option<u64>,
-        deadline: Deadline,
-    ) -> Reply<u64> {
-        let counted = |of: &Resolved| {
-            of.find(&Find {
-                filter: filter.clone(),
-                skip,
-                limit,
-                ..Find::default()
-            })
-        };
-        match self.on_view(ns, counted) {
+    pub fn count(&self, ns: &Namespace, find: Find, deadline: Deadline) -> Reply<u64> {
+        let find = find.counting();
+        match self.on_view(ns, |of| of.find(&find)) {
             Ok(None) => {}
             Ok(Some((ns, aggregate))) => {
                 let pipeline = match self.docs.prepare_aggregate(&aggregate, &deadline) {
@@ -380,7 +366,7 @@ impl Transaction {
             }
             Err(error) => return self.refused(error),
         }
-        let query = match self.docs.prepare_count(filter, skip, limit, &deadline) {
+        let query = match self.docs.prepare_find(&find, &deadline) {
             Ok(query) => query,
             Err(error) => return self.refused(error),
         };
@@ -395,11 +381,12 @@ impl Transaction {
         &self,
         ns: &Namespace,
         path: &str,
-        filter: RawDocumentBuf,
+        find: Find,
         deadline: Deadline,
     ) -> Reply<Vec<RawBson>> {
-        let on_view = self.on_view(ns, |of| of.matching(&filter));
-        let (path, query) = match self.docs.prepare_distinct(path, &filter, &deadline) {
+        let find = find.matching();
+        let on_view = self.on_view(ns, |of| of.find(&find));
+        let (path, query) = match self.docs.prepare_distinct(path, &find, &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return self.refused(error),
         };

@@ -1,14 +1,12 @@
 //! Views: collections that are pipelines on other ones. What one may be, what it is of, and commands about it as
 //! pipelines on that. The catalog keeps them; they have no documents of their own.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bson::raw::cstr;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use crate::catalog::{Catalog, check_namespace};
-use crate::ops::COLLATION_FIELD;
 use crate::pipeline::{Pipeline, Stage, Surroundings};
 use crate::value::{elements, field, fields};
 use crate::{Aggregate, Code, Error, Find, Namespace, Result, Shown, View};
@@ -47,17 +45,6 @@ impl Resolved {
         Ok(aggregate)
     }
 
-    /// The documents of the view that match, as a pipeline.
-    ///
-    /// # Errors
-    /// None that a pipeline of this form has.
-    pub(crate) fn matching(&self, filter: &RawDocument) -> Result<Aggregate> {
-        self.find(&Find {
-            filter: filter.to_owned(),
-            ..Find::default()
-        })
-    }
-
     /// A query on the view as a pipeline.
     ///
     /// # Errors
@@ -70,9 +57,8 @@ impl Resolved {
             ));
         }
         let mut pipeline = Vec::new();
-        let filter = simple_filter(&find.filter)?;
-        if !filter.is_empty() {
-            pipeline.push(rawdoc! { "$match": filter.into_owned() });
+        if !find.filter.is_empty() {
+            pipeline.push(rawdoc! { "$match": find.filter.clone() });
         }
         if let Some(sort) = find.sort.as_ref().filter(|sort| !sort.is_empty()) {
             pipeline.push(rawdoc! { "$sort": sort.clone() });
@@ -90,6 +76,7 @@ impl Resolved {
         self.aggregate(Aggregate {
             pipeline,
             variables: find.variables.clone(),
+            collation: find.collation.clone(),
             hint: find.hint.clone(),
             batch: find.batch,
             ..Aggregate::default()
@@ -106,20 +93,6 @@ fn check_simple(collation: Option<&RawDocument>) -> Result<()> {
             "a view has the simple collation, and no command on it another one",
         )),
     }
-}
-
-/// The filter of a command on a view, without the collation that may go with it.
-fn simple_filter(filter: &RawDocument) -> Result<Cow<'_, RawDocument>> {
-    let Some((COLLATION_FIELD, collation)) = fields(filter).next() else {
-        return Ok(Cow::Borrowed(filter));
-    };
-    check_simple(collation.as_document())?;
-    let mut plain = RawDocumentBuf::new();
-    for field in filter.into_iter().skip(1) {
-        let (name, value) = field.map_err(|_| Error::new(Code::InvalidBSON, "the filter is damaged"))?;
-        plain.append(name, value);
-    }
-    Ok(Cow::Owned(plain))
 }
 
 /// What the view of that name is of; none when it is no view.

@@ -242,7 +242,7 @@ impl Users {
         check_name(&user.name)?;
         let count = self
             .documents
-            .count(&self.ns, RawDocumentBuf::new(), 0, None, Deadline::NEVER)
+            .count(&self.ns, Find::default(), Deadline::NEVER)
             .await?;
         if usize::try_from(count).unwrap_or(usize::MAX) >= USERS_MAX {
             let message = format!("there are {count} users, and at most {USERS_MAX} may be");
@@ -276,7 +276,7 @@ impl Users {
                 update: user.stored(),
                 multi: false,
                 upsert: false,
-                array_filters: Vec::new(),
+                ..UpdateOne::default()
             }],
             ordered: true,
             ..Update::default()
@@ -300,7 +300,11 @@ impl Users {
             None => rawdoc! { "db": db },
         };
         let delete = Delete {
-            statements: vec![DeleteOne { filter, multi: true }],
+            statements: vec![DeleteOne {
+                filter,
+                multi: true,
+                ..DeleteOne::default()
+            }],
             ordered: true,
         };
         let done = self.documents.delete(&self.ns, delete, Deadline::NEVER).await?;

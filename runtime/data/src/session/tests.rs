@@ -58,7 +58,7 @@ fn update(filter: RawDocumentBuf, update: RawDocumentBuf, upsert: bool) -> Updat
         update,
         multi: false,
         upsert,
-        array_filters: Vec::new(),
+        ..UpdateOne::default()
     };
     Update {
         statements: vec![statement],
@@ -77,7 +77,11 @@ fn insert(document: RawDocumentBuf) -> Insert {
 
 fn delete(filter: RawDocumentBuf) -> Delete {
     Delete {
-        statements: vec![DeleteOne { filter, multi: true }],
+        statements: vec![DeleteOne {
+            filter,
+            multi: true,
+            ..DeleteOne::default()
+        }],
         ordered: true,
     }
 }

@@ -17,6 +17,7 @@ pub(crate) fn wanted_id<'f>(find: &'f Find, limits: &Limits) -> Option<RawBsonRe
         sort: None,
         projection: None,
         variables: None,
+        collation: None,
         skip: 0,
         limit: _,
         hint: None,

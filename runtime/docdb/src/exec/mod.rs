@@ -27,14 +27,13 @@ use crate::collation::Collation;
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::kv::{Direction, KvRead};
-use crate::ops::{COLLATION_FIELD, SORT_FIELD, VARIABLES_FIELD};
 use crate::path::{self, Path};
 use crate::pipeline::{self, GeoNear, PipelineState};
 use crate::plan::{self, Plan, Source, Window};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::value::{field, fields, raw_fields};
+use crate::value::field;
 use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, Shown, keycode};
 
 pub(crate) use self::sorted::sorted_documents;
@@ -80,16 +79,13 @@ impl Query {
     /// # Errors
     /// When a part is malformed.
     pub(crate) fn parse(find: &Find, limits: &Limits, scope: &Scope) -> Result<Self> {
-        let with_let;
-        let scope = match find.variables.as_deref() {
-            None => scope,
-            Some(variables) => {
-                check_well_formed(variables, limits.depth_max)?;
-                with_let = scope.with_let(variables)?;
-                &with_let
-            }
-        };
-        let GivenFilter { filter, scope, .. } = GivenFilter::parse(&find.filter, limits, scope)?;
+        let scope = scope_of(
+            scope,
+            find.variables.as_deref(),
+            find.collation.as_deref(),
+            limits,
+        )?;
+        let filter = parse_filter(&find.filter, limits, &scope)?;
         let sort = parse_sort(find.sort.as_deref(), limits, &scope)?;
         let projection = parse_projection(find.projection.as_deref(), limits, &scope)?;
         // MongoDB: a limit of 0 is none.
@@ -178,52 +174,26 @@ pub(crate) fn parse_filter(document: &RawDocument, limits: &Limits, scope: &Scop
     Filter::parse_query(document, scope)
 }
 
-/// The filter of a command or of one of its statements, and what went with it.
-pub(crate) struct GivenFilter {
-    pub(crate) filter: Filter,
-    /// The scope of its variables and collation ([`with_variables`](crate::with_variables),
-    /// [`with_collation`](crate::with_collation)).
-    pub(crate) scope: Scope,
-    /// Which of several documents ([`with_sort`](crate::with_sort)).
-    pub(crate) sort: Option<SortSpec>,
-}
-
-impl GivenFilter {
-    /// # Errors
-    /// When the filter or what goes with it is malformed.
-    pub(crate) fn parse(document: &RawDocument, limits: &Limits, scope: &Scope) -> Result<Self> {
-        let mut parsed = Self {
-            filter: Filter::AlwaysTrue,
-            scope: scope.clone(),
-            sort: None,
-        };
-        let beside = |name: &str| matches!(name, VARIABLES_FIELD | SORT_FIELD | COLLATION_FIELD);
-        let count = fields(document).take_while(|(name, _)| beside(name)).count();
-        if count == 0 {
-            parsed.filter = parse_filter(document, limits, scope)?;
-            return Ok(parsed);
-        }
-        check_well_formed(document, limits.depth_max)?;
-        let mut sort = None;
-        for (name, value) in fields(document).take(count) {
-            let value = value.as_document().ok_or_else(|| {
-                let message = format!("what goes with a filter as {name} is a document");
-                Error::new(Code::TypeMismatch, message)
-            })?;
-            match name {
-                VARIABLES_FIELD => parsed.scope = parsed.scope.with_let(value)?,
-                COLLATION_FIELD => parsed.scope = parsed.scope.with_collation(value)?,
-                _ => sort = Some(value),
-            }
-        }
-        parsed.sort = parse_sort(sort, limits, &parsed.scope)?;
-        let mut plain = RawDocumentBuf::new();
-        for (name, value) in raw_fields(document).skip(count) {
-            plain.append(name, value);
-        }
-        parsed.filter = parse_filter(&plain, limits, &parsed.scope)?;
-        Ok(parsed)
+/// The scope of a command or of one of its statements: with its variables (MongoDB's `let`) and its collation.
+///
+/// # Errors
+/// When one of these is malformed.
+pub(crate) fn scope_of(
+    scope: &Scope,
+    variables: Option<&RawDocument>,
+    collation: Option<&RawDocument>,
+    limits: &Limits,
+) -> Result<Scope> {
+    let mut scope = scope.clone();
+    if let Some(variables) = variables {
+        check_well_formed(variables, limits.depth_max)?;
+        scope = scope.with_let(variables)?;
     }
+    if let Some(collation) = collation {
+        check_well_formed(collation, limits.depth_max)?;
+        scope = scope.with_collation(collation)?;
+    }
+    Ok(scope)
 }
 
 pub(crate) fn parse_sort(

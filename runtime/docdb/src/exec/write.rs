@@ -11,7 +11,7 @@ use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use cloudlet_base::Deadline;
 
 use super::scan::{Meter, scan};
-use super::{GivenFilter, sorted_documents};
+use super::{parse_filter, scope_of, sorted_documents};
 use crate::capped;
 use crate::catalog::{Collection, append, document_prefix};
 use crate::check::{check_well_formed, validate_document, validate_well_formed};
@@ -73,7 +73,13 @@ impl ModifyStatement {
                 "a removal takes neither upsert nor the new document",
             ));
         }
-        let GivenFilter { filter, scope, .. } = GivenFilter::parse(&modify.filter, limits, scope)?;
+        let scope = scope_of(
+            scope,
+            modify.variables.as_deref(),
+            modify.collation.as_deref(),
+            limits,
+        )?;
+        let filter = parse_filter(&modify.filter, limits, &scope)?;
         let update = modify
             .update
             .as_deref()

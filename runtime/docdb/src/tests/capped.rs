@@ -74,7 +74,7 @@ fn documents_keep_the_order_in_which_they_came() {
     assert_eq!(ids(&docs, query(doc! { "_id": { "$gte": 4 } })), [4, 5]);
     let (stages, ..) = explained(&docs, query(doc! {}));
     assert_eq!(stages, ["COLLSCAN"]);
-    let count = docs.count(&ns(), raw(doc! { "odd": 1 }), 0, None, Deadline::NEVER);
+    let count = docs.count(&ns(), query(doc! { "odd": 1 }), Deadline::NEVER);
     assert_eq!(count.wait().unwrap(), 2);
     let grouped = Aggregate {
         pipeline: vec![raw(

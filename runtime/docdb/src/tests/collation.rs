@@ -2,17 +2,17 @@
 //! order.
 
 use super::*;
-use crate::{Shown, with_collation, with_sort};
+use crate::Shown;
 
-/// A filter under a collation that sees neither case nor accents.
-fn loose(filter: Document) -> RawDocumentBuf {
-    with_collation(&raw(filter), &raw(doc! { "locale": "en", "strength": 1 }))
+/// A collation that sees neither case nor accents.
+fn loose() -> Option<RawDocumentBuf> {
+    Some(raw(doc! { "locale": "en", "strength": 1 }))
 }
 
 fn find(filter: Document) -> Find {
     Find {
-        filter: loose(filter),
-        ..Find::default()
+        collation: loose(),
+        ..query(filter)
     }
 }
 
@@ -55,7 +55,7 @@ fn filters_see_strings_as_the_collation_does_with_and_without_an_index() {
             let mut found = ids(&docs, find(filter.clone()));
             found.sort_unstable();
             assert_eq!(found, expected, "{round} {filter}");
-            let count = docs.count(&ns(), loose(filter), 0, None, Deadline::NEVER);
+            let count = docs.count(&ns(), find(filter), Deadline::NEVER);
             assert_eq!(count.wait().unwrap(), expected.len() as u64);
         }
         if round == 0 {
@@ -68,10 +68,9 @@ fn filters_see_strings_as_the_collation_does_with_and_without_an_index() {
         explained(&docs, find(doc! { "s": { "$gt": 5 } })).0,
         ["FETCH", "IXSCAN"]
     );
-    let simple = with_collation(&raw(doc! { "s": "apfel" }), &raw(doc! { "locale": "simple" }));
     let simple = Find {
-        filter: simple,
-        ..Find::default()
+        collation: Some(raw(doc! { "locale": "simple" })),
+        ..query(doc! { "s": "apfel" })
     };
     assert_eq!(explained(&docs, simple.clone()).0, ["FETCH", "IXSCAN"]);
     assert_eq!(ids(&docs, simple), [3]);
@@ -103,10 +102,8 @@ fn sorts_are_in_the_order_of_the_language() {
     make_index(&docs, index(&[("s", 1)]));
     for batch in [1, 100] {
         let sorted = |direction: i32| Find {
-            filter: with_collation(
-                &raw(doc! { "s": { "$type": "string" } }),
-                &raw(doc! { "locale": "de" }),
-            ),
+            filter: raw(doc! { "s": { "$type": "string" } }),
+            collation: Some(raw(doc! { "locale": "de" })),
             sort: Some(raw(doc! { "s": direction })),
             batch: Some(batch),
             ..Find::default()
@@ -119,8 +116,8 @@ fn sorts_are_in_the_order_of_the_language() {
 #[test]
 fn distinct_and_group_have_one_of_those_that_are_alike() {
     let docs = words();
-    let filter = loose(doc! { "n": { "$lt": 5 } });
-    let found = docs.distinct(&ns(), "s", filter, Deadline::NEVER).wait().unwrap();
+    let of = find(doc! { "n": { "$lt": 5 } });
+    let found = docs.distinct(&ns(), "s", of, Deadline::NEVER).wait().unwrap();
     assert_eq!(found.len(), 3, "{found:?}");
     let aggregate = |pipeline: Vec<Document>| Aggregate {
         pipeline: pipeline.into_iter().map(raw).collect(),
@@ -160,11 +157,11 @@ fn distinct_and_group_have_one_of_those_that_are_alike() {
 #[test]
 fn writes_find_their_documents_so_too() {
     let docs = words();
-    let mut statement = update_one(doc! {}, doc! { "$set": { "hit": true } });
-    statement.filter = loose(doc! { "s": "APFEL" });
+    let mut statement = update_one(doc! { "s": "APFEL" }, doc! { "$set": { "hit": true } });
+    statement.collation = loose();
     statement.multi = true;
-    let mut upsert = update_one(doc! {}, doc! { "$set": { "new": true } });
-    upsert.filter = loose(doc! { "s": "Cherry" });
+    let mut upsert = update_one(doc! { "s": "Cherry" }, doc! { "$set": { "new": true } });
+    upsert.collation = loose();
     upsert.upsert = true;
     let done = docs
         .update(&ns(), updates(vec![statement, upsert]), Deadline::NEVER)
@@ -178,12 +175,13 @@ fn writes_find_their_documents_so_too() {
             .len(),
         1
     );
-    let mut delete = deletes(doc! {}, true);
-    delete.statements[0].filter = loose(doc! { "s": "BANANA" });
+    let mut delete = deletes(doc! { "s": "BANANA" }, true);
+    delete.statements[0].collation = loose();
     let done = docs.delete(&ns(), delete, Deadline::NEVER).wait().unwrap();
     assert_eq!((done.deleted, done.each), (2, vec![2]));
     let modify = FindAndModify {
-        filter: loose(doc! { "s": "ÄPFEL" }),
+        filter: raw(doc! { "s": "ÄPFEL" }),
+        collation: loose(),
         sort: Some(raw(doc! { "n": -1 })),
         ..FindAndModify::default()
     };
@@ -194,7 +192,7 @@ fn writes_find_their_documents_so_too() {
     let document = Document::try_from(done.document.unwrap().as_ref()).unwrap();
     assert_eq!(document.get_i32("_id").unwrap(), 3);
     let mut pull = update_one(doc! {}, doc! { "$pull": { "s": "x" } });
-    pull.filter = loose(doc! {});
+    pull.collation = loose();
     let done = docs
         .update(&ns(), updates(vec![pull]), Deadline::NEVER)
         .wait()
@@ -203,10 +201,51 @@ fn writes_find_their_documents_so_too() {
 }
 
 #[test]
+fn a_filter_has_no_room_for_what_goes_with_it() {
+    let docs = words();
+    for name in ["$sort", "$variables", "$collation"] {
+        let filter = || doc! { name: { "n": 1 }, "n": 1 };
+        let refused = [
+            all(&docs, query(filter())).map(|_| ()).unwrap_err(),
+            docs.count(&ns(), query(filter()), Deadline::NEVER)
+                .wait()
+                .unwrap_err(),
+            docs.distinct(&ns(), "s", query(filter()), Deadline::NEVER)
+                .wait()
+                .unwrap_err(),
+        ];
+        for error in refused {
+            assert_eq!(error.code(), Code::BadValue, "{name}");
+            assert_eq!(error.to_string(), format!("unknown top level operator: {name}"));
+        }
+        let statement = update_one(filter(), doc! { "$set": { "hit": true } });
+        let done = docs
+            .update(&ns(), updates(vec![statement]), Deadline::NEVER)
+            .wait()
+            .unwrap();
+        assert_eq!(done.errors[0].error.code(), Code::BadValue);
+        let done = docs
+            .delete(&ns(), deletes(filter(), true), Deadline::NEVER)
+            .wait()
+            .unwrap();
+        assert_eq!((done.deleted, done.errors[0].error.code()), (0, Code::BadValue));
+        let modify = FindAndModify {
+            filter: raw(filter()),
+            ..FindAndModify::default()
+        };
+        let refused = docs
+            .find_and_modify(&ns(), modify, Deadline::NEVER)
+            .wait()
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::BadValue);
+    }
+}
+
+#[test]
 fn an_update_of_one_document_may_have_a_sort() {
     let docs = words();
-    let mut statement = update_one(doc! {}, doc! { "$set": { "hit": true } });
-    statement.filter = with_sort(&raw(doc! { "n": { "$lt": 5 } }), &raw(doc! { "n": -1 }));
+    let mut statement = update_one(doc! { "n": { "$lt": 5 } }, doc! { "$set": { "hit": true } });
+    statement.sort = Some(raw(doc! { "n": -1 }));
     let mut wrong = statement.clone();
     wrong.multi = true;
     let done = docs

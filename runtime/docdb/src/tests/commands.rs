@@ -376,16 +376,24 @@ fn counts_and_distinct_values() {
     let docs = memory();
     insert(&docs, n(0..10));
     let count = |filter, skip, limit| {
-        docs.count(&ns(), raw(filter), skip, limit, Deadline::NEVER)
-            .wait()
-            .unwrap()
+        docs.count(
+            &ns(),
+            Find {
+                skip,
+                limit,
+                ..query(filter)
+            },
+            Deadline::NEVER,
+        )
+        .wait()
+        .unwrap()
     };
     assert_eq!(count(doc! {}, 0, None), 10);
     assert_eq!(count(doc! { "m": 0 }, 1, None), 3);
     assert_eq!(count(doc! {}, 4, Some(3)), 3);
     assert_eq!(count(doc! {}, 9, Some(3)), 1);
     let distinct = docs
-        .distinct(&ns(), "tags", raw(doc! { "n": { "$lt": 3 } }), Deadline::NEVER)
+        .distinct(&ns(), "tags", query(doc! { "n": { "$lt": 3 } }), Deadline::NEVER)
         .wait()
         .unwrap();
     assert_eq!(distinct, [0, 1, 2, 3].map(bson::RawBson::Int32));

@@ -81,7 +81,14 @@ fn near_gives_the_nearest_first() {
     assert_eq!(found(doc! { "loc": suva }), [5, 6]);
     let filter = raw(doc! { "loc": { "$near": shenzhen() }, "n": 1 });
     let count = docs
-        .count(&ns(), filter, 0, None, Deadline::NEVER)
+        .count(
+            &ns(),
+            Find {
+                filter,
+                ..Find::default()
+            },
+            Deadline::NEVER,
+        )
         .wait()
         .unwrap();
     assert_eq!(count, 3);

@@ -160,7 +160,7 @@ pub(crate) fn update_one(filter: Document, update: Document) -> UpdateOne {
         update: raw(update),
         multi: false,
         upsert: false,
-        array_filters: Vec::new(),
+        ..UpdateOne::default()
     }
 }
 
@@ -177,6 +177,7 @@ pub(crate) fn deletes(filter: Document, multi: bool) -> Delete {
         statements: vec![DeleteOne {
             filter: raw(filter),
             multi,
+            ..DeleteOne::default()
         }],
         ordered: true,
     }

@@ -295,7 +295,7 @@ fn check_find(docs: &Docs, model: &Model, step: &Step) {
         }
     }
     let count = docs
-        .count(&ns(), raw(filter.clone()), 0, None, Deadline::NEVER)
+        .count(&ns(), query(filter.clone()), Deadline::NEVER)
         .wait()
         .unwrap();
     assert_eq!(count, expected.len() as u64);

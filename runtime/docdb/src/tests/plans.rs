@@ -79,7 +79,7 @@ fn an_or_is_a_union_when_every_branch_has_an_index() {
         .iter()
         .map(|stage| stage.as_document().unwrap().get_str("indexName").unwrap());
     assert_eq!(names.collect::<Vec<_>>(), ["a_1_b_1", "name_1"]);
-    let count = docs.count(&ns(), raw(doc! { "$or": any() }), 0, None, Deadline::NEVER);
+    let count = docs.count(&ns(), query(doc! { "$or": any() }), Deadline::NEVER);
     assert_eq!(count.wait().unwrap(), 11);
 }
 
@@ -198,7 +198,7 @@ fn counting_what_an_index_tells_fetches_nothing() {
     let examined = || docs.lanes.engine().metrics.examined.get();
     let check = |filter: Document, expected: u64, rows: u64| {
         let before = examined();
-        let count = docs.count(&ns(), raw(filter.clone()), 0, None, Deadline::NEVER);
+        let count = docs.count(&ns(), query(filter.clone()), Deadline::NEVER);
         assert_eq!(
             (count.wait().unwrap(), examined() - before),
             (expected, rows),
@@ -215,7 +215,15 @@ fn counting_what_an_index_tells_fetches_nothing() {
     check(doc! { "tags": 3 }, 20, 40);
     check(doc! { "a": 3, "name": { "$ne": "n03" } }, 9, 20);
     check(doc! { "a": { "$lt": 5 }, "name": { "$regex": "^n0" } }, 5, 100);
-    let count = docs.count(&ns(), raw(doc! { "a": 3 }), 2, Some(5), Deadline::NEVER);
+    let count = docs.count(
+        &ns(),
+        Find {
+            skip: 2,
+            limit: Some(5),
+            ..query(doc! { "a": 3 })
+        },
+        Deadline::NEVER,
+    );
     assert_eq!(count.wait().unwrap(), 5);
 }
 

@@ -88,9 +88,17 @@ fn reads_run_the_pipeline_first() {
         [doc! { "_id": 6, "twice": 12 }, doc! { "_id": 4, "twice": 8 }]
     );
     let count = |filter: Document, skip, limit| {
-        docs.count(&named("even"), raw(filter), skip, limit, Deadline::NEVER)
-            .wait()
-            .unwrap()
+        docs.count(
+            &named("even"),
+            Find {
+                skip,
+                limit,
+                ..query(filter)
+            },
+            Deadline::NEVER,
+        )
+        .wait()
+        .unwrap()
     };
     assert_eq!(count(doc! {}, 0, None), 5);
     assert_eq!(count(doc! { "third": 0 }, 0, None), 2);
@@ -100,7 +108,7 @@ fn reads_run_the_pipeline_first() {
         .distinct(
             &named("even"),
             "third",
-            raw(doc! { "_id": { "$lt": 3 } }),
+            query(doc! { "_id": { "$lt": 3 } }),
             Deadline::NEVER,
         )
         .wait()
@@ -209,11 +217,11 @@ fn a_transaction_reads_views() {
         .wait()
         .unwrap();
     let even = named("even");
-    let count = transaction.count(&even, raw(doc! {}), 0, None, Deadline::NEVER);
+    let count = transaction.count(&even, query(doc! {}), Deadline::NEVER);
     assert_eq!(count.wait().unwrap(), 6);
     let page = transaction.find(&even, query(doc! { "_id": 10 }), Deadline::NEVER);
     assert_eq!(page.wait().unwrap().documents.len(), 1);
-    let distinct = transaction.distinct(&even, "twice", raw(doc! { "_id": 10 }), Deadline::NEVER);
+    let distinct = transaction.distinct(&even, "twice", query(doc! { "_id": 10 }), Deadline::NEVER);
     assert_eq!(distinct.wait().unwrap(), [bson::RawBson::Int32(20)]);
     let refused = transaction.insert(&even, inserts([doc! {}]), Deadline::NEVER);
     assert_eq!(

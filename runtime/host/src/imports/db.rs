@@ -132,6 +132,7 @@ impl documents::HostCollection for View<'_> {
             multi: options.multi,
             upsert: options.upsert,
             array_filters: array_filters(options.array_filters)?,
+            ..UpdateOne::default()
         };
         let update = Update {
             statements: vec![statement],
@@ -157,6 +158,7 @@ impl documents::HostCollection for View<'_> {
         let statement = DeleteOne {
             filter: document("filter", filter)?,
             multi,
+            ..DeleteOne::default()
         };
         let delete = Delete {
             statements: vec![statement],

@@ -198,7 +198,7 @@ async fn update(
             update: raw(command.update)?,
             multi: command.multi,
             upsert: command.upsert,
-            array_filters: Vec::new(),
+            ..UpdateOne::default()
         }],
         ordered: true,
         ..Update::default()
@@ -229,6 +229,7 @@ async fn delete(
         statements: vec![DeleteOne {
             filter: raw(command.filter)?,
             multi: command.multi,
+            ..DeleteOne::default()
         }],
         ordered: true,
     };

@@ -236,7 +236,7 @@ fn statement(document: &RawDocument, mode: Mode) -> Result<UpdateOne, Failure> {
         update: pipeline_update(&[rawdoc! { "$replaceWith": replace }]),
         multi: false,
         upsert: true,
-        array_filters: Vec::new(),
+        ..UpdateOne::default()
     })
 }
 

@@ -226,6 +226,7 @@ pub(crate) async fn commit(
                 statements: vec![DeleteOne {
                     filter: prune,
                     multi: true,
+                    ..DeleteOne::default()
                 }],
                 ordered: true,
             },
@@ -252,7 +253,7 @@ fn set_app(app: &str, set: RawDocumentBuf, upsert: bool) -> Update {
             update: rawdoc! { "$set": set },
             multi: false,
             upsert,
-            array_filters: Vec::new(),
+            ..UpdateOne::default()
         }],
         ordered: true,
         ..Update::default()

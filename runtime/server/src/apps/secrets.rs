@@ -181,7 +181,7 @@ pub(crate) async fn put(
             } },
             multi: false,
             upsert: true,
-            array_filters: Vec::new(),
+            ..UpdateOne::default()
         }],
         ordered: true,
         ..Update::default()
@@ -199,6 +199,7 @@ pub(crate) async fn delete(documents: &dyn Documents, app: &AppId, name: &str) -
         statements: vec![DeleteOne {
             filter: rawdoc! { "_id": format!("{app}/{name}") },
             multi: false,
+            ..DeleteOne::default()
         }],
         ordered: true,
     };

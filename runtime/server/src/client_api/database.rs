@@ -282,7 +282,7 @@ impl Op<'_> {
             update: ejson::raw(&data.to_document(self.now)?)?,
             multi: flag("multi"),
             upsert: flag("upsert"),
-            array_filters: Vec::new(),
+            ..UpdateOne::default()
         };
         let update = Update {
             statements: vec![statement],
@@ -310,6 +310,7 @@ impl Op<'_> {
         let statement = DeleteOne {
             filter: self.filter(body.field("query"), true)?,
             multi: body.field("multi").is_some_and(Json::is_true),
+            ..DeleteOne::default()
         };
         let delete = Delete {
             statements: vec![statement],

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Delete, DeleteOne, Insert, Namespace, Update, UpdateOne, with_collation};
+use cloudlet_data::{Delete, DeleteOne, Insert, Namespace, Update, UpdateOne};
 
 use super::write::{self, Variables, check_batch};
 use super::{query, reply};
@@ -375,12 +375,12 @@ async fn delete_of(
             name => return Err(write::unknown("bulkWrite.ops", name)),
         }
     }
-    let mut filter = filter.ok_or_else(|| args::missing("bulkWrite.ops", "filter"))?;
-    options.variables.give_to(&mut filter);
-    if let Some(collation) = collation {
-        filter = with_collation(&filter, &collation);
-    }
-    Ok(DeleteOne { filter, multi })
+    Ok(DeleteOne {
+        filter: filter.ok_or_else(|| args::missing("bulkWrite.ops", "filter"))?,
+        multi,
+        variables: options.variables.copy(),
+        collation,
+    })
 }
 
 /// Carries the operations out in order, up to the first that fails if that is asked for.

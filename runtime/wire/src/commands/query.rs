@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
-use cloudlet_data::{Find, NATURAL_BACKWARD, Namespace, Page, Shown, with_collation};
+use cloudlet_data::{Find, NATURAL_BACKWARD, Namespace, Page, Shown};
 
 use super::{changes, reply, tail};
 use crate::args::{self, Args};
@@ -32,7 +32,7 @@ impl FindArgs {
         let ns = call.namespace(&args::collection("find", body)?)?;
         let mut find = Find::default();
         let (mut single_batch, mut no_timeout, mut await_data) = (false, false, false);
-        let (mut hint, mut collation) = (None, None);
+        let mut hint = None;
         let (mut return_key, mut record_id) = (false, false);
         let mut args = Args::new("find", body);
         while let Some((name, value)) = args.next()? {
@@ -46,7 +46,7 @@ impl FindArgs {
                 "batchSize" => find.batch = Some(batch_size(value)?),
                 "singleBatch" => single_batch = args::flag("find.singleBatch", value)?,
                 "noCursorTimeout" => no_timeout = args::flag("find.noCursorTimeout", value)?,
-                "collation" => collation = args::collated(value)?,
+                "collation" => find.collation = args::collated(value)?,
                 "let" => find.variables = args::maybe_document("let", value)?,
                 "min" => find.min = args::maybe_document("find.min", value)?,
                 "max" => find.max = args::maybe_document("find.max", value)?,
@@ -77,9 +77,6 @@ impl FindArgs {
         }
         if find.tailable && single_batch {
             return refuse("Cannot use tailable option with the 'singleBatch' option");
-        }
-        if let Some(collation) = collation {
-            find.filter = with_collation(&find.filter, &collation);
         }
         Ok(Self {
             ns,
@@ -381,26 +378,24 @@ pub(crate) fn kill_cursors(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
 pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
-    let mut filter = RawDocumentBuf::new();
-    let (mut skip, mut limit, mut collation) = (0, None, None);
+    let mut find = Find::default();
     let mut args = Args::new("count", &body);
     while let Some((name, value)) = args.next()? {
         match name {
-            "query" => filter = args::maybe_document("count.query", value)?.unwrap_or_default(),
-            "skip" => skip = args::count("skip", value)?,
+            "query" => find.filter = args::maybe_document("count.query", value)?.unwrap_or_default(),
+            "skip" => find.skip = args::count("skip", value)?,
             // A negative limit is an old way to write a positive one.
-            "limit" => limit = Some(args::integer("limit", value)?.unsigned_abs()).filter(|limit| *limit > 0),
+            "limit" => {
+                find.limit = Some(args::integer("limit", value)?.unsigned_abs()).filter(|limit| *limit > 0)
+            }
             "hint" => check_hint(call, &ns, value).await?,
-            "collation" => collation = args::collated(value)?,
+            "collation" => find.collation = args::collated(value)?,
             "fields" => {}
             name => return Err(args.unknown(name)),
         }
     }
-    if let Some(collation) = collation {
-        filter = with_collation(&filter, &collation);
-    }
     let deadline = call.deadline.clone();
-    let n = call.statements.count(&ns, filter, skip, limit, deadline).await?;
+    let n = call.statements.count(&ns, find, deadline).await?;
     let mut reply = RawDocumentBuf::new();
     reply.append(cstr!("n"), reply::number(n));
     Ok(reply)
@@ -410,24 +405,21 @@ pub(crate) async fn count(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
 pub(crate) async fn distinct(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
-    let mut filter = RawDocumentBuf::new();
-    let (mut key, mut collation) = (None, None);
+    let mut find = Find::default();
+    let mut key = None;
     let mut args = Args::new("distinct", &body);
     while let Some((name, value)) = args.next()? {
         match name {
             "key" => key = Some(args::text("distinct.key", value)?),
-            "query" => filter = args::maybe_document("distinct.query", value)?.unwrap_or_default(),
+            "query" => find.filter = args::maybe_document("distinct.query", value)?.unwrap_or_default(),
             "hint" => check_hint(call, &ns, value).await?,
-            "collation" => collation = args::collated(value)?,
+            "collation" => find.collation = args::collated(value)?,
             name => return Err(args.unknown(name)),
         }
     }
     let key = key.ok_or_else(|| args::missing("distinct", "key"))?;
-    if let Some(collation) = collation {
-        filter = with_collation(&filter, &collation);
-    }
     let deadline = call.deadline.clone();
-    let found = call.statements.distinct(&ns, key, filter, deadline).await?;
+    let found = call.statements.distinct(&ns, key, find, deadline).await?;
     let mut values = RawArrayBuf::new();
     found.into_iter().for_each(|value| values.push(value));
     let mut reply = rawdoc! { "values": values };

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{
-    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update, with_collation,
-    with_sort, with_variables,
+    Delete, DeleteOne, FindAndModify, Insert, Namespace, Update, UpdateOne, pipeline_update,
 };
 
 use super::{query, reply};
@@ -146,21 +145,15 @@ impl UpdateParts {
     /// # Errors
     /// When one of these is not there.
     pub(super) fn statement(self, of: &str, required: [&str; 2], variables: &Variables) -> Result<UpdateOne> {
-        let mut filter = self.filter.ok_or_else(|| args::missing(of, required[0]))?;
-        let update = self.change.ok_or_else(|| args::missing(of, required[1]))?;
-        variables.give_to(&mut filter);
-        if let Some(sort) = self.sort.filter(|sort| !sort.is_empty()) {
-            filter = with_sort(&filter, &sort);
-        }
-        if let Some(collation) = &self.collation {
-            filter = with_collation(&filter, collation);
-        }
         Ok(UpdateOne {
-            filter,
-            update,
+            filter: self.filter.ok_or_else(|| args::missing(of, required[0]))?,
+            update: self.change.ok_or_else(|| args::missing(of, required[1]))?,
             multi: self.multi,
             upsert: self.upsert,
             array_filters: self.array_filters,
+            sort: self.sort,
+            variables: variables.copy(),
+            collation: self.collation,
         })
     }
 }
@@ -252,10 +245,9 @@ impl Variables {
         Ok(Cow::Owned(Self(Some(all))))
     }
 
-    pub(super) fn give_to(&self, filter: &mut RawDocumentBuf) {
-        if let Some(variables) = &self.0 {
-            *filter = with_variables(filter, variables);
-        }
+    /// Those of one statement.
+    pub(super) fn copy(&self) -> Option<RawDocumentBuf> {
+        self.0.clone()
     }
 }
 
@@ -324,13 +316,10 @@ async fn delete_statement(
             name => return Err(unknown("delete.deletes", name)),
         }
     }
-    let mut filter = filter.ok_or_else(|| args::missing("delete.deletes", "q"))?;
-    variables.give_to(&mut filter);
-    if let Some(collation) = collation {
-        filter = with_collation(&filter, &collation);
-    }
     Ok(DeleteOne {
-        filter,
+        filter: filter.ok_or_else(|| args::missing("delete.deletes", "q"))?,
+        variables: variables.copy(),
+        collation,
         multi: multi.ok_or_else(|| args::missing("delete.deletes", "limit"))?,
     })
 }
@@ -340,7 +329,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut modify = FindAndModify::default();
-    let (mut remove, mut variables, mut collation) = (false, Variables::default(), None);
+    let (mut remove, mut variables) = (false, Variables::default());
     let mut args = Args::new("findAndModify", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -353,7 +342,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
             "upsert" => modify.upsert = args::flag("upsert", value)?,
             "arrayFilters" => modify.array_filters = args::documents("arrayFilters", value)?,
             "hint" => query::check_hint(call, &ns, value).await?,
-            "collation" => collation = args::collated(value)?,
+            "collation" => modify.collation = args::collated(value)?,
             "let" => variables = Variables::parse(value)?,
             "bypassDocumentValidation" => modify.bypass_validation = args::flag(name, value)?,
             "bypassEmptyTsReplacement" => {
@@ -363,10 +352,7 @@ pub(crate) async fn find_and_modify(call: &mut Call<'_>) -> Result<RawDocumentBu
             name => return Err(args.unknown(name)),
         }
     }
-    variables.give_to(&mut modify.filter);
-    if let Some(collation) = collation {
-        modify.filter = with_collation(&modify.filter, &collation);
-    }
+    modify.variables = variables.copy();
     let refuse = |message: &str| Err(CommandError::new(Code::FailedToParse, message));
     match (remove, &modify.update) {
         (true, Some(_)) => return refuse("Cannot specify both an update and remove=true"),
