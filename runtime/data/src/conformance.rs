@@ -751,6 +751,7 @@ impl Suite<'_> {
         let of = |stage: Document| View {
             on: self.ns.collection.clone(),
             pipeline: vec![raw(stage)],
+            ..View::default()
         };
         let view = Suite {
             documents: self.documents,

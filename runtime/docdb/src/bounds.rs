@@ -1,8 +1,11 @@
 //! What a filter says about one field, as intervals of ascending key bytes: the planner's view of a query. Bounds
 //! are never tighter than the filter, and may be wider: the filter itself is always applied to what they give.
 
+use std::sync::Arc;
+
 use bson::{RawBson, RawBsonRef};
 
+use crate::collation::{self, Collation, holds_text};
 use crate::geo::{self, CellRange};
 use crate::keycode;
 use crate::kv::successor;
@@ -10,6 +13,9 @@ use crate::path::Path;
 use crate::query::{Filter, Predicate, Regex};
 use crate::show;
 use crate::value::{canonical_class, is_nan};
+
+/// The collation of the index whose keys are asked for.
+pub(crate) type By<'c> = Option<&'c Arc<Collation>>;
 
 /// Most intervals that one field is searched in; a longer `$in` is filtered instead.
 const INTERVALS_MAX: usize = 1000;
@@ -70,8 +76,8 @@ impl Bounds {
         self.intervals.iter().all(|interval| interval.point)
     }
 
-    fn point(value: &RawBson) -> Option<Bounds> {
-        let interval = Interval::point(value)?;
+    fn point(value: &RawBson, by: By<'_>) -> Option<Bounds> {
+        let interval = Interval::point(value, by)?;
         let exists = !matches!(value, RawBson::Null | RawBson::Undefined);
         Some(Bounds {
             intervals: vec![interval],
@@ -146,12 +152,12 @@ impl Bounds {
 }
 
 impl Interval {
-    fn point(value: &RawBson) -> Option<Interval> {
+    fn point(value: &RawBson, by: By<'_>) -> Option<Interval> {
         // An index has the elements of an array and not the array.
         if matches!(value, RawBson::Array(_)) {
             return None;
         }
-        let from = key(value.as_raw_bson_ref());
+        let from = key(value.as_raw_bson_ref(), by);
         let to = successor(&from)?;
         let end = || End::Value(value.clone(), true);
         Some(Interval {
@@ -188,8 +194,8 @@ impl Interval {
     fn cells((from, to): &CellRange) -> Option<Interval> {
         let end = |cell: u64| End::Value(RawBson::Int64(cell.cast_signed()), true);
         Some(Interval {
-            from: key(geo::cell_value(*from)),
-            to: successor(&key(geo::cell_value(*to)))?,
+            from: key(geo::cell_value(*from), None),
+            to: successor(&key(geo::cell_value(*to), None))?,
             point: from == to,
             lower: end(*from),
             upper: end(*to),
@@ -198,7 +204,7 @@ impl Interval {
 
     /// Where a hashed field has the one value of this interval.
     fn hashed(&self) -> Option<Interval> {
-        Self::point(&RawBson::Int64(crate::index::hash(&self.from)))
+        Self::point(&RawBson::Int64(crate::index::hash(&self.from)), None)
     }
 
     /// The interval as `explain` shows it.
@@ -227,7 +233,7 @@ impl Interval {
 
 /// The key bytes of a field's dates up to `last`.
 pub(crate) fn dates_until(last: &RawBson, descending: bool) -> Option<(Vec<u8>, Vec<u8>)> {
-    let interval = range(last, false, true)?.intervals.pop()?;
+    let interval = range(last, false, true, None)?.intervals.pop()?;
     Some(if descending {
         interval.descending()
     } else {
@@ -235,21 +241,23 @@ pub(crate) fn dates_until(last: &RawBson, descending: bool) -> Option<(Vec<u8>, 
     })
 }
 
-/// What `filter` says about the field at `path`; `None` when nothing that an index could use. In a multikey field
-/// two predicates may be met by different elements of an array, so their bounds must not be intersected there.
-pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool) -> Option<Bounds> {
+/// What `filter` says about the field at `path`, in keys of an index of the collation `by`; `None` when nothing that an
+/// index could use. In a multikey field two predicates may be met by different elements of an array, so their bounds
+/// must not be intersected there.
+pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool, by: By<'_>) -> Option<Bounds> {
     match filter {
-        Filter::Field { path: at, predicate } if at == path => of_predicate(path, predicate, multikey),
+        Filter::Field { path: at, predicate } if at == path => of_predicate(path, predicate, multikey, by),
         Filter::And(all) => combine(
-            all.iter().filter_map(|filter| of_filter(filter, path, multikey)),
+            all.iter()
+                .filter_map(|filter| of_filter(filter, path, multikey, by)),
             multikey,
         ),
         Filter::Or(any) => Bounds::union(
             any.iter()
-                .map(|filter| of_filter(filter, path, multikey))
+                .map(|filter| of_filter(filter, path, multikey, by))
                 .collect::<Option<_>>()?,
         ),
-        Filter::Expr { implied, .. } => of_filter(implied, path, multikey),
+        Filter::Expr { implied, .. } => of_filter(implied, path, multikey, by),
         Filter::AlwaysFalse => Some(Bounds::NOTHING),
         _ => None,
     }
@@ -315,7 +323,18 @@ fn predicate_implies(path: &Path, predicate: &Predicate, wanted: &Predicate) -> 
             Predicate::Exists(true),
         ) => true,
         (_, Predicate::Exists(true)) => {
-            of_predicate(path, predicate, true).is_some_and(|bounds| bounds.exists)
+            of_predicate(path, uncollated(predicate), true, None).is_some_and(|bounds| bounds.exists)
+        }
+        (
+            Predicate::Collated { test, collation },
+            Predicate::Collated {
+                test: wanted,
+                collation: other,
+            },
+        ) => {
+            let by = Some(collation);
+            let bounds = of_comparison(test, by).zip(of_comparison(wanted, by));
+            collation == other && bounds.is_some_and(|(bounds, wanted)| wanted.contains(&bounds))
         }
         (Predicate::Type(types), Predicate::Type(wanted)) => types.iter().all(|kind| wanted.contains(kind)),
         (Predicate::Eq(value), Predicate::Eq(wanted)) if matches!(value, RawBson::Array(_)) => {
@@ -331,8 +350,8 @@ fn predicate_implies(path: &Path, predicate: &Predicate, wanted: &Predicate) -> 
             | Predicate::Gt(_)
             | Predicate::Gte(_),
         ) => {
-            let bounds = of_predicate(path, predicate, true);
-            let wanted = of_predicate(path, wanted, true);
+            let bounds = of_predicate(path, predicate, true, None);
+            let wanted = of_predicate(path, wanted, true, None);
             bounds
                 .zip(wanted)
                 .is_some_and(|(bounds, wanted)| wanted.contains(&bounds))
@@ -343,8 +362,8 @@ fn predicate_implies(path: &Path, predicate: &Predicate, wanted: &Predicate) -> 
 
 /// What the filter of an `$elemMatch` says about the field at `path` below one element. A nested array passes for an
 /// element without fields there and for none in an index, so only what needs the field to be there counts.
-pub(crate) fn of_element(filter: &Filter, path: &Path) -> Option<Bounds> {
-    of_filter(filter, path, true).filter(|bounds| bounds.exists)
+pub(crate) fn of_element(filter: &Filter, path: &Path, by: By<'_>) -> Option<Bounds> {
+    of_filter(filter, path, true, by).filter(|bounds| bounds.exists)
 }
 
 /// The `$elemMatch`es on documents that a condition of a filter makes, with their paths.
@@ -381,7 +400,8 @@ pub(crate) fn is_exact(filter: &Filter, paths: &[&Path]) -> bool {
         Filter::And(all) => all.iter().all(|filter| is_exact(filter, paths)),
         // Bounds of different fields are an intersection.
         Filter::Or(any) => paths.iter().any(|path| {
-            any.iter().all(|filter| is_exact(filter, &[path])) && of_filter(filter, path, false).is_some()
+            any.iter().all(|filter| is_exact(filter, &[path]))
+                && of_filter(filter, path, false, None).is_some()
         }),
         Filter::Nor(_) | Filter::Expr { .. } | Filter::Schema(_) => false,
     }
@@ -400,33 +420,80 @@ pub(crate) fn is_exact_in(filter: &Filter, paths: &[&Path], partial: Option<&Fil
 fn is_exact_predicate(path: &Path, predicate: &Predicate) -> bool {
     match predicate {
         Predicate::Eq(_) | Predicate::Lt(_) | Predicate::Lte(_) | Predicate::Gt(_) | Predicate::Gte(_) => {
-            of_predicate(path, predicate, false).is_some()
+            of_predicate(path, predicate, false, None).is_some()
         }
-        Predicate::In { regexes, .. } => regexes.is_empty() && of_predicate(path, predicate, false).is_some(),
+        Predicate::In { regexes, .. } => {
+            regexes.is_empty() && of_predicate(path, predicate, false, None).is_some()
+        }
         Predicate::AllOf(all) => all.iter().all(|predicate| is_exact_predicate(path, predicate)),
         Predicate::Never => true,
         _ => false,
     }
 }
 
-fn of_predicate(path: &Path, predicate: &Predicate, multikey: bool) -> Option<Bounds> {
+/// The comparison that is made under a collation, or the predicate itself.
+fn uncollated(predicate: &Predicate) -> &Predicate {
     match predicate {
-        Predicate::Eq(value) => Bounds::point(value),
-        Predicate::Lt(value) => range(value, false, false),
-        Predicate::Lte(value) => range(value, false, true),
-        Predicate::Gt(value) => range(value, true, false),
-        Predicate::Gte(value) => range(value, true, true),
+        Predicate::Collated { test, .. } => test,
+        predicate => predicate,
+    }
+}
+
+/// Where a comparison with values finds them in keys of the collation `by`, which is the comparison's own, or none of its
+/// values has a string.
+fn of_comparison(predicate: &Predicate, by: By<'_>) -> Option<Bounds> {
+    match predicate {
+        Predicate::Eq(value) => Bounds::point(value, by),
+        Predicate::Lt(value) => range(value, false, false, by),
+        Predicate::Lte(value) => range(value, false, true, by),
+        Predicate::Gt(value) => range(value, true, false, by),
+        Predicate::Gte(value) => range(value, true, true, by),
         Predicate::In { values, regexes } if values.len() + regexes.len() <= INTERVALS_MAX => {
-            let points = values.iter().map(Bounds::point);
-            let prefixes = regexes.iter().map(of_regex);
+            let points = values.iter().map(|value| Bounds::point(value, by));
+            let prefixes = regexes.iter().map(|regex| match by {
+                None => of_regex(regex),
+                Some(_) => None,
+            });
             Bounds::union(points.chain(prefixes).collect::<Option<_>>()?)
         }
-        Predicate::Regex(regex) => of_regex(regex),
+        _ => None,
+    }
+}
+
+/// Whether a comparison has a string among its values.
+fn has_text(predicate: &Predicate) -> bool {
+    let text = |value: &RawBson| holds_text(value.as_raw_bson_ref());
+    match predicate {
+        Predicate::Eq(value)
+        | Predicate::Lt(value)
+        | Predicate::Lte(value)
+        | Predicate::Gt(value)
+        | Predicate::Gte(value) => text(value),
+        Predicate::In { values, .. } => values.iter().any(text),
+        _ => false,
+    }
+}
+
+fn of_predicate(path: &Path, predicate: &Predicate, multikey: bool, by: By<'_>) -> Option<Bounds> {
+    match predicate {
+        // Strings are where the comparison looks for them under the index's own collation only.
+        Predicate::Collated { test, collation } if by == Some(collation) => of_comparison(test, by),
+        Predicate::Eq(_)
+        | Predicate::Lt(_)
+        | Predicate::Lte(_)
+        | Predicate::Gt(_)
+        | Predicate::Gte(_)
+        | Predicate::In { .. }
+            if by.is_none() || !has_text(predicate) =>
+        {
+            of_comparison(predicate, by)
+        }
+        Predicate::Regex(regex) if by.is_none() => of_regex(regex),
         // One element meets all of them. An element that the path names by its position may be an array itself, whose
         // elements an index does not always have.
         Predicate::ElemMatchValue(all) if path.parts().iter().all(|part| part.index.is_none()) => combine(
             all.iter()
-                .filter_map(|predicate| of_predicate(path, predicate, false)),
+                .filter_map(|predicate| of_predicate(path, predicate, false, by)),
             false,
         )
         .map(|bounds| Bounds {
@@ -436,7 +503,7 @@ fn of_predicate(path: &Path, predicate: &Predicate, multikey: bool) -> Option<Bo
 
         Predicate::AllOf(all) => combine(
             all.iter()
-                .filter_map(|predicate| of_predicate(path, predicate, multikey)),
+                .filter_map(|predicate| of_predicate(path, predicate, multikey, by)),
             multikey,
         ),
         Predicate::Never => Some(Bounds::NOTHING),
@@ -456,7 +523,7 @@ fn of_regex(regex: &Regex) -> Option<Bounds> {
         upper: end(),
     };
     // A regex also matches itself as a value.
-    let itself = Interval::point(&RawBson::from(regex.as_value()))?;
+    let itself = Interval::point(&RawBson::from(regex.as_value()), None)?;
     Some(Bounds {
         intervals: vec![strings, itself],
         exists: true,
@@ -471,7 +538,7 @@ fn combine(all: impl Iterator<Item = Bounds>, multikey: bool) -> Option<Bounds> 
     all.reduce(|a, b| a.intersect(&b))
 }
 
-fn range(value: &RawBson, greater: bool, inclusive: bool) -> Option<Bounds> {
+fn range(value: &RawBson, greater: bool, inclusive: bool, by: By<'_>) -> Option<Bounds> {
     match value {
         // Null also stands for missing, which only equality means; MinKey and MaxKey compare across types.
         RawBson::Null | RawBson::Undefined | RawBson::MinKey | RawBson::MaxKey | RawBson::Array(_) => {
@@ -484,15 +551,15 @@ fn range(value: &RawBson, greater: bool, inclusive: bool) -> Option<Bounds> {
     if is_nan(value.as_raw_bson_ref()) {
         // It compares with itself only.
         return if inclusive {
-            Bounds::point(value)
+            Bounds::point(value, by)
         } else {
             Some(Bounds::NOTHING)
         };
     }
     if canonical_class(value.as_raw_bson_ref()) == canonical_class(not_a_number.as_raw_bson_ref()) {
-        class_from = successor(&key(not_a_number.as_raw_bson_ref()))?;
+        class_from = successor(&key(not_a_number.as_raw_bson_ref(), None))?;
     }
-    let at = key(value.as_raw_bson_ref());
+    let at = key(value.as_raw_bson_ref(), by);
     let past = successor(&at)?;
     let end = End::Value(value.clone(), inclusive);
     let (from, to, lower, upper) = match (greater, inclusive) {
@@ -518,8 +585,8 @@ fn range(value: &RawBson, greater: bool, inclusive: bool) -> Option<Bounds> {
     })
 }
 
-fn key(value: RawBsonRef<'_>) -> Vec<u8> {
+fn key(value: RawBsonRef<'_>, by: By<'_>) -> Vec<u8> {
     let mut key = Vec::with_capacity(24);
-    keycode::encode(&mut key, value, false);
+    collation::encode(&mut key, value, false, by);
     key
 }

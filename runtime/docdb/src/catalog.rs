@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 use cloudlet_base::Entropy;
 
+use crate::collation::{self, Collation};
 use crate::index::Index;
 use crate::kv::{Direction, KvRead, KvWrite, Range, get_vec};
 use crate::limits::Limits;
@@ -19,7 +20,7 @@ use crate::{Code, Error, IndexSpec, Namespace, Result, view};
 
 /// The newest format this program reads and the one it writes. It reads the versions before
 /// too, whose catalog rows only lack what later ones brought; `runtime/docs/docdb-format.md` tells the versions apart.
-const FORMAT_VERSION: u32 = 4;
+const FORMAT_VERSION: u32 = 5;
 const FORMAT_VERSION_MIN: u32 = 1;
 /// The version since which a store has a row to make UUIDs of.
 const UUID_VERSION: u32 = 4;
@@ -52,6 +53,8 @@ pub(crate) struct Collection {
     pub(crate) capped: Option<Capped>,
     /// The name of its index on `_id`, if it is told that it is stored in it.
     pub(crate) clustered: Option<Arc<str>>,
+    /// How it orders strings, if not by their bytes, in `_id`s and for whoever does not say.
+    pub(crate) collation: Option<Arc<Collation>>,
 }
 
 impl Collection {
@@ -72,13 +75,28 @@ impl Collection {
             images: self.images,
             capped: self.capped,
             clustered: self.clustered.clone(),
+            collation: self.collation_document(),
         }
+    }
+
+    /// Its collation with all options; none for the simple one.
+    pub(crate) fn collation_document(&self) -> Option<RawDocumentBuf> {
+        let collation = self.collation.as_ref();
+        collation.map(|collation| collation.document().to_owned())
+    }
+
+    /// What the key of the document with this `_id` has after what all begin with.
+    pub(crate) fn id_bytes(&self, id: RawBsonRef<'_>) -> Vec<u8> {
+        let mut key = Vec::with_capacity(16);
+        collation::encode(&mut key, id, false, self.collation.as_ref());
+        key
     }
 
     /// Takes other options, which were checked.
     pub(crate) fn set_options(&mut self, options: CollectionOptions) {
         let validator = options.validator.filter(|validator| !validator.is_empty());
-        self.validator = validator.map(Validator::new);
+        self.collation = options.collation.as_deref().and_then(parse_collation);
+        self.validator = validator.map(|validator| Validator::new(validator, self.collation.as_ref()));
         self.validation_level = options.validation_level;
         self.validation_action = options.validation_action;
         self.images = options.images;
@@ -314,6 +332,11 @@ impl Catalog {
         self.collections.get(ns)
     }
 
+    /// The collection of that number, if it is there.
+    pub(crate) fn numbered(&self, id: u32) -> Option<&Arc<Collection>> {
+        self.collections.values().find(|collection| collection.id == id)
+    }
+
     /// The view, if there is one of that name.
     pub(crate) fn view(&self, ns: &Namespace) -> Option<&Arc<View>> {
         self.views.get(ns)
@@ -335,6 +358,14 @@ impl Catalog {
         match self.view(ns) {
             Some(_) => Err(view::not_a_collection(ns)),
             None => Ok(()),
+        }
+    }
+
+    /// The collation of commands on a collection or view that name none; none for the simple one.
+    pub(crate) fn collation(&self, ns: &Namespace) -> Option<Arc<Collation>> {
+        match self.collection(ns) {
+            Some(collection) => collection.collation.clone(),
+            None => parse_collation(self.view(ns)?.collation.as_deref()?),
         }
     }
 
@@ -424,6 +455,7 @@ impl Catalog {
             validation_action: ValidationAction::default(),
             capped: None,
             clustered: None,
+            collation: None,
         };
         collection.set_options(options);
         self.save(kv, ns, collection)
@@ -622,6 +654,13 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         if let Some(seconds) = index.spec.expire_after_seconds {
             row.append(bson::raw::cstr!("expireAfterSeconds"), seconds);
         }
+        if let Some(background) = index.spec.background {
+            row.append(bson::raw::cstr!("background"), background);
+        }
+        if let Some(collation) = &index.spec.collation {
+            row.append(bson::raw::cstr!("collation"), collation.as_ref());
+            row.append(bson::raw::cstr!("collationTables"), collation::TABLES);
+        }
         indexes.push(row);
     }
     let mut row = RawDocumentBuf::new();
@@ -641,6 +680,10 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
     }
     if let Some(name) = &collection.clustered {
         row.append(bson::raw::cstr!("clustered"), &**name);
+    }
+    if let Some(collation) = &collection.collation {
+        row.append(bson::raw::cstr!("collation"), collation.document().to_owned());
+        row.append(bson::raw::cstr!("collationTables"), collation::TABLES);
     }
     if let Some(validator) = &collection.validator {
         row.append(bson::raw::cstr!("validator"), validator.document());
@@ -679,7 +722,11 @@ fn parse_row(key: &[u8], value: &[u8]) -> Result<(Namespace, Row)> {
         .and_then(|names| names.split_once('\0'))
         .ok_or_else(|| damaged("a catalog row has a damaged key"))?;
     let ns = Namespace::new(database, collection);
-    let row = RawDocument::from_bytes(value).ok().and_then(|row| {
+    let document = RawDocument::from_bytes(value).ok();
+    if let Some(document) = document {
+        check_tables(&ns, document)?;
+    }
+    let row = document.and_then(|row| {
         if row.get("viewOn").ok()?.is_some() {
             return parse_view(row).map(Row::View);
         }
@@ -689,6 +736,33 @@ fn parse_row(key: &[u8], value: &[u8]) -> Result<(Namespace, Row)> {
         .ok_or_else(|| damaged(&format!("the catalog row of {ns} is damaged")))
 }
 
+/// Checks that the keys of a collection are those that this program's collations make.
+///
+/// # Errors
+/// `UnsupportedFormat` that says the way out.
+fn check_tables(ns: &Namespace, row: &RawDocument) -> Result<()> {
+    let named = |row: &RawDocument| row.get_str("collationTables").ok().map(str::to_owned);
+    let indexes = row.get_array("indexes").ok().into_iter().flat_map(elements);
+    let of_indexes = indexes.filter_map(|index| named(index.as_document()?));
+    let other = named(row)
+        .into_iter()
+        .chain(of_indexes)
+        .find(|tables| tables != collation::TABLES);
+    let Some(other) = other else {
+        return Ok(());
+    };
+    let message = format!(
+        "collection {ns} is ordered by version {other:?} of the collations, and this program has {:?}; export it with the program that wrote it, drop it there, and import it with this one (for an index alone: drop it there, and make it again here)",
+        collation::TABLES
+    );
+    Err(Error::new(Code::UnsupportedFormat, message))
+}
+
+/// A collation that was checked when it came; none for the simple one.
+fn parse_collation(document: &RawDocument) -> Option<Arc<Collation>> {
+    Collation::parse(document).ok().flatten()
+}
+
 fn parse_view(row: &RawDocument) -> Option<View> {
     let stages = elements(row.get_array("pipeline").ok()?);
     Some(View {
@@ -696,6 +770,10 @@ fn parse_view(row: &RawDocument) -> Option<View> {
         pipeline: stages
             .map(|stage| stage.as_document().map(RawDocument::to_owned))
             .collect::<Option<_>>()?,
+        collation: match row.get("collation").ok()? {
+            Some(collation) => Some(collation.as_document()?.to_owned()),
+            None => None,
+        },
     })
 }
 
@@ -705,9 +783,16 @@ fn parse_collection(row: &RawDocument) -> Option<Collection> {
     let indexes = indexes
         .into_iter()
         .map(|index| parse_index(index.ok()?.as_document()?).map(Arc::new));
+    let collation = match row.get("collation").ok()? {
+        Some(collation) => Some(parse_collation(collation.as_document()?)?),
+        None => None,
+    };
     // Fields of version 3 are there only when they say something.
     let validator = match row.get("validator").ok()? {
-        Some(validator) => Some(Validator::new(validator.as_document()?.to_owned())),
+        Some(validator) => {
+            let validator = validator.as_document()?.to_owned();
+            Some(Validator::new(validator, collation.as_ref()))
+        }
         None => None,
     };
     let validation_level = match row.get("validationLevel").ok()? {
@@ -741,6 +826,7 @@ fn parse_collection(row: &RawDocument) -> Option<Collection> {
         id,
         capped,
         clustered,
+        collation,
         // Absent from rows that were written before there was a change log.
         images: row.get_bool("images").unwrap_or(false),
         indexes: indexes.collect::<Option<_>>()?,
@@ -769,6 +855,14 @@ fn parse_index(row: &RawDocument) -> Option<Index> {
         },
         expire_after_seconds: match expiry {
             Some(seconds) => Some(seconds.as_i64()?),
+            None => None,
+        },
+        background: match row.get("background").ok()? {
+            Some(background) => Some(background.as_bool()?),
+            None => None,
+        },
+        collation: match row.get("collation").ok()? {
+            Some(collation) => Some(collation.as_document()?.to_owned()),
             None => None,
         },
     };

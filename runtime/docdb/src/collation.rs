@@ -2,15 +2,15 @@
 //! and the one thing that is done with it: key bytes and comparisons in which strings count by their collation and all
 //! other values as ever.
 //!
-//! Nothing here is stored. Indexes have the simple collation, the order of bytes, and the planner does not use them
-//! for strings under another one (`query::Predicate::Collated`). Keys live as long as a query, so another version of
-//! the tables changes no file.
+//! Collections and indexes may have one; then their stored keys have sort keys for strings, which hold for one version
+//! of the tables ([`TABLES`]). An index serves strings under its own collation only (`query::Predicate::Collated`).
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-use bson::{RawBsonRef, RawDocument};
+use bson::raw::cstr;
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 use icu_collator::options::{AlternateHandling, CaseLevel, CollatorOptions, MaxVariable, Strength};
 use icu_collator::preferences::{CollationCaseFirst, CollationNumericOrdering};
 use icu_collator::{CollatorBorrowed, CollatorPreferences};
@@ -50,8 +50,25 @@ const KINDS: [(&str, &str); 15] = [
     ("zhuyin", "zhuyin"),
 ];
 
+/// The version of the tables that sort keys are made by. Stored keys hold for one version only, so whoever changes the
+/// tables (a test tells) changes this too, and files with such keys are refused instead of misread.
+pub(crate) const TABLES: &str = "icu4x-2.4";
+
+/// The version of the rules that MongoDB shows with a collation, and without which it takes none of a dump.
+const SHOWN_VERSION: &str = "57.1";
+
 /// An order of strings other than that of their bytes.
-pub(crate) struct Collation(CollatorBorrowed<'static>);
+pub(crate) struct Collation {
+    collator: CollatorBorrowed<'static>,
+    /// All its options, as MongoDB shows them: its identity.
+    document: RawDocumentBuf,
+}
+
+impl PartialEq for Collation {
+    fn eq(&self, other: &Self) -> bool {
+        self.document == other.document
+    }
+}
 
 impl fmt::Debug for Collation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,14 +167,20 @@ impl Collation {
         let collator = CollatorBorrowed::try_new(preferences, options);
         let collator =
             collator.map_err(|error| bad(format!("no collation for locale {locale:?}: {error}")))?;
-        Ok(Some(Arc::new(Collation(collator))))
+        let document = full(locale, &collator);
+        Ok(Some(Arc::new(Collation { collator, document })))
+    }
+
+    /// All its options, as MongoDB shows them.
+    pub(crate) fn document(&self) -> &RawDocument {
+        &self.document
     }
 
     /// The order of values in which strings count by this collation.
     pub(crate) fn compare(&self, a: RawBsonRef<'_>, b: RawBsonRef<'_>) -> Ordering {
         use RawBsonRef as V;
         match (a, b) {
-            (V::String(a) | V::Symbol(a), V::String(b) | V::Symbol(b)) => self.0.compare(a, b),
+            (V::String(a) | V::Symbol(a), V::String(b) | V::Symbol(b)) => self.collator.compare(a, b),
             (a, b) if holds_text(a) || holds_text(b) => self.key(a).cmp(&self.key(b)),
             (a, b) => crate::value::compare(a, b),
         }
@@ -174,9 +197,70 @@ impl Collation {
 impl Text for Collation {
     fn write(&self, out: &mut Vec<u8>, text: &str) {
         let mut key = Vec::with_capacity(text.len() * 2);
-        let Ok(()) = self.0.write_sort_key_to(text, &mut key);
+        let Ok(()) = self.collator.write_sort_key_to(text, &mut key);
         keycode::escape(out, &key);
     }
+}
+
+/// Appends the key of a value under a collation, or without one as [`keycode::encode`] does.
+pub(crate) fn encode(
+    out: &mut Vec<u8>,
+    v: RawBsonRef<'_>,
+    descending: bool,
+    collation: Option<&Arc<Collation>>,
+) {
+    match collation {
+        None => keycode::encode(out, v, descending),
+        Some(collation) => keycode::encode_text(out, v, descending, collation.as_ref()),
+    }
+}
+
+/// The order of two values under a collation, or without one as `value` has it.
+pub(crate) fn compare(a: RawBsonRef<'_>, b: RawBsonRef<'_>, collation: Option<&Arc<Collation>>) -> Ordering {
+    match collation {
+        None => crate::value::compare(a, b),
+        Some(collation) => collation.compare(a, b),
+    }
+}
+
+/// The options of a collator with what was left out.
+fn full(locale: &str, collator: &CollatorBorrowed<'static>) -> RawDocumentBuf {
+    let options = collator.resolved_options();
+    let case_first = match options.case_first {
+        CollationCaseFirst::Upper => "upper",
+        CollationCaseFirst::Lower => "lower",
+        _ => "off",
+    };
+    let strength = match options.strength {
+        Strength::Primary => 1,
+        Strength::Secondary => 2,
+        Strength::Quaternary => 4,
+        Strength::Identical => 5,
+        _ => 3,
+    };
+    let alternate = match options.alternate_handling {
+        AlternateHandling::Shifted => "shifted",
+        _ => "non-ignorable",
+    };
+    let max_variable = match options.max_variable {
+        MaxVariable::Space => "space",
+        _ => "punct",
+    };
+    let mut document = RawDocumentBuf::new();
+    document.append(cstr!("locale"), locale);
+    document.append(cstr!("caseLevel"), options.case_level == CaseLevel::On);
+    document.append(cstr!("caseFirst"), case_first);
+    document.append(cstr!("strength"), strength);
+    document.append(
+        cstr!("numericOrdering"),
+        options.numeric == CollationNumericOrdering::True,
+    );
+    document.append(cstr!("alternate"), alternate);
+    document.append(cstr!("maxVariable"), max_variable);
+    document.append(cstr!("normalization"), false);
+    document.append(cstr!("backwards"), false);
+    document.append(cstr!("version"), SHOWN_VERSION);
+    document
 }
 
 /// Whether the value is or holds a string, which a collation may see in another way.
@@ -345,6 +429,53 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_collation_says_all_its_options_and_is_the_one_that_they_make() {
+        let english = collation(doc! { "locale": "en" });
+        let shown = doc! {
+            "locale": "en", "caseLevel": false, "caseFirst": "off", "strength": 3, "numericOrdering": false,
+            "alternate": "non-ignorable", "maxVariable": "punct", "normalization": false, "backwards": false,
+            "version": "57.1",
+        };
+        assert_eq!(Document::try_from(english.document()).unwrap(), shown);
+        assert!(english == collation(shown) && english == collation(doc! { "locale": "en", "strength": 3 }));
+        assert!(english != collation(doc! { "locale": "en", "strength": 2 }));
+        assert!(english != collation(doc! { "locale": "de" }));
+    }
+
+    /// Stored keys are made by these tables. Where this fails, the tables have changed: set `TABLES` to their version.
+    #[test]
+    fn sort_keys_are_those_of_the_version_that_files_name() {
+        let mut all = Vec::new();
+        for options in [
+            doc! { "locale": "en" },
+            doc! { "locale": "de@collation=phonebook", "strength": 1 },
+            doc! { "locale": "sv", "strength": 2, "caseLevel": true },
+            doc! { "locale": "zh", "numericOrdering": true },
+            doc! { "locale": "en", "alternate": "shifted", "strength": 4 },
+        ] {
+            let collation = collation(options);
+            for text in [
+                "",
+                "a",
+                "Äpfel 10",
+                "zürich-2",
+                "北京",
+                "한글",
+                "Ελλάδα",
+                "日本",
+                "🦀 x",
+                "ﬁn",
+            ] {
+                all.extend(collation.key(RawBsonRef::String(text)));
+            }
+        }
+        assert_eq!(
+            (TABLES, crate::index::hash(&all)),
+            ("icu4x-2.4", 1_005_065_623_247_863_127)
+        );
     }
 
     #[test]

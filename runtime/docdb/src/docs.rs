@@ -9,10 +9,12 @@ use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::{Clock, Deadline, Entropy, Timestamp};
 
 use crate::catalog::Catalog;
+use crate::collation::Collation;
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, UpdateStatement};
 use crate::exec::{self, Query, expire, lookup};
+use crate::expression::Scope;
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
 use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
@@ -139,7 +141,7 @@ impl Docs {
             Ok(Some((ns, aggregate))) => return self.run_aggregate(ns, &aggregate, deadline),
             Err(error) => return Reply::ready(Err(error)),
         }
-        let query = match self.prepare_find(&find, &deadline) {
+        let query = match self.prepare_find(&find, self.collation(ns), &deadline) {
             Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -194,7 +196,7 @@ impl Docs {
         match self.on_view(ns, |of| of.find(&find)) {
             Ok(None) => {}
             Ok(Some((ns, aggregate))) => {
-                let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
+                let pipeline = match self.prepare_aggregate(&aggregate, None, &deadline) {
                     Ok(pipeline) => pipeline,
                     Err(error) => return Reply::ready(Err(error)),
                 };
@@ -205,7 +207,7 @@ impl Docs {
             }
             Err(error) => return Reply::ready(Err(error)),
         }
-        let query = match self.prepare_find(&find, &deadline) {
+        let query = match self.prepare_find(&find, self.collation(ns), &deadline) {
             Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -227,14 +229,14 @@ impl Docs {
         self.begin(Op::Distinct);
         let find = find.matching();
         let on_view = self.on_view(ns, |of| of.find(&find));
-        let (path, query) = match self.prepare_distinct(path, &find, &deadline) {
+        let (path, query) = match self.prepare_distinct(path, &find, self.collation(ns), &deadline) {
             Ok(parsed) => parsed,
             Err(error) => return Reply::ready(Err(error)),
         };
         match on_view {
             Ok(None) => {}
             Ok(Some((ns, aggregate))) => {
-                let pipeline = match self.prepare_aggregate(&aggregate, &deadline) {
+                let pipeline = match self.prepare_aggregate(&aggregate, None, &deadline) {
                     Ok(pipeline) => pipeline,
                     Err(error) => return Reply::ready(Err(error)),
                 };
@@ -265,7 +267,7 @@ impl Docs {
 
     /// Runs an aggregation on a collection.
     fn run_aggregate(&self, ns: Namespace, aggregate: &Aggregate, deadline: Deadline) -> Reply<Page> {
-        let pipeline = match self.prepare_aggregate(aggregate, &deadline) {
+        let pipeline = match self.prepare_aggregate(aggregate, self.collation(&ns), &deadline) {
             Ok(pipeline) => pipeline,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -302,7 +304,7 @@ impl Docs {
     }
 
     fn run_explain(&self, ns: Namespace, aggregate: &Aggregate, deadline: Deadline) -> Reply<RawDocumentBuf> {
-        let pipeline = match self.prepare_aggregate(aggregate, &deadline) {
+        let pipeline = match self.prepare_aggregate(aggregate, self.collation(&ns), &deadline) {
             Ok(pipeline) => pipeline,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -332,7 +334,7 @@ impl Docs {
     /// Updates documents; durable when the reply arrives.
     pub fn update(&self, ns: &Namespace, update: Update, deadline: Deadline) -> Reply<Updated> {
         self.begin(Op::Update);
-        match self.prepare_update(&update, &deadline) {
+        match self.prepare_update(&update, self.collation(ns), &deadline) {
             Err(error) => Reply::ready(Err(error)),
             Ok(statements) => {
                 let (ns, inner, ordered) = (ns.clone(), deadline.clone(), update.ordered);
@@ -347,7 +349,7 @@ impl Docs {
     /// Deletes documents; durable when the reply arrives.
     pub fn delete(&self, ns: &Namespace, delete: Delete, deadline: Deadline) -> Reply<Deleted> {
         self.begin(Op::Delete);
-        match self.prepare_delete(&delete, &deadline) {
+        match self.prepare_delete(&delete, self.collation(ns), &deadline) {
             Err(error) => Reply::ready(Err(error)),
             Ok(statements) => {
                 let (ns, inner, ordered) = (ns.clone(), deadline.clone(), delete.ordered);
@@ -366,7 +368,7 @@ impl Docs {
         deadline: Deadline,
     ) -> Reply<Modified> {
         self.begin(Op::FindAndModify);
-        match self.prepare_modify(&modify, &deadline) {
+        match self.prepare_modify(&modify, self.collation(ns), &deadline) {
             Err(error) => Reply::ready(Err(error)),
             Ok(statement) => {
                 let (ns, inner) = (ns.clone(), deadline.clone());
@@ -689,7 +691,7 @@ impl Docs {
             Ok(Some((ns, aggregate))) => return self.run_explain(ns, &aggregate, deadline),
             Err(error) => return Reply::ready(Err(error)),
         }
-        let query = match self.prepare_find(&find, &deadline) {
+        let query = match self.prepare_find(&find, self.collation(ns), &deadline) {
             Ok(query) => query,
             Err(error) => return Reply::ready(Err(error)),
         };
@@ -781,20 +783,35 @@ impl Docs {
         Ok(())
     }
 
-    pub(crate) fn prepare_find(&self, find: &Find, deadline: &Deadline) -> Result<Arc<Query>> {
+    /// The collation of commands on a collection or view that name none. It is the collection's that is there now: one
+    /// that takes its name before the command runs is read by the collation that the command began with.
+    fn collation(&self, ns: &Namespace) -> Option<Arc<Collation>> {
+        // Whether the catalog can be read is told to the command when it runs.
+        self.lanes.engine().catalog().ok()?.collation(ns)
+    }
+
+    pub(crate) fn prepare_find(
+        &self,
+        find: &Find,
+        collation: Option<Arc<Collation>>,
+        deadline: &Deadline,
+    ) -> Result<Arc<Query>> {
         let engine = self.lanes.engine();
-        guarded(|| Query::parse(find, &engine.limits, &engine.scope(deadline)).map(Arc::new))
+        let scope = engine.scope(deadline).collated(collation);
+        guarded(|| Query::parse(find, &engine.limits, &scope).map(Arc::new))
     }
 
     pub(crate) fn prepare_distinct(
         &self,
         path: &str,
         find: &Find,
+        collation: Option<Arc<Collation>>,
         deadline: &Deadline,
     ) -> Result<(Path, Query)> {
         let engine = self.lanes.engine();
+        let scope = engine.scope(deadline).collated(collation);
         guarded(|| {
-            let query = Query::parse(find, &engine.limits, &engine.scope(deadline))?;
+            let query = Query::parse(find, &engine.limits, &scope)?;
             Ok((Path::parse(path)?, query))
         })
     }
@@ -802,19 +819,23 @@ impl Docs {
     pub(crate) fn prepare_aggregate(
         &self,
         aggregate: &Aggregate,
+        collation: Option<Arc<Collation>>,
         deadline: &Deadline,
     ) -> Result<Arc<Pipeline>> {
         let engine = self.lanes.engine();
-        guarded(|| parse_pipeline(engine, aggregate, deadline).map(Arc::new))
+        let scope = engine.scope(deadline).collated(collation);
+        guarded(|| parse_pipeline(engine, aggregate, &scope).map(Arc::new))
     }
 
     pub(crate) fn prepare_modify(
         &self,
         modify: &FindAndModify,
+        collation: Option<Arc<Collation>>,
         deadline: &Deadline,
     ) -> Result<ModifyStatement> {
         let engine = self.lanes.engine();
-        guarded(|| ModifyStatement::parse(modify, &engine.limits, &engine.scope(deadline)))
+        let scope = engine.scope(deadline).collated(collation);
+        guarded(|| ModifyStatement::parse(modify, &engine.limits, &scope))
     }
 
     pub(crate) fn prepare_insert(&self, insert: Insert) -> Result<(Vec<Prepared>, bool)> {
@@ -836,11 +857,12 @@ impl Docs {
     pub(crate) fn prepare_update(
         &self,
         update: &Update,
+        collation: Option<Arc<Collation>>,
         deadline: &Deadline,
     ) -> Result<Vec<Result<UpdateStatement>>> {
         self.check_batch(update.statements.len())?;
         let limits = &self.lanes.engine().limits;
-        let scope = self.lanes.engine().scope(deadline);
+        let scope = self.lanes.engine().scope(deadline).collated(collation);
         let parse = |statement: &UpdateOne| {
             let (variables, collation) = (&statement.variables, &statement.collation);
             let scope = exec::scope_of(&scope, variables.as_deref(), collation.as_deref(), limits)?;
@@ -873,11 +895,12 @@ impl Docs {
     pub(crate) fn prepare_delete(
         &self,
         delete: &Delete,
+        collation: Option<Arc<Collation>>,
         deadline: &Deadline,
     ) -> Result<Vec<Result<DeleteStatement>>> {
         self.check_batch(delete.statements.len())?;
         let limits = &self.lanes.engine().limits;
-        let scope = self.lanes.engine().scope(deadline);
+        let scope = self.lanes.engine().scope(deadline).collated(collation);
         let parse = |statement: &DeleteOne| {
             let (variables, collation) = (&statement.variables, &statement.collation);
             let scope = exec::scope_of(&scope, variables.as_deref(), collation.as_deref(), limits)?;
@@ -890,6 +913,8 @@ impl Docs {
     }
 
     fn prepare_write(&self, write: Write, deadline: &Deadline) -> Result<PreparedWrite> {
+        let (Write::Insert(ns, _) | Write::Update(ns, _) | Write::Delete(ns, _)) = &write;
+        let collation = self.collation(ns);
         Ok(match write {
             Write::Insert(ns, insert) => {
                 let bypass = insert.bypass_validation;
@@ -897,10 +922,12 @@ impl Docs {
             }
             Write::Update(ns, update) => PreparedWrite::Update(
                 ns,
-                self.prepare_update(&update, deadline)?,
+                self.prepare_update(&update, collation, deadline)?,
                 update.bypass_validation,
             ),
-            Write::Delete(ns, delete) => PreparedWrite::Delete(ns, self.prepare_delete(&delete, deadline)?),
+            Write::Delete(ns, delete) => {
+                PreparedWrite::Delete(ns, self.prepare_delete(&delete, collation, deadline)?)
+            }
         })
     }
 }
@@ -945,21 +972,16 @@ pub(crate) fn distinct_each(
     pipeline: &Pipeline,
     deadline: &Deadline,
 ) -> Result<Vec<RawBson>> {
-    let mut values = exec::Distinct::new(path, None, engine);
+    let mut values = exec::Distinct::new(path, pipeline.collation(), engine);
     pipeline::each(engine, kv, catalog, ns, pipeline, deadline, &mut |document| {
         values.add(document)
     })?;
     Ok(values.in_order())
 }
 
-fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, deadline: &Deadline) -> Result<Pipeline> {
+fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, scope: &Scope) -> Result<Pipeline> {
     let (variables, collation) = (&aggregate.variables, &aggregate.collation);
-    let scope = exec::scope_of(
-        &engine.scope(deadline),
-        variables.as_deref(),
-        collation.as_deref(),
-        &engine.limits,
-    )?;
+    let scope = exec::scope_of(scope, variables.as_deref(), collation.as_deref(), &engine.limits)?;
     let around = Surroundings::new(&engine.limits, scope);
     let mut pipeline = Pipeline::parse(&aggregate.pipeline, &around, aggregate.hint.clone())?;
     pipeline.bypass_validation = aggregate.bypass_validation;

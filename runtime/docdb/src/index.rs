@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::catalog::{Collection, append, entry_prefix};
+use crate::collation::{self, Collation};
 use crate::geo;
-use crate::keycode;
 use crate::kv::{Direction, KvRead, KvWrite, Range, successor};
 use crate::path::{IndexValues, Path, index_values};
 use crate::query::Filter;
@@ -31,6 +31,8 @@ pub(crate) struct Index {
     /// Bit i: some document had an array along the path of field i.
     pub(crate) multikey: u32,
     pub(crate) fields: Vec<IndexField>,
+    /// How the entries have strings, if not by their bytes.
+    pub(crate) collation: Option<Arc<Collation>>,
     /// Only documents that it matches have entries.
     pub(crate) partial: Option<Filter>,
     /// Not all documents have their entries yet: writes keep it up, and no plan uses it.
@@ -86,12 +88,20 @@ impl Index {
             .enumerate()
             .map(|(at, (path, direction))| IndexField::parse(path, *direction < 0, entered(at)));
         let fields = fields.collect::<Result<_>>()?;
-        let partial = spec.partial_filter.as_deref().map(Filter::parse).transpose()?;
+        let collation = match &spec.collation {
+            Some(collation) => Collation::parse(collation)?,
+            None => None,
+        };
+        let mut partial = spec.partial_filter.as_deref().map(Filter::parse).transpose()?;
+        if let (Some(partial), Some(collation)) = (&mut partial, &collation) {
+            partial.collate(collation);
+        }
         Ok(Self {
             id,
             spec,
             multikey,
             fields,
+            collation,
             partial,
             building: false,
         })
@@ -117,7 +127,7 @@ impl Index {
         keys.multikey = self.tuples(document, &mut |tuple| {
             let mut key = entry_prefix(self.id);
             for (field, value) in self.fields.iter().zip(tuple) {
-                keycode::encode(&mut key, *value, field.descending);
+                collation::encode(&mut key, *value, field.descending, self.collation.as_ref());
             }
             keys.keys.insert(key);
         })?;
@@ -136,7 +146,7 @@ impl Index {
         let values: Vec<IndexValues<'d>> = self
             .fields
             .iter()
-            .map(|field| field.values(document))
+            .map(|field| field.values(document, self.collation.as_ref()))
             .collect::<Result<_>>()?;
         if self.is_on_sphere() {
             return self.tuples_of_places(document, values, visit);
@@ -310,7 +320,7 @@ impl Index {
         let _ = self.tuples(document, &mut |tuple| {
             let mut candidate = entry_prefix(self.id);
             for (field, value) in self.fields.iter().zip(tuple) {
-                keycode::encode(&mut candidate, *value, field.descending);
+                collation::encode(&mut candidate, *value, field.descending, self.collation.as_ref());
             }
             if candidate == key && value.is_empty() {
                 for (field, part) in self.fields.iter().zip(tuple) {
@@ -338,7 +348,11 @@ impl IndexField {
     }
 
     /// The values under which the index has the document.
-    fn values<'d>(&self, document: &'d RawDocument) -> Result<IndexValues<'d>> {
+    fn values<'d>(
+        &self,
+        document: &'d RawDocument,
+        collation: Option<&Arc<Collation>>,
+    ) -> Result<IndexValues<'d>> {
         if self.entered == Entered::Cell {
             let found = geo::index_cells(document, &self.path)?;
             return Ok(IndexValues {
@@ -360,7 +374,7 @@ impl IndexField {
         }
         for value in &mut found.values {
             let mut key = Vec::new();
-            keycode::encode(&mut key, *value, false);
+            collation::encode(&mut key, *value, false, collation);
             *value = RawBsonRef::Int64(hash(&key));
         }
         Ok(found)

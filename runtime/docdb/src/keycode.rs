@@ -36,7 +36,7 @@ pub(crate) trait Text {
     fn write(&self, out: &mut Vec<u8>, text: &str);
 }
 
-/// Their own bytes, as in all stored keys.
+/// Their own bytes.
 struct Plain;
 
 impl Text for Plain {
@@ -45,7 +45,7 @@ impl Text for Plain {
     }
 }
 
-/// [`encode`] with strings written in another way. Not for stored keys.
+/// [`encode`] with strings written in another way.
 pub(crate) fn encode_text(out: &mut Vec<u8>, v: RawBsonRef<'_>, descending: bool, text: &impl Text) {
     let start = out.len();
     out.push(canonical_class(v));

@@ -341,6 +341,9 @@ pub struct CollectionOptions {
     /// The name of the index that its documents are stored in, that on `_id`: MongoDB's `clusteredIndex`. Every
     /// collection is stored so; this one says it.
     pub clustered: Option<Arc<str>>,
+    /// MongoDB's collation that its commands and indexes have when they name none; `None` is the simple one. It holds for
+    /// its `_id`s too, and never changes.
+    pub collation: Option<RawDocumentBuf>,
 }
 
 /// The bounds of a capped collection.
@@ -372,6 +375,8 @@ pub struct View {
     pub on: Arc<str>,
     /// MongoDB's stages.
     pub pipeline: Vec<RawDocumentBuf>,
+    /// MongoDB's collation for the strings that its stages and commands on it compare; `None` is the simple one.
+    pub collation: Option<RawDocumentBuf>,
 }
 
 /// What [`Docs::modify_collection`](crate::Docs::modify_collection) changes; `None` leaves things as they are.
@@ -435,6 +440,11 @@ pub struct IndexSpec {
     pub expire_after_seconds: Option<i64>,
     /// Whether it is the index on `_id` of a collection that says that it is stored in it.
     pub clustered: bool,
+    /// Whether it was asked for in the background, if that was said. Every index is made so; this one shows it.
+    pub background: Option<bool>,
+    /// MongoDB's collation of the strings in it. Of one that is to be made `None` is the collection's; of one that is
+    /// there it has all options, and `None` is the simple one.
+    pub collation: Option<RawDocumentBuf>,
 }
 
 /// What an index enters for its fields.

@@ -10,17 +10,18 @@ use std::sync::{Arc, LazyLock};
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use crate::bounds::{self, Bounds};
+use crate::bounds::{self, Bounds, By};
 use crate::capped;
 use crate::catalog::{Collection, document_prefix, entry_prefix};
 use crate::check::check_well_formed;
+use crate::collation::{self, holds_text};
 use crate::geo::Near;
 use crate::index::{Entered, Index, IndexField};
 use crate::kv::{Direction, successor};
 use crate::path::Path;
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::{Code, Error, Find, IndexKind, Limits, NATURAL_BACKWARD, Result, keycode, value};
+use crate::{Code, Error, Find, IndexKind, Limits, NATURAL_BACKWARD, Result, value};
 
 /// Most key ranges of one plan: the product of the fields' intervals.
 const RANGES_MAX: usize = 1000;
@@ -145,12 +146,16 @@ impl Window {
 }
 
 impl Plan {
-    /// Leaves of the plan's ranges what lies from the window's minimum on and before its maximum.
+    /// Leaves of the plan's ranges what lies from the window's minimum on and before its maximum. `by` is the query's
+    /// collation.
     ///
     /// # Errors
-    /// When an end is not a whole key of the plan's index.
-    pub(crate) fn narrow(&mut self, window: &Window) -> Result<()> {
-        let end = |end: &Option<RawDocumentBuf>| end.as_ref().map(|end| self.key(end)).transpose();
+    /// When an end is not a whole key of the plan's index, or has strings under another collation.
+    pub(crate) fn narrow(&mut self, window: &Window, collection: &Collection, by: By<'_>) -> Result<()> {
+        let end = |end: &Option<RawDocumentBuf>| {
+            let key = end.as_ref().map(|end| self.key(end, collection, by));
+            key.transpose()
+        };
         let (min, max) = (end(&window.min)?, end(&window.max)?);
         for range in &mut self.ranges {
             if let Some(min) = min.as_ref().filter(|min| **min > range.from) {
@@ -165,7 +170,11 @@ impl Plan {
     }
 
     /// The store key of a key of the plan's index, given with the names of its fields.
-    fn key(&self, named: &RawDocument) -> Result<Vec<u8>> {
+    fn key(&self, named: &RawDocument, collection: &Collection, by: By<'_>) -> Result<Vec<u8>> {
+        let own = match &self.source {
+            Source::Index(index) => index.collation.as_ref(),
+            _ => collection.collation.as_ref(),
+        };
         let (mut key, fields): (_, Vec<(&str, bool)>) = match &self.source {
             Source::Union(_) => {
                 return Err(Error::new(
@@ -208,7 +217,13 @@ impl Plan {
             ));
         }
         for ((_, value), (_, descending)) in value::fields(named).zip(&fields) {
-            keycode::encode(&mut key, value, *descending);
+            if own != by && holds_text(value) {
+                return Err(Error::new(
+                    Code::BadValue,
+                    "min and max have strings, and the hinted index has another collation than the query",
+                ));
+            }
+            collation::encode(&mut key, value, *descending, own);
         }
         Ok(key)
     }
@@ -457,9 +472,10 @@ pub(crate) fn by_distance(
 
 /// What the filter says about a field of an index.
 fn bounds_of(index: &Index, field: &IndexField, filter: &Filter, multikey: bool) -> Option<Bounds> {
+    let by = index.collation.as_ref();
     match field.entered {
-        Entered::Value => bounds::of_filter(filter, &field.path, multikey),
-        Entered::Hash => bounds::of_filter(filter, &field.path, multikey)?.hashed(),
+        Entered::Value => bounds::of_filter(filter, &field.path, multikey, by),
+        Entered::Hash => bounds::of_filter(filter, &field.path, multikey, by)?.hashed(),
         // The bit of a place is also set by shapes that take several cells, or one that is no leaf.
         Entered::Cell => bounds::of_places(filter, &field.path, index.is_on_sphere() && !multikey),
     }
@@ -503,9 +519,10 @@ fn by_id(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> (
     let Ok(path) = &*ID_PATH else {
         return (scan(collection, sort), (false, 0, false, false));
     };
-    let fields: Vec<Bounds> = bounds::of_filter(filter, path, false).into_iter().collect();
-    let direction = sort_direction(&[(path, false)], 0, &fields, sort);
-    let exact = bounds::is_exact(filter, &[path][..fields.len()]);
+    let by = collection.collation.as_ref();
+    let fields: Vec<Bounds> = bounds::of_filter(filter, path, false, by).into_iter().collect();
+    let direction = sort_direction(&[(path, false)], 0, &fields, sort, by);
+    let exact = by.is_none() && bounds::is_exact(filter, &[path][..fields.len()]);
     let mut plan = build(
         collection.id,
         Source::Documents,
@@ -559,7 +576,9 @@ fn by_index_with(
         let multikey = index.multikey >> i & 1 == 1;
         let within = element.filter(|_| multikey && multikey_used != Some(false));
         let within = within.filter(|_| field.entered != Entered::Cell);
-        let within = within.and_then(|(path, filter)| bounds::of_element(filter, field.tail_below(path)?));
+        let within = within.and_then(|(path, filter)| {
+            bounds::of_element(filter, field.tail_below(path)?, index.collation.as_ref())
+        });
         let from_element = within.is_some();
         // Otherwise two such fields may be met by different elements; an entry holds one element's values. A 2dsphere
         // index has all combinations.
@@ -590,12 +609,15 @@ fn by_index_with(
         .collect();
     let ordered = index.spec.kind == IndexKind::Ordered;
     let direction = if ordered {
-        sort_direction(&keys, index.multikey, &fields, sort)
+        sort_direction(&keys, index.multikey, &fields, sort, index.collation.as_ref())
     } else {
         None
     };
     let used: Vec<&Path> = keys.iter().take(fields.len()).map(|(path, _)| *path).collect();
-    let exact = ordered && index.multikey == 0 && bounds::is_exact_in(filter, &used, index.partial.as_ref());
+    let exact = ordered
+        && index.multikey == 0
+        && index.collation.is_none()
+        && bounds::is_exact_in(filter, &used, index.partial.as_ref());
     let descending: Vec<bool> = keys.iter().map(|(_, descending)| *descending).collect();
     let source = Source::Index(index.clone());
     let mut plan = build(collection.id, source, entry_prefix(index.id), &descending, fields);
@@ -620,6 +642,7 @@ fn sort_direction(
     multikey: u32,
     fields: &[Bounds],
     sort: Option<&SortSpec>,
+    by: By<'_>,
 ) -> Option<Direction> {
     let arrays = |place: usize| multikey >> place & 1 == 1;
     let single = |place: usize| {
@@ -629,8 +652,8 @@ fn sort_direction(
     };
     let mut place = 0;
     let mut direction = None;
-    // An index has strings in the order of their bytes.
-    for (path, sign) in sort.filter(|sort| sort.is_simple())?.keys() {
+    // An index has strings in the order of its own collation.
+    for (path, sign) in sort.filter(|sort| sort.collation() == by)?.keys() {
         // Fields with one value only do not count, in the index nor in the sort.
         while place < keys.len() && single(place) && keys[place].0 != path {
             place += 1;

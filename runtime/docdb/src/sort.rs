@@ -75,9 +75,9 @@ impl SortSpec {
         self
     }
 
-    /// Whether the order is that of indexes.
-    pub(crate) fn is_simple(&self) -> bool {
-        self.collation.is_none()
+    /// How it orders strings, if not by their bytes.
+    pub(crate) fn collation(&self) -> Option<&Arc<Collation>> {
+        self.collation.as_ref()
     }
 
     /// The paths with their directions, 1 or -1.

@@ -7,6 +7,7 @@ use bson::raw::cstr;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::catalog::{Collection, ID_INDEX, append};
+use crate::collation::Collation;
 use crate::limits::Limits;
 use crate::query::{Filter, Predicate};
 use crate::value::{as_whole, fields, is_number, is_true, shown};
@@ -27,8 +28,7 @@ type Keys = Vec<(Arc<str>, i32)>;
 
 impl IndexSpec {
     /// Parses one of the documents of MongoDB's `createIndexes`: `{key: {a: 1}, name: "a_1", unique: true}`. Without
-    /// a name it gets MongoDB's. Options that change nothing here (`v`, `background`, `ns`, the simple collation)
-    /// are passed over.
+    /// a name it gets MongoDB's. Options that change nothing here (`v`, `ns`) are passed over.
     ///
     /// # Errors
     /// `CannotCreateIndex`, `InvalidIndexSpecificationOption` for an unknown option, `TypeMismatch`.
@@ -69,13 +69,9 @@ impl IndexSpec {
                     spec.expire_after_seconds = Some(seconds.unwrap_or(-1));
                 }
                 "collation" => {
-                    let locale = value
-                        .as_document()
-                        .and_then(|collation| collation.get_str("locale").ok());
-                    if locale != Some("simple") {
-                        let message = "indexes with a collation are not supported; the simple one is";
-                        return Err(Error::new(Code::CannotCreateIndex, message));
-                    }
+                    let collation = value.as_document().ok_or_else(|| mistyped("an object"))?;
+                    Collation::parse(collation)?;
+                    spec.collation = Some(collation.to_owned()).filter(|collation| !collation.is_empty());
                 }
                 "2dsphereIndexVersion" => {
                     if as_whole(value) != Some(i64::from(SPHERE_VERSION)) {
@@ -89,7 +85,8 @@ impl IndexSpec {
                     }
                 }
                 // `dropDups` means nothing since MongoDB 3.0, which passes it over, too.
-                "v" | "ns" | "background" | "dropDups" | "hashVersion" => {}
+                "background" => spec.background = Some(flag()?),
+                "v" | "ns" | "dropDups" | "hashVersion" => {}
                 option => {
                     let message = format!("the field '{option}' is not valid for an index specification");
                     return Err(Error::new(Code::InvalidIndexSpecificationOption, message));
@@ -116,6 +113,9 @@ impl IndexSpec {
         if self.clustered {
             document.append(cstr!("clustered"), true);
         }
+        if let Some(background) = self.background {
+            document.append(cstr!("background"), background);
+        }
         if self.sparse {
             document.append(cstr!("sparse"), true);
         }
@@ -133,6 +133,9 @@ impl IndexSpec {
         }
         if let IndexKind::Sphere { .. } = self.kind {
             document.append(cstr!("2dsphereIndexVersion"), SPHERE_VERSION);
+        }
+        if let Some(collation) = &self.collation {
+            document.append(cstr!("collation"), collation.as_ref());
         }
         document
     }
@@ -158,19 +161,22 @@ impl IndexSpec {
             && self.unique == other.unique
             && self.sparse == other.sparse
             && self.partial_filter == other.partial_filter
+            && self.collation == other.collation
     }
 }
 
 /// The index that every collection has, as one shows it.
 pub(crate) fn of_id_of(collection: &Collection) -> IndexSpec {
-    match &collection.clustered {
+    let mut spec = match &collection.clustered {
         None => of_id(),
         Some(name) => IndexSpec {
             name: name.clone(),
             clustered: true,
             ..of_id()
         },
-    }
+    };
+    spec.collation = collection.collation_document();
+    spec
 }
 
 /// The index that every collection has.
@@ -251,18 +257,38 @@ pub(crate) fn parse_keys(pattern: &RawDocument) -> Result<(Keys, IndexKind)> {
     Ok((keys, kind))
 }
 
-/// Whether an index must be made: `None` when it is there already.
+/// The index that must be made, with the collation that it gets: `None` when it is there already.
 ///
 /// # Errors
 /// When the specification is malformed or clashes with an index of the collection.
-pub(crate) fn check_index(collection: &Collection, spec: &IndexSpec, limits: &Limits) -> Result<Option<()>> {
+pub(crate) fn check_index(
+    collection: &Collection,
+    spec: &IndexSpec,
+    limits: &Limits,
+) -> Result<Option<IndexSpec>> {
     check(spec)?;
+    let mut spec = spec.clone();
+    spec.collation = match &spec.collation {
+        None => collection.collation_document(),
+        Some(own) => Collation::parse(own)?.map(|collation| collation.document().to_owned()),
+    };
+    check_against(collection, &spec, limits).map(|new| new.then_some(spec))
+}
+
+/// Whether an index must be made whose collation is settled.
+fn check_against(collection: &Collection, spec: &IndexSpec, limits: &Limits) -> Result<bool> {
     let is_id =
         matches!(spec.keys.as_slice(), [(path, 1)] if &**path == "_id") && spec.kind == IndexKind::Ordered;
+    if is_id && spec.collation != collection.collation_document() {
+        return Err(Error::new(
+            Code::BadValue,
+            "The _id index must have the same collation as the collection",
+        ));
+    }
     if is_id || &*spec.name == ID_INDEX || collection.is_id_index(&spec.name) {
         let plain = spec.partial_filter.is_none() && spec.expire_after_seconds.is_none() && !spec.hidden;
         if is_id && !spec.sparse && plain {
-            return Ok(None);
+            return Ok(false);
         }
         return Err(Error::new(
             Code::CannotCreateIndex,
@@ -282,7 +308,7 @@ pub(crate) fn check_index(collection: &Collection, spec: &IndexSpec, limits: &Li
                 return Err(Error::new(Code::IndexKeySpecsConflict, message));
             }
             if there.expire_after_seconds == spec.expire_after_seconds && there.hidden == spec.hidden {
-                return Ok(None);
+                return Ok(false);
             }
             let message = format!(
                 "Index with name: {} already exists with different options",
@@ -304,7 +330,7 @@ pub(crate) fn check_index(collection: &Collection, spec: &IndexSpec, limits: &Li
         );
         return Err(Error::new(Code::CannotCreateIndex, message));
     }
-    Ok(Some(()))
+    Ok(true)
 }
 
 /// # Errors

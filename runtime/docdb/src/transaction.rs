@@ -18,6 +18,7 @@ use bson::RawBson;
 use cloudlet_base::Deadline;
 
 use crate::catalog::Catalog;
+use crate::collation::Collation;
 use crate::docs::{Docs, count_each, distinct_each, on_view};
 use crate::engine::Engine;
 use crate::exec::build::{self, Progress};
@@ -328,7 +329,7 @@ impl Transaction {
             Ok(Some((ns, aggregate))) => return self.run_aggregate(ns, &aggregate, deadline),
             Err(error) => return self.refused(error),
         }
-        let query = match self.docs.prepare_find(&find, &deadline) {
+        let query = match self.docs.prepare_find(&find, self.collation(ns), &deadline) {
             Ok(query) => query,
             Err(error) => return self.refused(error),
         };
@@ -355,7 +356,7 @@ impl Transaction {
         match self.on_view(ns, |of| of.find(&find)) {
             Ok(None) => {}
             Ok(Some((ns, aggregate))) => {
-                let pipeline = match self.docs.prepare_aggregate(&aggregate, &deadline) {
+                let pipeline = match self.docs.prepare_aggregate(&aggregate, None, &deadline) {
                     Ok(pipeline) => pipeline,
                     Err(error) => return self.refused(error),
                 };
@@ -366,7 +367,7 @@ impl Transaction {
             }
             Err(error) => return self.refused(error),
         }
-        let query = match self.docs.prepare_find(&find, &deadline) {
+        let query = match self.docs.prepare_find(&find, self.collation(ns), &deadline) {
             Ok(query) => query,
             Err(error) => return self.refused(error),
         };
@@ -386,14 +387,17 @@ impl Transaction {
     ) -> Reply<Vec<RawBson>> {
         let find = find.matching();
         let on_view = self.on_view(ns, |of| of.find(&find));
-        let (path, query) = match self.docs.prepare_distinct(path, &find, &deadline) {
+        let (path, query) = match self
+            .docs
+            .prepare_distinct(path, &find, self.collation(ns), &deadline)
+        {
             Ok(parsed) => parsed,
             Err(error) => return self.refused(error),
         };
         match on_view {
             Ok(None) => {}
             Ok(Some((ns, aggregate))) => {
-                let pipeline = match self.docs.prepare_aggregate(&aggregate, &deadline) {
+                let pipeline = match self.docs.prepare_aggregate(&aggregate, None, &deadline) {
                     Ok(pipeline) => pipeline,
                     Err(error) => return self.refused(error),
                 };
@@ -434,9 +438,20 @@ impl Transaction {
         on_view(&catalog, ns, make)
     }
 
+    /// The collation of commands on a collection or view that name none.
+    fn collation(&self, ns: &Namespace) -> Option<Arc<Collation>> {
+        let mut state = self.shared.lock();
+        // That the transaction is over is told to the command when it runs.
+        let open = state.open(&self.shared, self.docs.lanes.engine()).ok()?;
+        open.catalog.collation(ns)
+    }
+
     /// Runs an aggregation on a collection.
     fn run_aggregate(&self, ns: Namespace, aggregate: &Aggregate, deadline: Deadline) -> Reply<Page> {
-        let pipeline = match self.docs.prepare_aggregate(aggregate, &deadline) {
+        let pipeline = match self
+            .docs
+            .prepare_aggregate(aggregate, self.collation(&ns), &deadline)
+        {
             Ok(pipeline) if pipeline.target.is_some() => {
                 return self.refused(Error::new(
                     Code::OperationNotSupportedInTransaction,
@@ -470,7 +485,7 @@ impl Transaction {
 
     /// As [`Docs::update`], but not durable before the commit. A statement that fails ends the transaction.
     pub fn update(&self, ns: &Namespace, update: Update, deadline: Deadline) -> Reply<Updated> {
-        let statements = match self.docs.prepare_update(&update, &deadline) {
+        let statements = match self.docs.prepare_update(&update, self.collation(ns), &deadline) {
             Ok(statements) => statements,
             Err(error) => return self.refused(error),
         };
@@ -485,7 +500,7 @@ impl Transaction {
 
     /// As [`Docs::delete`], but not durable before the commit. A statement that fails ends the transaction.
     pub fn delete(&self, ns: &Namespace, delete: Delete, deadline: Deadline) -> Reply<Deleted> {
-        let statements = match self.docs.prepare_delete(&delete, &deadline) {
+        let statements = match self.docs.prepare_delete(&delete, self.collation(ns), &deadline) {
             Ok(statements) => statements,
             Err(error) => return self.refused(error),
         };
@@ -504,7 +519,7 @@ impl Transaction {
         modify: FindAndModify,
         deadline: Deadline,
     ) -> Reply<Modified> {
-        let statement = match self.docs.prepare_modify(&modify, &deadline) {
+        let statement = match self.docs.prepare_modify(&modify, self.collation(ns), &deadline) {
             Ok(statement) => statement,
             Err(error) => return self.refused(error),
         };

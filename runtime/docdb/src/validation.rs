@@ -9,6 +9,7 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use crate::capped::SIZE_MAX;
 use crate::catalog::append;
 use crate::check::check_well_formed;
+use crate::collation::Collation;
 use crate::expression::Scope;
 use crate::ops::{CollectionOptions, ValidationAction, ValidationLevel};
 use crate::path::{Path, visit};
@@ -36,9 +37,12 @@ pub(crate) struct Validator {
 }
 
 impl Validator {
-    /// Parses a validator that was checked when it came, or one of the catalog.
-    pub(crate) fn new(document: RawDocumentBuf) -> Arc<Self> {
-        let filter = Filter::parse(&document).ok();
+    /// Parses a validator that was checked when it came, or one of the catalog; with the collection's collation.
+    pub(crate) fn new(document: RawDocumentBuf, collation: Option<&Arc<Collation>>) -> Arc<Self> {
+        let mut filter = Filter::parse(&document).ok();
+        if let (Some(filter), Some(collation)) = (&mut filter, collation) {
+            filter.collate(collation);
+        }
         Arc::new(Self { document, filter })
     }
 
@@ -100,6 +104,10 @@ pub(crate) fn check(ns: &Namespace, options: &CollectionOptions, scope: &Scope) 
     if let Some(name) = &options.clustered {
         crate::specification::check_name(name)?;
     }
+    if let Some(collation) = &options.collation {
+        check_well_formed(collation, ARGUMENT_DEPTH_MAX)?;
+        Collation::parse(collation)?;
+    }
     let Some(validator) = &options.validator else {
         return Ok(());
     };
@@ -150,6 +158,9 @@ impl CollectionOptions {
         }
         if self.images {
             document.append(cstr!("changeStreamPreAndPostImages"), rawdoc! { "enabled": true });
+        }
+        if let Some(collation) = &self.collation {
+            document.append(cstr!("collation"), collation.as_ref());
         }
         document
     }

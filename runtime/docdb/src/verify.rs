@@ -262,11 +262,8 @@ impl<'c> Check<'c> {
                 Ok(document) => document,
                 Err(what) => return check.find(ns, None, Some(shown(id)), &what),
             };
-            let mut expected = Vec::new();
             let own_id = field(document, "_id");
-            if let Some(value) = own_id {
-                keycode::encode(&mut expected, value, false);
-            }
+            let expected = own_id.map(|id| collection.id_bytes(id)).unwrap_or_default();
             let name = own_id.map(show::value);
             if expected != id {
                 let what = format!(

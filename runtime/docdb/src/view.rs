@@ -7,6 +7,7 @@ use bson::raw::cstr;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use crate::catalog::{Catalog, check_namespace};
+use crate::collation::Collation;
 use crate::pipeline::{Pipeline, Stage, Surroundings};
 use crate::value::{elements, field, fields};
 use crate::{Aggregate, Code, Error, Find, Namespace, Result, Shown, View};
@@ -25,6 +26,8 @@ const LOOKED_INTO_MAX: usize = 200;
 pub(crate) struct Resolved {
     pub(crate) ns: Namespace,
     pub(crate) pipeline: Vec<RawDocumentBuf>,
+    /// The view's collation; none for the simple one.
+    pub(crate) collation: Option<RawDocumentBuf>,
 }
 
 impl Resolved {
@@ -38,11 +41,36 @@ impl Resolved {
             let message = format!("{name} is not supported on a view");
             return Err(Error::new(Code::CommandNotSupportedOnView, message));
         }
-        check_simple(aggregate.collation.as_deref())?;
+        aggregate.collation = Some(self.own_collation(aggregate.collation.as_deref())?);
         let mut stages = self.pipeline.clone();
         stages.append(&mut aggregate.pipeline);
         aggregate.pipeline = stages;
         Ok(aggregate)
+    }
+
+    /// The collation of a command on the view, which is the view's own: MongoDB lets no command say otherwise.
+    ///
+    /// # Errors
+    /// `OptionNotSupportedOnView` for another one.
+    fn own_collation(&self, asked: Option<&RawDocument>) -> Result<RawDocumentBuf> {
+        let own = self
+            .collation
+            .as_deref()
+            .map(Collation::parse)
+            .transpose()?
+            .flatten();
+        if let Some(asked) = asked.filter(|asked| !asked.is_empty())
+            && Collation::parse(asked)? != own
+        {
+            return Err(Error::new(
+                Code::OptionNotSupportedOnView,
+                "Cannot override a view's default collation",
+            ));
+        }
+        Ok(match own {
+            Some(own) => own.document().to_owned(),
+            None => rawdoc! { "locale": "simple" },
+        })
     }
 
     /// A query on the view as a pipeline.
@@ -84,17 +112,6 @@ impl Resolved {
     }
 }
 
-/// A view compares strings by their bytes, as it was made to: MongoDB lets no command say otherwise.
-fn check_simple(collation: Option<&RawDocument>) -> Result<()> {
-    match collation.and_then(|collation| field(collation, "locale")) {
-        None | Some(RawBsonRef::String("simple")) => Ok(()),
-        Some(_) => Err(Error::new(
-            Code::OptionNotSupportedOnView,
-            "a view has the simple collation, and no command on it another one",
-        )),
-    }
-}
-
 /// What the view of that name is of; none when it is no view.
 ///
 /// # Errors
@@ -103,6 +120,7 @@ pub(crate) fn resolve(catalog: &Catalog, ns: &Namespace) -> Result<Option<Resolv
     let Some(mut view) = catalog.view(ns) else {
         return Ok(None);
     };
+    let collation = view.collation.clone();
     let mut pipelines = Vec::new();
     for _ in 0..DEPTH_MAX {
         pipelines.push(&view.pipeline);
@@ -113,6 +131,7 @@ pub(crate) fn resolve(catalog: &Catalog, ns: &Namespace) -> Result<Option<Resolv
                 return Ok(Some(Resolved {
                     ns: on,
                     pipeline: pipelines.into_iter().rev().flatten().cloned().collect(),
+                    collation,
                 }));
             }
         }
@@ -160,6 +179,13 @@ pub(crate) fn check(catalog: &Catalog, ns: &Namespace, view: &View, around: &Sur
         }
     }
     Pipeline::parse(&view.pipeline, around, None)?;
+    let on = catalog.view(&Namespace::new(ns.database.clone(), view.on.clone()));
+    if on.is_some_and(|on| on.collation != view.collation) {
+        return Err(Error::new(
+            Code::OptionNotSupportedOnView,
+            format!("View {ns} has conflicting collation with view {}", view.on),
+        ));
+    }
     let mut known = BTreeMap::new();
     let depth = depth(catalog, ns, ns, Some(view), &mut known, 0)?;
     if depth > DEPTH_MAX {
@@ -246,6 +272,9 @@ impl View {
         let mut document = RawDocumentBuf::new();
         document.append(cstr!("viewOn"), &*self.on);
         document.append(cstr!("pipeline"), stages);
+        if let Some(collation) = &self.collation {
+            document.append(cstr!("collation"), collation.as_ref());
+        }
         document
     }
 }

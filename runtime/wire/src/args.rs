@@ -240,33 +240,10 @@ pub(crate) fn missing(command: &str, name: &str) -> CommandError {
     )
 }
 
-/// The collation for the strings that a command compares; none for the one that compares bytes. Whether it is one
-/// the engine knows.
+/// The collation for the strings that a command compares, which may be the simple one; none where it does not say.
+/// Whether it is one the engine knows.
 pub(crate) fn collated(value: RawBsonRef<'_>) -> Result<Option<RawDocumentBuf>> {
-    let Some(collation) = maybe_document("collation", value)? else {
-        return Ok(None);
-    };
-    let simple = collation.iter().count() == 1 && collation.get("locale")? == Some("simple".into());
-    Ok(Some(collation).filter(|collation| !simple && !collation.is_empty()))
-}
-
-/// The collation that compares bytes is the one that collections and indexes have; others are refused rather than
-/// ignored.
-pub(crate) fn collation(value: RawBsonRef<'_>) -> Result<()> {
-    let RawBsonRef::Document(collation) = value else {
-        return match value {
-            RawBsonRef::Null => Ok(()),
-            value => Err(mismatch("collation", value, "object")),
-        };
-    };
-    match collation.get("locale")? {
-        _ if collation.is_empty() => Ok(()),
-        Some(RawBsonRef::String("simple")) => Ok(()),
-        _ => Err(CommandError::new(
-            Code::CommandNotSupported,
-            "collections and indexes with a collation other than {locale: \"simple\"} are not supported",
-        )),
-    }
+    Ok(maybe_document("collation", value)?.filter(|collation| !collation.is_empty()))
 }
 
 /// The collection that a command's first field names.

@@ -46,13 +46,13 @@ pub(crate) fn begin(tx: &mut Tx<'_>, ns: &Namespace, specs: &[IndexSpec]) -> Res
     for spec in specs {
         let collection = super::write::collection_to_write(tx, ns)?;
         build.collection = collection.id;
-        if check_index(&collection, spec, &tx.engine.limits)?.is_none() {
+        let Some(spec) = check_index(&collection, spec, &tx.engine.limits)? else {
             let there = collection.index(&spec.name).filter(|index| index.building);
             build.awaited.extend(there.map(|index| index.id));
             continue;
-        }
+        };
         let id = tx.catalog.allocate_id(tx.kv)?;
-        let mut index = Index::new(id, spec.clone(), 0)?;
+        let mut index = Index::new(id, spec, 0)?;
         index.building = true;
         let mut collection = Collection::clone(&collection);
         collection.indexes.push(Arc::new(index));

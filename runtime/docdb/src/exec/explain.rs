@@ -29,7 +29,7 @@ pub(crate) fn explain(
         Some(collection) => {
             let mut plans = query.plans(collection)?;
             if let Some(winner) = plans.first_mut() {
-                winner.narrow(&query.window)?;
+                winner.narrow(&query.window, collection, query.runtime.collation())?;
             }
             let mut shown = plans.iter().map(|plan| shown_plan(plan, query));
             let winner = shown.next().unwrap_or_else(|| stage("EOF"));

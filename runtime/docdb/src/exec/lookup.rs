@@ -6,6 +6,7 @@ use bson::{RawBsonRef, RawDocument};
 use super::scan::Meter;
 use crate::catalog::{Catalog, document_prefix};
 use crate::check::check_well_formed;
+use crate::collation::holds_text;
 use crate::index::stored;
 use crate::kv::KvRead;
 use crate::{Find, Limits, Namespace, Page, Result, Shown, keycode};
@@ -54,7 +55,8 @@ fn only_id(filter: &RawDocument) -> Option<RawBsonRef<'_>> {
     (name == "_id" && plain && fields.next().is_none()).then_some(id)
 }
 
-/// The page with the document of this `_id`, if there is one; none of a view, which is to be made first.
+/// The page with the document of this `_id`, if there is one; none of a view, which is to be made first, and of what a
+/// collation finds.
 pub(crate) fn find(
     kv: &dyn KvRead,
     catalog: &Catalog,
@@ -64,6 +66,9 @@ pub(crate) fn find(
 ) -> Result<Option<Page>> {
     let mut documents = Vec::new();
     if let Some(collection) = catalog.collection(ns) {
+        if collection.collation.is_some() && holds_text(id) {
+            return Ok(None);
+        }
         meter.check_deadline()?;
         let mut key = document_prefix(collection.id);
         keycode::encode(&mut key, id, false);

@@ -116,7 +116,7 @@ impl Query {
             return Err(Error::new(Code::NoQueryExecutionPlans, "no plan for the query"));
         }
         let mut plan = plans.swap_remove(0);
-        plan.narrow(&self.window)?;
+        plan.narrow(&self.window, collection, self.runtime.collation())?;
         Ok(plan)
     }
 

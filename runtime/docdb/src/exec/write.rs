@@ -15,6 +15,7 @@ use super::{parse_filter, scope_of, sorted_documents};
 use crate::capped;
 use crate::catalog::{Collection, append, document_prefix};
 use crate::check::{check_well_formed, validate_document, validate_well_formed};
+use crate::collation::Collation;
 use crate::engine::Engine;
 use crate::expression::{Runtime, Scope};
 use crate::index::{Maintenance, duplicate_key, stored};
@@ -26,11 +27,11 @@ use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
 use crate::update::{Now, Update};
-use crate::value::{ensure_id_first, fields};
+use crate::value::ensure_id_first;
 use crate::{
     Code, CollectionChange, CollectionOptions, Deleted, Error, FindAndModify, IndexChange, IndexSpec,
     Inserted, Limits, Modified, Namespace, Result, Shown, Updated, ValidationAction, ValidationLevel, View,
-    WriteError, keycode,
+    WriteError,
 };
 
 /// A document that is fit to be inserted, or why it is not.
@@ -108,14 +109,6 @@ pub(crate) fn parse_update(
     array_filters
         .iter()
         .try_for_each(|filter| check_well_formed(filter, limits.depth_max))?;
-    if !array_filters.is_empty() {
-        scope.needs_simple_collation("arrayFilters")?;
-    }
-    for (name, _) in fields(update) {
-        if matches!(name, "$pull" | "$pullAll" | "$addToSet" | "$min" | "$max") {
-            scope.needs_simple_collation(name)?;
-        }
-    }
     Update::parse_in(update, array_filters, scope)
 }
 
@@ -312,6 +305,7 @@ pub(crate) fn create_collection(
 
 /// Makes a view; an error when there is something of that name.
 pub(crate) fn create_view(tx: &mut Tx<'_>, ns: &Namespace, view: &View) -> Result<()> {
+    let view = &settled(view)?;
     check_view(tx, ns, view)?;
     tx.catalog
         .create_view(tx.kv, ns, view.clone(), &tx.engine.limits)?;
@@ -327,14 +321,33 @@ pub(crate) fn modify_view(tx: &mut Tx<'_>, ns: &Namespace, view: &View) -> Resul
             None => Error::new(Code::NamespaceNotFound, format!("ns does not exist: {ns}")),
         });
     }
+    // A view keeps its collation.
+    let view = &View {
+        collation: tx.catalog.view(ns).and_then(|view| view.collation.clone()),
+        ..view.clone()
+    };
     check_view(tx, ns, view)?;
     tx.catalog.save_view(tx.kv, ns, view.clone())?;
     tx.feed.view_modified(ns, view);
     Ok(())
 }
 
+/// The view with all options of its collation.
+fn settled(view: &View) -> Result<View> {
+    let collation = match &view.collation {
+        Some(collation) => Collation::parse(collation)?.map(|collation| collation.document().to_owned()),
+        None => None,
+    };
+    Ok(View {
+        collation,
+        ..view.clone()
+    })
+}
+
 fn check_view(tx: &Tx<'_>, ns: &Namespace, view: &View) -> Result<()> {
-    let around = Surroundings::new(&tx.engine.limits, tx.engine.scope(&Deadline::NEVER));
+    let scope = tx.engine.scope(&Deadline::NEVER);
+    let scope = super::scope_of(&scope, None, view.collation.as_deref(), &tx.engine.limits)?;
+    let around = Surroundings::new(&tx.engine.limits, scope);
     crate::view::check(&tx.catalog, ns, view, &around)
 }
 
@@ -404,12 +417,10 @@ fn is_fatal(error: &Error) -> bool {
     )
 }
 
-fn id_key(document: &RawDocument) -> Result<(RawBsonRef<'_>, Vec<u8>)> {
+fn id_key<'d>(collection: &Collection, document: &'d RawDocument) -> Result<(RawBsonRef<'d>, Vec<u8>)> {
     let id = document.get("_id").ok().flatten();
     let id = id.ok_or_else(|| Error::new(Code::InvalidIdField, "the document has no _id"))?;
-    let mut key = Vec::with_capacity(16);
-    keycode::encode(&mut key, id, false);
-    Ok((id, key))
+    Ok((id, collection.id_bytes(id)))
 }
 
 fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result<RawBson> {
@@ -423,7 +434,7 @@ fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result
         ));
     }
     validate(tx, ns, &collection, None, document)?;
-    let (id, id_bytes) = id_key(document)?;
+    let (id, id_bytes) = id_key(&collection, document)?;
     let mut key = document_prefix(collection.id);
     key.extend_from_slice(&id_bytes);
     if tx.kv.get(&key, &mut |_| {})? {
@@ -479,7 +490,10 @@ fn validate(
     if level == ValidationLevel::Off {
         return Ok(());
     }
-    let scope = tx.engine.scope(&Deadline::NEVER);
+    let scope = tx
+        .engine
+        .scope(&Deadline::NEVER)
+        .collated(collection.collation.clone());
     if validator.accepts(new, &scope)? {
         return Ok(());
     }
@@ -685,7 +699,7 @@ fn matching(
     let mut bytes = 0;
     let max = tx.engine.limits.sort_bytes_max;
     scan(&*tx.kv, &plan, filter, None, &mut meter, &mut |_, document| {
-        let (_, id) = id_key(document)?;
+        let (_, id) = id_key(collection, document)?;
         bytes += id.len() + size_of::<Vec<u8>>();
         if bytes > max {
             let message = format!(
@@ -744,6 +758,6 @@ fn first_matching(
         })?,
     }
     found
-        .map(|document| Ok((id_key(&document)?.1, document)))
+        .map(|document| Ok((id_key(collection, &document)?.1, document)))
         .transpose()
 }

@@ -201,8 +201,8 @@ impl Runtime {
         })
     }
 
-    /// This one with a collation.
-    fn collated(&self, collation: Arc<Collation>) -> Arc<Self> {
+    /// This one with a collation, or without.
+    fn collated(&self, collation: Option<Arc<Collation>>) -> Arc<Self> {
         let deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::new(Self {
             now: self.now,
@@ -210,7 +210,7 @@ impl Runtime {
             entropy: self.entropy.clone(),
             deadline: Mutex::new(deadline.clone()),
             value_bytes_max: self.value_bytes_max,
-            collation: Some(collation),
+            collation,
             #[cfg(any(test, feature = "testing"))]
             checks_left: u32::MAX.into(),
         })
@@ -291,16 +291,23 @@ impl Scope {
         &self.runtime
     }
 
-    /// This scope with MongoDB's collation for strings; a simple one changes nothing.
+    /// This scope with a command's own collation for strings, which may be the simple one; `{}` changes nothing.
     ///
     /// # Errors
     /// When it is not a collation.
     pub(crate) fn with_collation(&self, document: &RawDocument) -> Result<Scope> {
-        let mut scope = self.clone();
-        if let Some(collation) = Collation::parse(document)? {
-            scope.runtime = scope.runtime.collated(collation);
+        if document.is_empty() {
+            return Ok(self.clone());
         }
-        Ok(scope)
+        Ok(self.clone().collated(Collation::parse(document)?))
+    }
+
+    /// This scope with the collation for strings that a collection or index has, or the simple one.
+    pub(crate) fn collated(mut self, collation: Option<Arc<Collation>>) -> Scope {
+        if collation.is_some() || self.runtime.collation.is_some() {
+            self.runtime = self.runtime.collated(collation);
+        }
+        self
     }
 
     /// Refuses what compares strings by their bytes only, where they have another collation.

@@ -12,14 +12,14 @@ use super::entry::{Entry, Kind, binary, key_of};
 use super::log::{self, Bounds, bounds};
 use super::token::{Mark, Token, invalid};
 use super::{diff, is_logged};
-use crate::catalog::{Catalog, check_namespace, document_prefix};
+use crate::catalog::{Catalog, check_namespace};
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
 use crate::expression::Runtime;
 use crate::kv::{KvRead, get_vec};
 use crate::pipeline::{self, Stage, Surroundings};
 use crate::value::field;
-use crate::{Code, Error, Namespace, Result, keycode};
+use crate::{Code, Error, Namespace, Result};
 
 /// Events of the log that one read looks at; a stream about little gets an empty batch and a newer token.
 const EXAMINED_MAX: u64 = 20_000;
@@ -409,7 +409,7 @@ impl Stream {
         if self.expanded && entry.collection_id > 0 {
             event.append(cstr!("collectionUUID"), binary(catalog.uuid(entry.collection_id)));
         }
-        self.full_document(kv, entry, &mut event)?;
+        self.full_document(kv, catalog, entry, &mut event)?;
         event.append(cstr!("ns"), names(entry.database, entry.collection));
         if let Some((database, collection)) = entry.to {
             event.append(cstr!("to"), names(database, collection));
@@ -441,7 +441,13 @@ impl Stream {
         self.through(engine, event, token)
     }
 
-    fn full_document(&self, kv: &dyn KvRead, entry: &Entry<'_>, event: &mut RawDocumentBuf) -> Result<()> {
+    fn full_document(
+        &self,
+        kv: &dyn KvRead,
+        catalog: &Catalog,
+        entry: &Entry<'_>,
+        event: &mut RawDocumentBuf,
+    ) -> Result<()> {
         let name = cstr!("fullDocument");
         if entry.kind != Kind::Update {
             if let Some(document) = entry.document {
@@ -451,7 +457,7 @@ impl Stream {
         }
         match (self.full_document, entry.document) {
             (FullDocument::Default, _) => {}
-            (FullDocument::UpdateLookup, _) => match lookup(kv, entry)? {
+            (FullDocument::UpdateLookup, _) => match lookup(kv, catalog, entry)? {
                 Some(document) => append_bytes(event, &document)?,
                 None => event.append(name, RawBsonRef::Null),
             },
@@ -551,7 +557,7 @@ fn key(entry: &Entry<'_>) -> Option<RawDocumentBuf> {
 }
 
 /// The document of an event as it is now, if its collection is there and has it.
-fn lookup(kv: &dyn KvRead, entry: &Entry<'_>) -> Result<Option<Vec<u8>>> {
+fn lookup(kv: &dyn KvRead, catalog: &Catalog, entry: &Entry<'_>) -> Result<Option<Vec<u8>>> {
     let Some(key) = key(entry) else {
         return Ok(None);
     };
@@ -559,9 +565,10 @@ fn lookup(kv: &dyn KvRead, entry: &Entry<'_>) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     };
     // By the collection's number: one that was dropped has no documents, also if its name was given again.
-    let mut row = document_prefix(entry.collection_id);
-    keycode::encode(&mut row, id, false);
-    get_vec(kv, &row)
+    let Some(collection) = catalog.numbered(entry.collection_id) else {
+        return Ok(None);
+    };
+    get_vec(kv, &[collection.prefix(), collection.id_bytes(id)].concat())
 }
 
 fn append_bytes(event: &mut RawDocumentBuf, document: &[u8]) -> Result<()> {

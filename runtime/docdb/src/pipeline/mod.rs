@@ -28,6 +28,7 @@ use self::group::{BucketAuto, Group};
 use self::join::{GraphLookup, Lookup, UnionWith};
 use self::write::Target;
 use crate::check::check_well_formed;
+use crate::collation::Collation;
 use crate::exec::Query;
 use crate::expression::{Env, Expr, Runtime, location};
 use crate::projection::Projection;
@@ -54,6 +55,13 @@ pub(crate) struct Pipeline {
     pub(crate) target: Option<Target>,
     /// Whether the target's validator is passed over.
     pub(crate) bypass_validation: bool,
+}
+
+impl Pipeline {
+    /// How it compares strings, if not by their bytes.
+    pub(crate) fn collation(&self) -> Option<&Arc<Collation>> {
+        self.query.runtime.collation()
+    }
 }
 
 /// Where the first documents come from.

@@ -15,7 +15,7 @@ use super::{Pipeline, Source, Stage, Surroundings, Unwind, check_held, with_path
 use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::exec::scan::{MatchVisitor, Meter, scan};
-use crate::exec::{Query, sorted_documents};
+use crate::exec::{Query, scope_of, sorted_documents};
 use crate::expression::{Runtime, Value};
 use crate::kv::KvRead;
 use crate::plan::{self, Plan};
@@ -138,7 +138,9 @@ impl<'a> Run<'a> {
         if self.depth > NESTED_MAX {
             return Err(view::too_deep());
         }
-        let around = Surroundings::new(&self.engine.limits, self.engine.scope(self.deadline));
+        let scope = self.engine.scope(self.deadline);
+        let scope = scope_of(&scope, None, of.collation.as_deref(), &self.engine.limits)?;
+        let around = Surroundings::new(&self.engine.limits, scope);
         let mut pipeline = Pipeline::parse(&of.pipeline, &around, None)?;
         let inner = &pipeline.query;
         let filters_only =

@@ -92,7 +92,7 @@ pub(crate) enum Predicate {
     AllOf(Vec<Predicate>),
     /// Nothing matches: `$all: []`.
     Never,
-    /// A comparison with what is or holds strings (`Eq` to `In`) under a collation. Indexes do not serve it.
+    /// A comparison with what is or holds strings (`Eq` to `In`) under a collation. Indexes of that collation serve it.
     Collated {
         test: Box<Predicate>,
         collation: Arc<Collation>,
@@ -240,7 +240,7 @@ impl Filter {
     }
 
     /// Makes every comparison with a string one under the collation. Regular expressions are not concerned.
-    fn collate(&mut self, collation: &Arc<Collation>) {
+    pub(crate) fn collate(&mut self, collation: &Arc<Collation>) {
         match self {
             Filter::And(parts) | Filter::Or(parts) | Filter::Nor(parts) => {
                 parts.iter_mut().for_each(|part| part.collate(collation));

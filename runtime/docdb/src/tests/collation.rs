@@ -191,13 +191,97 @@ fn writes_find_their_documents_so_too() {
         .unwrap();
     let document = Document::try_from(done.document.unwrap().as_ref()).unwrap();
     assert_eq!(document.get_i32("_id").unwrap(), 3);
-    let mut pull = update_one(doc! {}, doc! { "$pull": { "s": "x" } });
-    pull.collation = loose();
-    let done = docs
-        .update(&ns(), updates(vec![pull]), Deadline::NEVER)
-        .wait()
-        .unwrap();
-    assert_eq!(done.errors[0].error.code(), Code::CommandNotSupported);
+}
+
+#[test]
+fn updates_compare_strings_so_too() {
+    let check = |before: Document, update: Document, filters: &[Document], after: Document| {
+        let docs = memory();
+        let mut before = before;
+        before.insert("_id", 1);
+        insert(&docs, [before]);
+        let statement = UpdateOne {
+            array_filters: filters.iter().cloned().map(raw).collect(),
+            collation: loose(),
+            ..update_one(doc! {}, update.clone())
+        };
+        let done = docs
+            .update(&ns(), updates(vec![statement]), Deadline::NEVER)
+            .wait()
+            .unwrap();
+        assert!(done.errors.is_empty(), "{update}: {:?}", done.errors);
+        let mut found = all(&docs, query(doc! {})).unwrap().remove(0);
+        found.remove("_id");
+        assert_eq!(found, after, "{update}");
+    };
+    let list = || doc! { "a": ["B", "a", "Á", 5] };
+    check(
+        list(),
+        doc! { "$pull": { "a": "A" } },
+        &[],
+        doc! { "a": ["B", 5] },
+    );
+    check(
+        list(),
+        doc! { "$pull": { "a": { "$in": ["b"] } } },
+        &[],
+        doc! { "a": ["a", "Á", 5] },
+    );
+    check(
+        list(),
+        doc! { "$pullAll": { "a": ["á", 5] } },
+        &[],
+        doc! { "a": ["B"] },
+    );
+    check(
+        list(),
+        doc! { "$addToSet": { "a": { "$each": ["b", "c", "C"] } } },
+        &[],
+        doc! { "a": ["B", "a", "Á", 5, "c"] },
+    );
+    check(
+        list(),
+        doc! { "$push": { "a": { "$each": [], "$sort": 1 } } },
+        &[],
+        doc! { "a": [5, "a", "Á", "B"] },
+    );
+    check(
+        list(),
+        doc! { "$set": { "a.$[x]": 0 } },
+        &[doc! { "x": "A" }],
+        doc! { "a": ["B", 0, 0, 5] },
+    );
+    check(
+        doc! { "s": "b" },
+        doc! { "$min": { "s": "B" } },
+        &[],
+        doc! { "s": "b" },
+    );
+    check(
+        doc! { "s": "b" },
+        doc! { "$min": { "s": "A" } },
+        &[],
+        doc! { "s": "A" },
+    );
+    check(
+        doc! { "s": "b" },
+        doc! { "$max": { "s": "C" } },
+        &[],
+        doc! { "s": "C" },
+    );
+    let rows = doc! { "r": [{ "k": "b" }, { "k": "A" }, { "k": "C" }] };
+    check(
+        rows.clone(),
+        doc! { "$push": { "r": { "$each": [], "$sort": { "k": 1 } } } },
+        &[],
+        doc! { "r": [{ "k": "A" }, { "k": "b" }, { "k": "C" }] },
+    );
+    check(
+        rows,
+        doc! { "$pull": { "r": { "k": "c" } } },
+        &[],
+        doc! { "r": [{ "k": "b" }, { "k": "A" }] },
+    );
 }
 
 #[test]

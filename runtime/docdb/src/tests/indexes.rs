@@ -212,7 +212,7 @@ fn options_are_checked_as_mongodb_does() {
     assert_eq!((&*spec.name, spec.kind), ("a_hashed", IndexKind::Hashed));
     assert_eq!(
         spec.to_document(),
-        raw(doc! { "v": 2, "key": { "a": "hashed" }, "name": "a_hashed" })
+        raw(doc! { "v": 2, "key": { "a": "hashed" }, "name": "a_hashed", "background": true })
     );
     let spec = parsed(doc! { "key": { "a": 1.0, "b": -1_i64 }, "expireAfterSeconds": 5.0 });
     assert_eq!(spec, Err(67));

@@ -4,6 +4,7 @@ mod aggregate;
 mod background;
 mod capped;
 mod check;
+mod collated;
 mod collation;
 mod commands;
 mod crash;

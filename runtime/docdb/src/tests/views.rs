@@ -12,6 +12,7 @@ fn view(on: &str, stages: impl IntoIterator<Item = Document>) -> View {
     View {
         on: on.into(),
         pipeline: stages.into_iter().map(raw).collect(),
+        collation: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Walking the paths of an update through a document.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bson::raw::{CStr, CString};
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
@@ -9,6 +10,7 @@ use super::operators::{Operator, Outcome};
 use super::path::{Step, UpdatePath, conflict};
 use super::tree::{Node, close, open};
 use super::{ArrayFilter, Change, Now, Operators};
+use crate::collation::Collation;
 use crate::query::Filter;
 use crate::value::shown;
 use crate::{Code, Error, Result};
@@ -26,6 +28,7 @@ pub(super) fn apply(
 ) -> Result<RawDocumentBuf> {
     let mut walk = Walk {
         array_filters: &operators.array_filters,
+        collation: operators.collation.as_ref(),
         now,
         matched: None,
         text: "",
@@ -63,6 +66,7 @@ pub(super) fn apply(
 
 struct Walk<'u> {
     array_filters: &'u [ArrayFilter],
+    collation: Option<&'u Arc<Collation>>,
     now: Now,
     /// What `$` stands for.
     matched: Option<usize>,
@@ -181,7 +185,7 @@ impl<'u> Walk<'u> {
             return Ok(false);
         }
         self.note_written();
-        match operator.apply(node.value(), self.text, self.now)? {
+        match operator.apply(node.value(), self.text, self.now, self.collation)? {
             Outcome::Keep => Ok(false),
             Outcome::Remove => Ok(true),
             Outcome::Replace(value) => {
@@ -202,7 +206,7 @@ impl<'u> Walk<'u> {
         }
         let Some((step, below)) = rest.split_first() else {
             self.note_written();
-            return operator.initial(self.now);
+            return operator.initial(self.now, self.collation);
         };
         let name = match step {
             Step::Field { name, .. } => name.to_string(),

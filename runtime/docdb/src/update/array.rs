@@ -1,11 +1,14 @@
 //! Operators on arrays.
 
+use std::sync::Arc;
+
 use bson::raw::cstr;
 use bson::{RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocumentBuf};
 
+use crate::collation::{Collation, compare};
 use crate::query::Filter;
 use crate::sort::SortSpec;
-use crate::value::{as_object, compare, elements};
+use crate::value::{as_object, elements};
 
 /// `$push` with its modifiers.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +42,14 @@ pub(super) enum Pull {
 }
 
 impl Push {
-    pub(super) fn apply(&self, array: &RawArray) -> RawArrayBuf {
+    /// Makes the sort one under a collation.
+    pub(super) fn collate(&mut self, collation: &Arc<Collation>) {
+        if let Some(PushSort::Fields(sort)) = &mut self.sort {
+            *sort = sort.clone().collated(Some(collation));
+        }
+    }
+
+    pub(super) fn apply(&self, array: &RawArray, by: Option<&Arc<Collation>>) -> RawArrayBuf {
         let mut all: Vec<RawBsonRef<'_>> = elements(array).collect();
         let at = match self.position {
             None => all.len(),
@@ -51,8 +61,8 @@ impl Push {
         all.splice(at..at, self.values.iter().map(RawBson::as_raw_bson_ref));
         match &self.sort {
             None => {}
-            Some(PushSort::Ascending) => all.sort_by(|a, b| compare(*a, *b)),
-            Some(PushSort::Descending) => all.sort_by(|a, b| compare(*b, *a)),
+            Some(PushSort::Ascending) => all.sort_by(|a, b| compare(*a, *b, by)),
+            Some(PushSort::Descending) => all.sort_by(|a, b| compare(*b, *a, by)),
             Some(PushSort::Fields(sort)) => {
                 let none = RawDocumentBuf::new();
                 all.sort_by(|a, b| {
@@ -76,15 +86,23 @@ impl Push {
 }
 
 impl Pull {
-    pub(super) fn apply(&self, array: &RawArray) -> RawArrayBuf {
+    /// Makes the conditions ones under a collation.
+    pub(super) fn collate(&mut self, collation: &Arc<Collation>) {
+        match self {
+            Pull::Equal(_) => {}
+            Pull::Documents(filter) | Pull::Values(filter) => filter.collate(collation),
+        }
+    }
+
+    pub(super) fn apply(&self, array: &RawArray, by: Option<&Arc<Collation>>) -> RawArrayBuf {
         elements(array)
-            .filter(|element| !self.removes(*element))
+            .filter(|element| !self.removes(*element, by))
             .collect()
     }
 
-    fn removes(&self, v: RawBsonRef<'_>) -> bool {
+    fn removes(&self, v: RawBsonRef<'_>, by: Option<&Arc<Collation>>) -> bool {
         match self {
-            Pull::Equal(wanted) => compare(v, wanted.as_raw_bson_ref()).is_eq(),
+            Pull::Equal(wanted) => compare(v, wanted.as_raw_bson_ref(), by).is_eq(),
             Pull::Documents(filter) => v.as_document().is_some_and(|doc| filter.matches(doc)),
             Pull::Values(filter) => {
                 let mut doc = RawDocumentBuf::new();
@@ -96,22 +114,22 @@ impl Pull {
 }
 
 /// Adds the values that are not there yet, each once.
-pub(super) fn add_to_set(array: &RawArray, values: &[RawBson]) -> RawArrayBuf {
+pub(super) fn add_to_set(array: &RawArray, values: &[RawBson], by: Option<&Arc<Collation>>) -> RawArrayBuf {
     let mut all: Vec<RawBsonRef<'_>> = elements(array).collect();
     for value in values {
         let value = value.as_raw_bson_ref();
-        if !all.iter().any(|seen| compare(*seen, value).is_eq()) {
+        if !all.iter().any(|seen| compare(*seen, value, by).is_eq()) {
             all.push(value);
         }
     }
     all.into_iter().collect()
 }
 
-pub(super) fn pull_all(array: &RawArray, values: &[RawBson]) -> RawArrayBuf {
+pub(super) fn pull_all(array: &RawArray, values: &[RawBson], by: Option<&Arc<Collation>>) -> RawArrayBuf {
     let wanted = |v: RawBsonRef<'_>| {
         values
             .iter()
-            .any(|value| compare(v, value.as_raw_bson_ref()).is_eq())
+            .any(|value| compare(v, value.as_raw_bson_ref(), by).is_eq())
     };
     elements(array).filter(|element| !wanted(*element)).collect()
 }

@@ -19,6 +19,7 @@ use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 use self::operators::Operator;
 use self::path::UpdatePath;
 use crate::check::{check_id, check_no_operators, check_size, check_well_formed, validate_document};
+use crate::collation::Collation;
 use crate::expression::{Runtime, Scope};
 use crate::path::Path;
 use crate::pipeline::Stage;
@@ -115,6 +116,21 @@ pub(crate) struct Operators {
     changes: Vec<Change>,
     /// By the place that `$[name]` steps refer to.
     array_filters: Vec<ArrayFilter>,
+    /// How they compare strings, if not by their bytes.
+    collation: Option<Arc<Collation>>,
+}
+
+impl Operators {
+    /// Makes them compare strings under a collation.
+    fn collate(&mut self, collation: &Arc<Collation>) {
+        for filter in &mut self.array_filters {
+            filter.filter.collate(collation);
+        }
+        for change in &mut self.changes {
+            change.operator.collate(collation);
+        }
+        self.collation = Some(collation.clone());
+    }
 }
 
 /// One operator on one path.
@@ -160,7 +176,15 @@ impl Update {
                 Code::FailedToParse,
                 "arrayFilters may not be specified for pipeline-style updates",
             )),
-            _ => Self::parse_plain(doc, array_filters),
+            _ => {
+                let mut update = Self::parse_plain(doc, array_filters)?;
+                if let (Update::Operators(operators), Some(collation)) =
+                    (&mut update, scope.runtime().collation())
+                {
+                    operators.collate(collation);
+                }
+                Ok(update)
+            }
         }
     }
 
@@ -314,6 +338,7 @@ fn seed_document(seeds: &[(Path, RawBson)]) -> Result<RawDocumentBuf> {
     let operators = Operators {
         changes,
         array_filters: Vec::new(),
+        collation: None,
     };
     let now = Now {
         date: bson::DateTime::MIN,

@@ -1,12 +1,15 @@
 //! Operators on the value at a path's end: setting, arithmetic, bits. Those on arrays are in `array`.
 
+use std::sync::Arc;
+
 use bson::{RawBson, RawBsonRef};
 
 use super::Now;
 use super::array::{Pull, Push, add_to_set, pop, pull_all};
 use super::path::UpdatePath;
+use crate::collation::{Collation, compare};
 use crate::decimal::Decimal;
-use crate::value::{as_integer, compare, is_number, shown, type_name};
+use crate::value::{as_integer, is_number, shown, type_name};
 use crate::{Code, Error, Result};
 
 /// What is done with a value.
@@ -67,7 +70,7 @@ impl Operator {
     }
 
     /// The value it makes when there is none.
-    pub(super) fn initial(&self, now: Now) -> Result<Option<RawBson>> {
+    pub(super) fn initial(&self, now: Now, by: Option<&Arc<Collation>>) -> Result<Option<RawBson>> {
         Ok(match self {
             Operator::Set(v) | Operator::SetOnInsert(v) | Operator::Inc(v) => Some(v.clone()),
             Operator::Min(v) | Operator::Max(v) => Some(v.clone()),
@@ -77,8 +80,10 @@ impl Operator {
             )?),
             Operator::CurrentDate { timestamp: true } => Some(RawBson::Timestamp(now.timestamp)),
             Operator::CurrentDate { timestamp: false } => Some(RawBson::DateTime(now.date)),
-            Operator::Push(push) => Some(RawBson::Array(push.apply(&bson::RawArrayBuf::new()))),
-            Operator::AddToSet(values) => Some(RawBson::Array(add_to_set(&bson::RawArrayBuf::new(), values))),
+            Operator::Push(push) => Some(RawBson::Array(push.apply(&bson::RawArrayBuf::new(), by))),
+            Operator::AddToSet(values) => {
+                Some(RawBson::Array(add_to_set(&bson::RawArrayBuf::new(), values, by)))
+            }
             Operator::Bit(operations) => Some(bits(RawBsonRef::Int32(0), operations)),
             Operator::Unset
             | Operator::Pull(_)
@@ -89,7 +94,13 @@ impl Operator {
     }
 
     /// What becomes of a value that is there; `path` is for messages.
-    pub(super) fn apply(&self, v: RawBsonRef<'_>, path: &str, now: Now) -> Result<Outcome> {
+    pub(super) fn apply(
+        &self,
+        v: RawBsonRef<'_>,
+        path: &str,
+        now: Now,
+        by: Option<&Arc<Collation>>,
+    ) -> Result<Outcome> {
         Ok(match self {
             Operator::Set(new) | Operator::SetOnInsert(new) => Outcome::Replace(new.clone()),
             Operator::Unset => Outcome::Remove,
@@ -100,10 +111,14 @@ impl Operator {
             Operator::Mul(operand) => {
                 Outcome::Replace(product(numeric("$mul", v, path)?, operand.as_raw_bson_ref())?)
             }
-            Operator::Min(new) if compare(new.as_raw_bson_ref(), v).is_lt() => Outcome::Replace(new.clone()),
-            Operator::Max(new) if compare(new.as_raw_bson_ref(), v).is_gt() => Outcome::Replace(new.clone()),
+            Operator::Min(new) if compare(new.as_raw_bson_ref(), v, by).is_lt() => {
+                Outcome::Replace(new.clone())
+            }
+            Operator::Max(new) if compare(new.as_raw_bson_ref(), v, by).is_gt() => {
+                Outcome::Replace(new.clone())
+            }
             Operator::Min(_) | Operator::Max(_) => Outcome::Keep,
-            Operator::CurrentDate { .. } => self.initial(now)?.map_or(Outcome::Keep, Outcome::Replace),
+            Operator::CurrentDate { .. } => self.initial(now, by)?.map_or(Outcome::Keep, Outcome::Replace),
             Operator::Bit(operations) => match v {
                 RawBsonRef::Int32(_) | RawBsonRef::Int64(_) => Outcome::Replace(bits(v, operations)),
                 v => {
@@ -115,7 +130,7 @@ impl Operator {
                 }
             },
             Operator::Push(_) | Operator::AddToSet(_) | Operator::Pull(_) | Operator::PullAll(_) => {
-                self.apply_to_array(v, path)?
+                self.apply_to_array(v, path, by)?
             }
             Operator::Pop { first } => match v {
                 RawBsonRef::Array(array) => Outcome::Replace(RawBson::Array(pop(array, *first))),
@@ -130,7 +145,16 @@ impl Operator {
         })
     }
 
-    fn apply_to_array(&self, v: RawBsonRef<'_>, path: &str) -> Result<Outcome> {
+    /// Makes the conditions in it compare strings under a collation.
+    pub(super) fn collate(&mut self, collation: &Arc<Collation>) {
+        match self {
+            Operator::Push(push) => push.collate(collation),
+            Operator::Pull(pull) => pull.collate(collation),
+            _ => {}
+        }
+    }
+
+    fn apply_to_array(&self, v: RawBsonRef<'_>, path: &str, by: Option<&Arc<Collation>>) -> Result<Outcome> {
         let RawBsonRef::Array(array) = v else {
             let message = format!(
                 "the field '{path}' must be an array but is of type {}",
@@ -139,10 +163,10 @@ impl Operator {
             return Err(Error::new(Code::BadValue, message));
         };
         Ok(Outcome::Replace(RawBson::Array(match self {
-            Operator::Push(push) => push.apply(array),
-            Operator::AddToSet(values) => add_to_set(array, values),
-            Operator::Pull(pull) => pull.apply(array),
-            Operator::PullAll(values) => pull_all(array, values),
+            Operator::Push(push) => push.apply(array, by),
+            Operator::AddToSet(values) => add_to_set(array, values, by),
+            Operator::Pull(pull) => pull.apply(array, by),
+            Operator::PullAll(values) => pull_all(array, values, by),
             _ => return Ok(Outcome::Keep),
         })))
     }

@@ -72,6 +72,7 @@ pub(super) fn operators(doc: &RawDocument, array_filters: &[RawDocumentBuf]) -> 
     Ok(Operators {
         changes,
         array_filters,
+        collation: None,
     })
 }
 

@@ -141,7 +141,10 @@ fn row(collection: &CollectionInfo) -> RawDocumentBuf {
     };
     // One that has a clustered index says it there.
     if collection.options.clustered.is_none() {
-        let index = rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+        let mut index = rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+        if let Some(collation) = &collection.options.collation {
+            index.append(cstr!("collation"), collation.as_ref());
+        }
         row.append(cstr!("idIndex"), index);
     }
     row

@@ -18,7 +18,7 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
     let mut options = CollectionOptions::default();
-    let (mut on, mut pipeline) = (None, None);
+    let (mut on, mut pipeline, mut collation) = (None, None, None);
     let (mut capped, mut size, mut max) = (false, None, None);
     let mut args = Args::new("create", &body);
     while let Some((name, value)) = args.next()? {
@@ -39,7 +39,7 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
                     return Err(args.unsupported(name));
                 }
             }
-            "collation" => args::collation(value)?,
+            "collation" => collation = args::collated(value)?,
             "validator" => options.validator = Some(args::document("create.validator", value)?.to_owned()),
             "validationLevel" => options.validation_level = level("create", value)?,
             "validationAction" => options.validation_action = action("create", value)?,
@@ -60,9 +60,11 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         (Some(on), pipeline) => Some(View {
             on,
             pipeline: pipeline.unwrap_or_default(),
+            collation: collation.take(),
         }),
         (None, Some(_)) => return Err(invalid("'pipeline' cannot be specified without 'viewOn'")),
     };
+    options.collation = collation;
     let made = match (&call.open, view) {
         (_, Some(_)) if options != CollectionOptions::default() => {
             return Err(invalid(
@@ -129,7 +131,11 @@ pub(crate) async fn modify(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             if index.is_some() || change != CollectionChange::default() {
                 return Err(invalid("a view takes 'viewOn' and 'pipeline' only"));
             }
-            let view = View { on, pipeline };
+            let view = View {
+                on,
+                pipeline,
+                ..View::default()
+            };
             call.shared
                 .documents
                 .modify_view(&ns, view)
