@@ -592,7 +592,7 @@ fn replace_one(
     if update.is_replacement() {
         tx.feed.replaced(ns, collection, old, new);
     } else {
-        tx.feed.updated(ns, collection, old, new);
+        tx.feed.updated(ns, collection, old, new, update);
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What an update changed, found by comparing the document before and after: paths that have new values, paths that
 //! are gone, arrays that got shorter. MongoDB's `updateDescription`.
 //!
-//! A part that changed is told field by field, unless telling it as a whole takes fewer bytes, or the parts could
-//! not be put together again: the order of the fields differs, or a name has a dot. Only of the document itself the
+//! A part that changed is told field by field where an operator named something inside of it, and else unless telling
+//! it as a whole takes fewer bytes; but never where the parts could not be put together again: the order of the fields differs, or a name has a dot. Only of the document itself the
 //! order is not told, for there is no whole to tell but a replacement.
 
 use std::collections::HashMap;
@@ -11,6 +11,7 @@ use bson::raw::cstr;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::catalog::append;
+use crate::update::Update;
 use crate::value::{elements, fields};
 
 /// Bytes that a value costs beside its name and content, about.
@@ -18,8 +19,8 @@ const VALUE_BYTES: usize = 7;
 
 /// The stored form: `{u: {path: value, ..}, r: [path, ..], t: [{field, newSize}, ..], d: {path: [part, ..]}}`, empty
 /// parts left out. The last are the paths that could be read in two ways, taken apart.
-pub(super) fn describe(before: &RawDocument, after: &RawDocument) -> RawDocumentBuf {
-    let mut diff = Diff::default();
+pub(super) fn describe(before: &RawDocument, after: &RawDocument, update: &Update) -> RawDocumentBuf {
+    let mut diff = Diff::of(update);
     diff.documents("", before, after, true);
     let mut out = RawDocumentBuf::new();
     if !diff.updated.is_empty() {
@@ -75,8 +76,8 @@ pub(super) fn shown(stored: &RawDocument, expanded: bool) -> RawDocumentBuf {
     out
 }
 
-#[derive(Default)]
 struct Diff<'d> {
+    update: &'d Update,
     updated: Vec<(String, RawBsonRef<'d>)>,
     removed: Vec<String>,
     truncated: Vec<(String, i32)>,
@@ -87,6 +88,17 @@ struct Diff<'d> {
 }
 
 impl<'d> Diff<'d> {
+    fn of(update: &'d Update) -> Self {
+        Self {
+            update,
+            updated: Vec::new(),
+            removed: Vec::new(),
+            truncated: Vec::new(),
+            dotted: Vec::new(),
+            bytes: 0,
+        }
+    }
+
     /// Compares documents. False when the difference can't be told by parts; never at the top.
     fn documents(&mut self, path: &str, before: &'d RawDocument, after: &'d RawDocument, top: bool) -> bool {
         let old: Vec<(&str, RawBsonRef<'d>)> = fields(before).collect();
@@ -173,9 +185,9 @@ impl<'d> Diff<'d> {
         }
     }
 
-    /// A value that changed: by its parts, if that is shorter.
+    /// A value that changed: by its parts, if that is shorter or the update named one of them.
     fn value(&mut self, path: String, name: &str, before: RawBsonRef<'d>, after: RawBsonRef<'d>) {
-        let mut inner = Diff::default();
+        let mut inner = Diff::of(self.update);
         let (told, whole) = match (before, after) {
             (RawBsonRef::Document(before), RawBsonRef::Document(after)) => (
                 inner.documents(&path, before, after, false),
@@ -187,7 +199,8 @@ impl<'d> Diff<'d> {
             }
             _ => (false, 0),
         };
-        if !told || inner.bytes > whole {
+        let whole_is_shorter = || inner.bytes > whole && !self.update.reaches_below(&path);
+        if !told || whole_is_shorter() {
             self.set(path, name, after);
             return;
         }
@@ -295,6 +308,55 @@ mod tests {
     use super::*;
     use crate::tests::raw;
 
+    /// An update that names nothing.
+    fn whole() -> Update {
+        Update::Replace(RawDocumentBuf::new())
+    }
+
+    #[test]
+    fn tells_the_parts_that_an_operator_names() {
+        let check = |before: Document, update: Document, updated: Document, apart: Document| {
+            let update = Update::parse(&raw(update), &[]).unwrap();
+            let now = crate::update::Now {
+                date: bson::DateTime::from_millis(0),
+                timestamp: bson::Timestamp {
+                    time: 0,
+                    increment: 0,
+                },
+            };
+            let before = raw(before);
+            let after = update.apply(&before, &crate::query::Filter::AlwaysTrue, now, false);
+            let told = shown(&describe(&before, &after.unwrap().unwrap(), &update), true);
+            let told = Document::try_from(told.as_ref()).unwrap();
+            assert_eq!(told.get_document("updatedFields").unwrap(), &updated);
+            assert_eq!(told.get_document("disambiguatedPaths").unwrap(), &apart);
+        };
+        check(
+            doc! { "a": { "1": 1 } },
+            doc! { "$set": { "a.1": 2 } },
+            doc! { "a.1": 2 },
+            doc! { "a.1": ["a", "1"] },
+        );
+        check(
+            doc! { "a": [{ "1": 1 }] },
+            doc! { "$set": { "a.0.1": 2 } },
+            doc! { "a.0.1": 2 },
+            doc! { "a.0.1": ["a", 0, "1"] },
+        );
+        check(
+            doc! { "a": [1, 2] },
+            doc! { "$inc": { "a.$[]": 1 } },
+            doc! { "a.0": 2, "a.1": 3 },
+            doc! {},
+        );
+        check(
+            doc! { "a": { "bbbbbbbbbb": { "c": 1 } } },
+            doc! { "$set": { "a": { "x": 1 } } },
+            doc! { "a": { "x": 1 } },
+            doc! {},
+        );
+    }
+
     #[track_caller]
     fn check(
         before: Document,
@@ -303,7 +365,7 @@ mod tests {
         removed: &[&str],
         truncated: &[(&str, i32)],
     ) {
-        let told = shown(&describe(&raw(before), &raw(after)), false);
+        let told = shown(&describe(&raw(before), &raw(after), &whole()), false);
         let truncated: Vec<Document> = truncated
             .iter()
             .map(|(field, size)| doc! { "field": *field, "newSize": *size })
@@ -362,7 +424,7 @@ mod tests {
             &[],
         );
         let nan = || doc! { "_id": 1, "a": f64::NAN };
-        let told = describe(&raw(nan()), &raw(nan()));
+        let told = describe(&raw(nan()), &raw(nan()), &whole());
         assert!(told.is_empty(), "NaN is itself");
     }
 
@@ -427,7 +489,7 @@ mod tests {
     #[test]
     fn takes_paths_apart_that_could_be_read_in_two_ways() {
         let check = |before: Document, after: Document, apart: Document| {
-            let told = shown(&describe(&raw(before), &raw(after)), true);
+            let told = shown(&describe(&raw(before), &raw(after), &whole()), true);
             let told = Document::try_from(told.as_ref()).unwrap();
             assert_eq!(told.get_document("disambiguatedPaths").unwrap(), &apart);
         };

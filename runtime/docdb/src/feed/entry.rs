@@ -8,6 +8,7 @@ use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use super::{diff, is_logged};
 use crate::catalog::Collection;
 use crate::specification;
+use crate::update::Update;
 use crate::value::{field, raw_fields};
 use crate::{IndexSpec, Limits, Namespace, View};
 
@@ -233,11 +234,12 @@ impl Pending {
         collection: &Collection,
         old: &RawDocument,
         new: &RawDocument,
+        update: &Update,
     ) {
         if self.skips(ns) {
             return;
         }
-        let description = diff::describe(old, new);
+        let description = diff::describe(old, new, update);
         let parts = Parts {
             key: Some(&key_of(new)),
             document: collection.images.then_some(new),

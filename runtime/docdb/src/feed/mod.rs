@@ -12,6 +12,7 @@ mod bell;
 mod diff;
 mod entry;
 mod log;
+mod split;
 mod token;
 mod watch;
 

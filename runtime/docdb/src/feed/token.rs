@@ -11,6 +11,8 @@ use crate::{Code, Error, Result};
 /// The first byte of every token.
 const VERSION: u8 = 1;
 const BYTES: usize = 18;
+/// Bytes that the token of a fragment has more.
+const FRAGMENT_BYTES: usize = 4;
 
 /// What of a sequence number was given out. In the order in which a stream gives it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,16 +31,19 @@ pub(super) struct Token {
     pub(super) time: Timestamp,
     pub(super) sequence: u64,
     pub(super) mark: Mark,
+    /// The place of the fragment, of an event that is told in several; only with the mark of an event.
+    pub(super) fragment: Option<u32>,
 }
 
 impl Token {
     pub(super) fn to_document(self) -> RawDocumentBuf {
-        let mut bytes = [0; BYTES];
-        bytes[0] = VERSION;
-        bytes[1..5].copy_from_slice(&self.time.time.to_be_bytes());
-        bytes[5..9].copy_from_slice(&self.time.increment.to_be_bytes());
-        bytes[9..17].copy_from_slice(&self.sequence.to_be_bytes());
-        bytes[17] = self.mark as u8;
+        let mut bytes = vec![VERSION];
+        bytes.extend(self.time.time.to_be_bytes());
+        bytes.extend(self.time.increment.to_be_bytes());
+        bytes.extend(self.sequence.to_be_bytes());
+        bytes.push(self.mark as u8);
+        // Longer than the event's own token, and so after it.
+        bytes.extend(self.fragment.into_iter().flat_map(u32::to_be_bytes));
         let text = bytes.iter().fold(String::new(), |mut text, byte| {
             // Writing to a string does not fail.
             let _ = write!(text, "{byte:02X}");
@@ -56,11 +61,12 @@ impl Token {
             return Err(invalid("a resume token is a document {_data: \"<hex>\"}"));
         };
         from_hex(text)
-            .and_then(Self::from_bytes)
+            .and_then(|bytes| Self::from_bytes(&bytes))
             .ok_or_else(|| invalid(&format!("\"{:.80}\" is no resume token of this database", text)))
     }
 
-    fn from_bytes(bytes: [u8; BYTES]) -> Option<Self> {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (bytes, rest) = bytes.split_at_checked(BYTES)?;
         let mark = match bytes[17] {
             0 => Mark::Event,
             1 => Mark::Invalidate,
@@ -73,19 +79,27 @@ impl Token {
             increment: number(5)?,
         };
         let sequence = u64::from_be_bytes(bytes[9..17].try_into().ok()?);
-        (bytes[0] == VERSION).then_some(Token { time, sequence, mark })
+        let fragment = match rest {
+            [] => None,
+            rest if mark == Mark::Event => Some(u32::from_be_bytes(rest.try_into().ok()?)),
+            _ => return None,
+        };
+        (bytes[0] == VERSION).then_some(Token {
+            time,
+            sequence,
+            mark,
+            fragment,
+        })
     }
 }
 
-fn from_hex(text: &str) -> Option<[u8; BYTES]> {
-    let mut bytes = [0; BYTES];
-    if text.len() != BYTES * 2 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let known = [BYTES * 2, (BYTES + FRAGMENT_BYTES) * 2].contains(&text.len());
+    if !known || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
-    }
-    Some(bytes)
+    let pairs = (0..text.len()).step_by(2).map(|at| text.get(at..at + 2));
+    pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
 }
 
 pub(super) fn invalid(message: &str) -> Error {
@@ -101,14 +115,22 @@ mod tests {
             time: Timestamp { time, increment },
             sequence,
             mark,
+            fragment: None,
         }
     }
 
     #[test]
     fn tokens_come_back_and_sort_as_their_texts() {
+        let fragment = |place: u32| Token {
+            fragment: Some(place),
+            ..token(1, 1, 1, Mark::Event)
+        };
         let tokens = [
             token(0, 0, 0, Mark::Past),
             token(1, 1, 1, Mark::Event),
+            fragment(0),
+            fragment(1),
+            fragment(256),
             token(1, 1, 1, Mark::Invalidate),
             token(1, 1, 1, Mark::Past),
             token(1, 2, 2, Mark::Event),
@@ -135,6 +157,8 @@ mod tests {
             bson::rawdoc! { "_data": "ü".repeat(18) },
             bson::rawdoc! { "_data": "02".repeat(18) },
             bson::rawdoc! { "_data": "01".repeat(17) + "03" },
+            bson::rawdoc! { "_data": "01".repeat(17) + "0000" },
+            bson::rawdoc! { "_data": "01".repeat(17) + "0200000001" },
             bson::rawdoc! { "_data": "+1".repeat(18) },
         ] {
             assert_eq!(

@@ -11,7 +11,7 @@ use cloudlet_base::Deadline;
 use super::entry::{Entry, Kind, binary, key_of};
 use super::log::{self, Bounds, bounds};
 use super::token::{Mark, Token, invalid};
-use super::{diff, is_logged};
+use super::{diff, is_logged, split};
 use crate::catalog::{Catalog, check_namespace};
 use crate::engine::Engine;
 use crate::exec::scan::Meter;
@@ -26,7 +26,7 @@ const EXAMINED_MAX: u64 = 20_000;
 /// Events between two looks at the clock.
 const EVENTS_PER_CHECK: u64 = 256;
 /// What MongoDB lets an event be longer than a document.
-const EVENT_BYTES_EXTRA: usize = 16 * 1024;
+pub(super) const EVENT_BYTES_EXTRA: usize = 16 * 1024;
 
 /// What a change stream is about. Collections named `system.` something are only seen by their own streams, and the
 /// platform's databases (a `/` in the name) by none.
@@ -144,7 +144,7 @@ pub enum WatchStart {
 #[derive(Debug, Clone, Default)]
 pub struct Watch {
     /// MongoDB's stages that each event goes through: `$match`, `$project`, `$addFields`, `$set`, `$unset`,
-    /// `$replaceRoot`, `$replaceWith`, `$redact`. An event must keep its `_id`.
+    /// `$replaceRoot`, `$replaceWith`, `$redact`, and last `$changeStreamSplitLargeEvent`. An event must keep its `_id`.
     pub pipeline: Vec<RawDocumentBuf>,
     /// Whole documents with updates.
     pub full_document: FullDocument,
@@ -166,6 +166,8 @@ pub(crate) struct Stream {
     full_document: FullDocument,
     before_change: BeforeChange,
     expanded: bool,
+    /// Whether events that are too large are told in fragments.
+    split: bool,
 }
 
 impl Stream {
@@ -173,9 +175,11 @@ impl Stream {
     /// When a stage is malformed or may not be there, or the scope can't be watched.
     pub(crate) fn parse(scope: WatchScope, watch: &Watch, around: &Surroundings) -> Result<Self> {
         scope.check()?;
+        let (stages, split) = split::stage_of(&watch.pipeline)?;
         Ok(Self {
             scope,
-            stages: pipeline::event_stages(&watch.pipeline, around)?,
+            split,
+            stages: pipeline::event_stages(stages, around)?,
             runtime: around.scope.runtime().clone(),
             full_document: watch.full_document,
             before_change: watch.before_change,
@@ -192,6 +196,8 @@ pub struct ChangeCursor {
     at: Token,
     /// The event there ends the stream, and that is still to be said.
     ends: bool,
+    /// How many fragments of the event there were given, if there may be more of them.
+    given: u32,
 }
 
 impl ChangeCursor {
@@ -208,7 +214,10 @@ impl ChangeCursor {
     /// The number of the newest event that it is past.
     pub(crate) fn sequence(&self) -> u64 {
         // One that is to end has something to say already.
-        if self.ends { 0 } else { self.at.sequence }
+        if self.ends {
+            return 0;
+        }
+        self.at.sequence - u64::from(self.given > 0)
     }
 }
 
@@ -248,6 +257,7 @@ pub(crate) fn open(kv: &dyn KvRead, stream: Arc<Stream>, start: &WatchStart) -> 
             time,
             sequence,
             mark: Mark::Past,
+            fragment: None,
         })
     };
     let mut ends = false;
@@ -275,7 +285,23 @@ pub(crate) fn open(kv: &dyn KvRead, stream: Arc<Stream>, start: &WatchStart) -> 
             token
         }
     };
-    Ok(ChangeCursor { stream, at, ends })
+    let given = match at.fragment {
+        None => 0,
+        Some(_) if !stream.split => {
+            return Err(Error::new(
+                Code::ChangeStreamFatalError,
+                "the resume token is of a fragment of an event, so the pipeline must end with $changeStreamSplitLargeEvent",
+            ));
+        }
+        Some(_) if at.sequence < bounds.first => return Err(history_lost()),
+        Some(place) => place.saturating_add(1),
+    };
+    Ok(ChangeCursor {
+        stream,
+        at,
+        ends: ends && given == 0,
+        given,
+    })
 }
 
 /// Checks that a token is of this log and what follows it is there. True when its event ends the stream.
@@ -321,7 +347,9 @@ pub(crate) fn next(
     deadline: &Deadline,
 ) -> Result<Changes> {
     let bounds = bounds(kv)?;
-    if cursor.at.sequence + 1 < bounds.first {
+    // Of an event that was given in part the rest is still to be read.
+    let from = cursor.at.sequence - u64::from(cursor.given > 0);
+    if from + 1 < bounds.first {
         return Err(history_lost());
     }
     let batch = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap_or(usize::MAX));
@@ -332,7 +360,7 @@ pub(crate) fn next(
     let (mut bytes, mut examined, mut log_bytes) = (0, 0_u64, 0);
     let bytes_max = engine.limits.page_bytes_max;
     if !cursor.ends && batch > 0 {
-        log::scan(kv, cursor.at.sequence, &mut |entry| {
+        log::scan(kv, from, &mut |entry| {
             examined += 1;
             if examined.is_multiple_of(EVENTS_PER_CHECK) {
                 meter.check_deadline()?;
@@ -341,21 +369,33 @@ pub(crate) fn next(
                 time: entry.time,
                 sequence: entry.sequence,
                 mark: Mark::Event,
+                fragment: None,
             };
+            let given = std::mem::take(&mut cursor.given);
             let shown = stream.shows(entry);
             let made = if shown {
                 stream.make(engine, kv, catalog, entry, token)?
             } else {
                 None
             };
-            if let Some(event) = made {
+            let parts = split::parts_of(made, token, given, engine.limits.document_bytes_max)?;
+            let mut last = token;
+            for (event, part) in parts {
                 bytes += event.as_bytes().len();
-                if !events.is_empty() && bytes > bytes_max {
+                if !events.is_empty() && (bytes > bytes_max || events.len() >= batch) {
+                    if let Some(place) = part.fragment.filter(|place| *place > 0) {
+                        cursor.at = Token {
+                            fragment: Some(place - 1),
+                            ..token
+                        };
+                        cursor.given = place;
+                    }
                     return Ok(ControlFlow::Break(()));
                 }
                 events.push(event);
+                last = part;
             }
-            cursor.at = token;
+            cursor.at = last;
             cursor.ends = shown && stream.scope.ends_with(entry.kind);
             log_bytes += entry.document.map_or(0, |document| document.as_bytes().len());
             let full = events.len() >= batch || bytes >= bytes_max;
@@ -369,12 +409,16 @@ pub(crate) fn next(
         cursor.at.mark = match events.last() {
             // The token of the last event, if nothing was passed over since: clients may compare the two.
             Some(event) if field(event, "_id") == Some(RawBsonRef::Document(&cursor.token())) => Mark::Event,
-            _ if cursor.ends => Mark::Event,
+            _ if cursor.ends || cursor.given > 0 => Mark::Event,
             _ => Mark::Past,
         };
+        if cursor.at.mark == Mark::Past {
+            cursor.at.fragment = None;
+        }
     }
     if cursor.ends && batch > 0 {
         cursor.at.mark = Mark::Invalidate;
+        cursor.at.fragment = None;
         events.extend(stream.invalidate(engine, kv, cursor.at)?);
         return Ok(Changes {
             events,
@@ -386,7 +430,7 @@ pub(crate) fn next(
     Ok(Changes {
         events,
         token: cursor.token(),
-        more: cursor.ends || cursor.at.sequence < bounds.last,
+        more: cursor.ends || cursor.given > 0 || cursor.at.sequence < bounds.last,
         cursor: Some(cursor),
     })
 }
@@ -520,9 +564,10 @@ impl Stream {
             event.as_bytes().len(),
             engine.limits.document_bytes_max + EVENT_BYTES_EXTRA,
         );
-        if bytes > max {
-            let message =
-                format!("a change event has {bytes} bytes, and {max} are allowed; a $project would help");
+        if bytes > max && !self.split {
+            let message = format!(
+                "a change event has {bytes} bytes, and {max} are allowed; a $project or $changeStreamSplitLargeEvent would help"
+            );
             return Err(Error::new(Code::BSONObjectTooLarge, message));
         }
         Ok(Some(event))

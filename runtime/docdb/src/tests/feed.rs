@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::stores::on_disk;
 use super::*;
 use crate::kv::testing::Disk;
-use crate::{Code, Limits, Watch, WatchScope, WatchStart};
+use crate::{BeforeChange, Code, CollectionOptions, FullDocument, Limits, Watch, WatchScope, WatchStart};
 
 pub(super) fn scope() -> WatchScope {
     WatchScope::Collection(ns())
@@ -723,4 +723,96 @@ proptest! {
         prop_assert_eq!(sorted(&model), sorted(&documents(&docs)));
         docs.verify(Deadline::NEVER).wait().unwrap();
     }
+}
+
+/// A stream from the beginning of the log, with whole documents before and after, and with or without fragments.
+fn whole(docs: &Docs, split: bool, start: WatchStart) -> Result<ChangeCursor> {
+    let stage = doc! { "$changeStreamSplitLargeEvent": {} };
+    let watch = Watch {
+        pipeline: if split { vec![raw(stage)] } else { Vec::new() },
+        before_change: BeforeChange::Required,
+        full_document: FullDocument::Required,
+        start,
+        ..Watch::default()
+    };
+    docs.watch(scope(), watch).wait()
+}
+
+#[test]
+fn a_large_event_comes_in_fragments() {
+    const MAX: usize = 64 * 1024;
+    let docs = limited(Limits {
+        document_bytes_max: MAX,
+        ..Limits::default()
+    });
+    let options = CollectionOptions {
+        images: true,
+        ..CollectionOptions::default()
+    };
+    docs.create_collection_with(&ns(), options).wait().unwrap();
+    insert(&docs, [doc! { "_id": 1, "value": "q".repeat(MAX - 1000) }]);
+    update(
+        &docs,
+        doc! { "_id": 1 },
+        doc! { "$set": { "value": "z".repeat(MAX - 1000) } },
+    );
+    update(&docs, doc! { "_id": 1 }, doc! { "$set": { "value": "short" } });
+    let refused = drain(&docs, whole(&docs, false, begin()).unwrap(), 100).unwrap_err();
+    assert_eq!(refused.code(), Code::BSONObjectTooLarge);
+    let fragments = |events: &[Document]| -> Vec<Option<(i32, i32)>> {
+        let numbers = events.iter().map(|event| {
+            let number = event.get_document("splitEvent").ok()?;
+            Some((number.get_i32("fragment").unwrap(), number.get_i32("of").unwrap()))
+        });
+        numbers.collect()
+    };
+    let mut all = Vec::new();
+    for batch in [1, 2, 100] {
+        let (events, _) = drain(&docs, whole(&docs, true, begin()).unwrap(), batch).unwrap();
+        assert_eq!(
+            fragments(&events),
+            [None, Some((1, 3)), Some((2, 3)), Some((3, 3)), None]
+        );
+        all = events;
+    }
+    // Together they are the event.
+    let names: Vec<&str> = all[1..4]
+        .iter()
+        .flat_map(|event| event.keys().map(String::as_str))
+        .collect();
+    for name in [
+        "operationType",
+        "ns",
+        "documentKey",
+        "updateDescription",
+        "fullDocument",
+        "fullDocumentBeforeChange",
+    ] {
+        assert_eq!(names.iter().filter(|there| **there == name).count(), 1, "{name}");
+    }
+    // After each of them the stream goes on with the next.
+    for (place, event) in all.iter().enumerate() {
+        let start = WatchStart::ResumeAfter(token(event));
+        let (rest, _) = drain(&docs, whole(&docs, true, start).unwrap(), 100).unwrap();
+        assert_eq!(rest, all[place + 1..], "after {place}");
+    }
+    let without = whole(&docs, false, WatchStart::ResumeAfter(token(&all[1])));
+    assert_eq!(without.unwrap_err().code(), Code::ChangeStreamFatalError);
+    let malformed = |pipeline: Vec<Document>| {
+        let watch = Watch {
+            pipeline: pipeline.into_iter().map(raw).collect(),
+            ..Watch::default()
+        };
+        docs.watch(scope(), watch).wait().unwrap_err().code()
+    };
+    let stage = || doc! { "$changeStreamSplitLargeEvent": {} };
+    assert_eq!(
+        malformed(vec![stage(), doc! { "$match": {} }]),
+        Code::Location(7_182_802)
+    );
+    assert_eq!(malformed(vec![stage(), stage()]), Code::Location(7_182_802));
+    assert_eq!(
+        malformed(vec![doc! { "$changeStreamSplitLargeEvent": { "a": 1 } }]),
+        Code::Location(7_182_800)
+    );
 }

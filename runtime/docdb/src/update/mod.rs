@@ -158,6 +158,14 @@ impl Update {
         Self::parse_plain(doc, array_filters)
     }
 
+    /// Whether one of its operators is on something inside of what is at `path`, a dotted path of a document.
+    pub(crate) fn reaches_below(&self, path: &str) -> bool {
+        let Update::Operators(operators) = self else {
+            return false;
+        };
+        operators.changes.iter().any(|change| change.path.is_below(path))
+    }
+
     /// Parses an update that may be a pipeline, as [`pipeline_update`](crate::pipeline_update) writes it.
     ///
     /// # Errors

@@ -26,6 +26,19 @@ pub(super) enum Step {
 }
 
 impl UpdatePath {
+    /// Whether it may lead on from the dotted path.
+    pub(super) fn is_below(&self, path: &str) -> bool {
+        let mut steps = self.steps.iter();
+        let leads = path.split('.').all(|part| match steps.next() {
+            Some(Step::Field { name, .. }) => **name == *part,
+            Some(Step::Matched | Step::Every | Step::Filtered { .. }) => {
+                part.bytes().all(|digit| digit.is_ascii_digit())
+            }
+            None => false,
+        });
+        leads && steps.next().is_some()
+    }
+
     /// Parses a path; `filter_place` finds an array filter by its name.
     pub(super) fn parse(
         text: &str,
