@@ -22,6 +22,7 @@ use crate::metrics::{Metrics, Op};
 use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
+use crate::spill::{Scratch, Space};
 use crate::verify::{Verified, inconsistent, verify};
 use crate::view::{self, Resolved};
 use crate::{Code, Error, Result, background, specification};
@@ -40,6 +41,10 @@ pub struct Config {
     pub readers: usize,
     /// Bounds of single operations.
     pub limits: Limits,
+    /// Where operations spill to what memory may not hold; without one they fail.
+    pub scratch: Option<Arc<dyn Scratch>>,
+    /// Whether an operation may spill that does not say: MongoDB's `allowDiskUseByDefault`.
+    pub allow_disk_use: bool,
 }
 
 impl Default for Config {
@@ -49,6 +54,8 @@ impl Default for Config {
             cache_bytes: 256 * 1024 * 1024,
             readers: 2,
             limits: Limits::default(),
+            scratch: None,
+            allow_disk_use: true,
         }
     }
 }
@@ -116,7 +123,13 @@ impl Docs {
         entropy: Arc<dyn Entropy>,
         metrics: Metrics,
     ) -> Result<Docs> {
-        let engine = Engine::open(kv, config.limits, clock, entropy, metrics)?;
+        let space = Space::new(
+            config.scratch,
+            config.allow_disk_use,
+            &config.limits,
+            metrics.clone(),
+        );
+        let engine = Engine::open(kv, config.limits, clock, entropy, metrics, space)?;
         Ok(Docs {
             lanes: Arc::new(Lanes::start(engine, config.readers)?),
         })
@@ -795,7 +808,10 @@ impl Docs {
 
     pub(crate) fn prepare_find(&self, find: &Find, deadline: &Deadline) -> Result<Arc<Query>> {
         let engine = self.lanes.engine();
-        guarded(|| Query::parse(find, &engine.limits, &engine.scope(deadline)).map(Arc::new))
+        guarded(|| {
+            let scope = engine.spilling_scope(deadline, find.allow_disk_use);
+            Query::parse(find, &engine.limits, &scope).map(Arc::new)
+        })
     }
 
     pub(crate) fn prepare_count(
@@ -981,7 +997,7 @@ pub(crate) fn distinct_each(
 }
 
 fn parse_pipeline(engine: &Engine, aggregate: &Aggregate, deadline: &Deadline) -> Result<Pipeline> {
-    let mut scope = engine.scope(deadline);
+    let mut scope = engine.spilling_scope(deadline, aggregate.allow_disk_use);
     if let Some(variables) = &aggregate.variables {
         check_well_formed(variables, engine.limits.depth_max)?;
         scope = scope.with_let(variables)?;

@@ -14,6 +14,7 @@
 //! - `capped`: the order and the bounds of capped collections.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
+//! - `spill`: what does not fit into memory: sorting and queueing with files.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
 //! - `background`: filling indexes and removing what was dropped, step by step.
 //! - `transaction`: several statements on a snapshot, committed as one.
@@ -45,6 +46,7 @@ mod object_ids;
 mod plan;
 mod reply;
 mod show;
+mod spill;
 mod transaction;
 mod validation;
 mod verify;
@@ -79,6 +81,7 @@ pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;
 pub use query::retain_matching;
+pub use spill::{DirScratch, Scratch, ScratchFile};
 pub use transaction::Transaction;
 pub use value::compare as compare_values;
 pub use verify::{Finding, Verified, check_file};

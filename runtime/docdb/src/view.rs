@@ -92,6 +92,7 @@ impl Resolved {
             variables: find.variables.clone(),
             hint: find.hint.clone(),
             batch: find.batch,
+            allow_disk_use: find.allow_disk_use,
             ..Aggregate::default()
         })
     }

@@ -34,6 +34,7 @@ use crate::plan::{self, Plan, Source, Window};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
+use crate::spill::Sorted;
 use crate::value::{field, fields, raw_fields};
 use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, Shown, keycode};
 
@@ -277,8 +278,8 @@ enum Position {
         skip: u64,
         limit: Option<u64>,
     },
-    /// The rest of a result that was sorted in memory; not yet projected.
-    List(std::vec::IntoIter<RawDocumentBuf>),
+    /// The rest of a result that was sorted; not yet projected.
+    Sorted(Sorted),
 }
 
 /// A page being filled, within its bounds.
@@ -348,8 +349,7 @@ pub(crate) fn find(
     };
     let position = match &query.sort {
         Some(sort) if !plan.sorted => {
-            let documents = sorted_documents(engine, kv, &plan, query, sort, meter)?;
-            Position::List(documents.into_iter())
+            Position::Sorted(sorted_documents(engine, kv, &plan, query, sort, meter)?)
         }
         _ => Position::Scan {
             plan: Box::new(plan),
@@ -437,7 +437,9 @@ pub(crate) fn next_page(
 /// Whether the cursor needs no store: its result is in memory already.
 pub(crate) fn is_list(cursor: &Cursor) -> bool {
     match &*cursor.state {
-        CursorState::Query(state) => matches!(state.position, Position::List(_)),
+        CursorState::Query(state) => {
+            matches!(&state.position, Position::Sorted(rest) if rest.in_memory())
+        }
         CursorState::Pipeline(state) => pipeline::is_pending(state),
     }
 }
@@ -482,17 +484,17 @@ fn page(
     let keys = std::mem::take(&mut state.keys);
     let mut page = PageBuilder::new(&query, &keys, batch, engine);
     let done = match &mut state.position {
-        Position::List(rest) => loop {
+        Position::Sorted(rest) => loop {
             if page.is_full() {
-                break rest.as_slice().is_empty();
+                break rest.is_empty();
             }
-            let Some(document) = rest.as_slice().first() else {
+            let Some(row) = rest.next()? else {
                 break true;
             };
-            if !page.push(document)? {
+            if !page.push(&row.1)? {
+                rest.put_back(row);
                 break false;
             }
-            rest.next();
         },
         Position::Scan {
             plan,

@@ -30,6 +30,8 @@ pub(crate) struct Meter<'e> {
     budget: Option<u64>,
     /// Whether it did.
     pub(crate) over_budget: bool,
+    /// Whether a sort went to disk.
+    pub(crate) used_disk: bool,
 }
 
 impl<'e> Meter<'e> {
@@ -42,6 +44,7 @@ impl<'e> Meter<'e> {
             rows: 0,
             budget: None,
             over_budget: false,
+            used_disk: false,
         }
     }
 

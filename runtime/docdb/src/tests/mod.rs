@@ -14,6 +14,7 @@ mod indexes;
 mod lanes;
 mod model;
 mod plans;
+mod spill;
 mod stores;
 mod validation;
 mod views;
