@@ -19,7 +19,7 @@ use crate::{Code, Error, IndexSpec, Namespace, Result, view};
 
 /// The newest format this program reads and the one it writes. It reads the versions before
 /// too, whose catalog rows only lack what later ones brought; `runtime/docs/docdb-format.md` tells the versions apart.
-const FORMAT_VERSION: u32 = 4;
+const FORMAT_VERSION: u32 = 5;
 const FORMAT_VERSION_MIN: u32 = 1;
 /// The version since which a store has a row to make UUIDs of.
 const UUID_VERSION: u32 = 4;
@@ -610,6 +610,9 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         row.append(bson::raw::cstr!("unique"), index.spec.unique);
         row.append(bson::raw::cstr!("sparse"), index.spec.sparse);
         row.append(bson::raw::cstr!("multikey"), i64::from(index.multikey));
+        if index.typed {
+            row.append(bson::raw::cstr!("typed"), true);
+        }
         if index.building {
             row.append(bson::raw::cstr!("building"), true);
         }
@@ -776,6 +779,8 @@ fn parse_index(row: &RawDocument) -> Option<Index> {
     let multikey = u32::try_from(row.get_i64("multikey").ok()?).ok()?;
     let mut index = Index::new(id, spec, multikey).ok()?;
     index.building = row.get("building").ok()?.is_some_and(crate::value::is_true);
+    // Of version 5.
+    index.typed = row.get("typed").ok()?.is_some_and(crate::value::is_true);
     Some(index)
 }
 

@@ -10,6 +10,7 @@
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
+//! - `forms`: what entries tell beside their keys, so that queries of their fields need no documents.
 //! - `validation`: the filters that collections ask their documents to match.  `view`: collections that are pipelines.
 //! - `capped`: the order and the bounds of capped collections.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
@@ -38,6 +39,7 @@ mod engine;
 mod error;
 mod exec;
 mod feed;
+mod forms;
 mod index;
 mod lanes;
 mod limits;

@@ -8,12 +8,14 @@
 
 use std::sync::{Arc, LazyLock};
 
+use bson::raw::CString;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::bounds::{self, Bounds};
 use crate::capped;
 use crate::catalog::{Collection, document_prefix, entry_prefix};
 use crate::check::check_well_formed;
+use crate::forms;
 use crate::geo::Near;
 use crate::index::{Entered, Index, IndexField};
 use crate::kv::{Direction, successor};
@@ -55,6 +57,15 @@ pub(crate) struct Branch {
     pub(crate) filter: Filter,
 }
 
+/// What a plan has of the documents without fetching them.
+#[derive(Debug, Clone)]
+pub(crate) enum Covered {
+    /// That they match: nothing of them is wanted.
+    Nothing,
+    /// The fields of these names, from the entries of its index, where they tell enough.
+    Fields(Arc<[CString]>),
+}
+
 /// Whole store keys from `from` to `to`, the latter excluded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyRange {
@@ -83,6 +94,8 @@ pub(crate) struct Plan {
     /// The documents come in the order of their distance: `ranges` and `fields` are those of the fields before the
     /// place, and each ring has its own.
     pub(crate) near: Option<Arc<NearPlan>>,
+    /// The documents need not be fetched.
+    pub(crate) covered: Option<Covered>,
 }
 
 /// What is needed to look into the rings around a point.
@@ -145,6 +158,38 @@ impl Window {
 }
 
 impl Plan {
+    /// Spares the documents, if all that is `needed` of them, names of their own fields, is in the entries of the
+    /// plan's index, and what filter and sort have to look at is too. None is all of them.
+    pub(crate) fn cover<'n>(
+        &mut self,
+        needed: Option<Vec<&'n str>>,
+        filter: &'n Filter,
+        sort: Option<&'n SortSpec>,
+    ) {
+        let (Some(mut needed), Source::Index(index), None) = (needed, &self.source, &self.near) else {
+            return;
+        };
+        if index.multikey != 0 || (!self.exact && !filter.fields(&mut needed)) {
+            return;
+        }
+        if let Some(sort) = sort.filter(|_| !self.sorted) {
+            needed.extend(sort.keys().iter().map(|(path, _)| &*path.parts()[0].name));
+        }
+        if needed.is_empty() {
+            self.covered = Some(Covered::Nothing);
+            return;
+        }
+        let Some(names) = forms::names(&index.fields).filter(|_| index.typed) else {
+            return;
+        };
+        if needed
+            .iter()
+            .all(|needed| names.iter().any(|name| name.as_str() == *needed))
+        {
+            self.covered = Some(Covered::Fields(names.into()));
+        }
+    }
+
     /// Leaves of the plan's ranges what lies from the window's minimum on and before its maximum.
     ///
     /// # Errors
@@ -381,6 +426,7 @@ fn union(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> O
             exact: false,
             fields: Vec::new(),
             near: None,
+            covered: None,
             source: Source::Union(branches),
         };
         Some((plan, weight))
@@ -702,6 +748,7 @@ fn build(collection: u32, source: Source, prefix: Vec<u8>, descending: &[bool], 
         exact: false,
         fields,
         near: None,
+        covered: None,
     }
 }
 

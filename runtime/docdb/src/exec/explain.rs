@@ -144,6 +144,7 @@ fn shown_plan(plan: &Plan, query: &Query, used_disk: Option<bool>) -> RawDocumen
             scan
         }
         _ if plan.near.is_some() => scan_stage(plan),
+        _ if plan.covered.is_some() => scan_stage(plan),
         _ => above("FETCH", scan_stage(plan)),
     };
     if query.sort.is_some() && !plan.sorted {
@@ -161,7 +162,10 @@ fn shown_plan(plan: &Plan, query: &Query, used_disk: Option<bool>) -> RawDocumen
         at.append(cstr!("limitAmount"), number(limit));
     }
     if query.projection.is_some() {
-        at = above("PROJECTION_DEFAULT", at);
+        at = match plan.covered {
+            Some(_) => above("PROJECTION_COVERED", at),
+            None => above("PROJECTION_DEFAULT", at),
+        };
     }
     at
 }

@@ -128,12 +128,24 @@ impl Query {
     /// The plans that come into question, the best one first.
     pub(crate) fn plans(&self, collection: &Collection) -> Result<Vec<Plan>> {
         let (filter, sort, hint) = (&self.filter, self.sort.as_ref(), self.hint.as_deref());
-        match &self.near {
+        let mut plans = match &self.near {
             Some(near) => {
                 let path = near.path(collection)?;
-                plan::by_distance(collection, filter, (&path, &near.near), sort, hint)
+                plan::by_distance(collection, filter, (&path, &near.near), sort, hint)?
             }
-            None => plan::consider(collection, filter, sort, hint),
+            None => plan::consider(collection, filter, sort, hint)?,
+        };
+        for plan in &mut plans {
+            plan.cover(self.needs(), filter, sort);
+        }
+        Ok(plans)
+    }
+
+    /// The names of the fields that the result is made of; none if it may be any.
+    fn needs(&self) -> Option<Vec<&str>> {
+        match (&self.projection, self.shown) {
+            (Some(projection), Shown::Documents) => projection.needs(),
+            _ => None,
         }
     }
 
@@ -587,7 +599,8 @@ pub(crate) fn count(
     let Some(collection) = catalog.collection(ns) else {
         return Ok(0);
     };
-    let plan = plan::choose(collection, &query.filter, None, None)?;
+    let mut plan = plan::choose(collection, &query.filter, None, None)?;
+    plan.cover(Some(Vec::new()), &query.filter, None);
     meter.admit(is_short(&plan, query))?;
     let most = query
         .limit
@@ -622,7 +635,8 @@ pub(crate) fn distinct(
         return Ok(Vec::new());
     };
     let filter = &query.filter;
-    let plan = plan::choose(collection, filter, None, None)?;
+    let mut plan = plan::choose(collection, filter, None, None)?;
+    plan.cover(Some(vec![&*path.parts()[0].name]), filter, None);
     let mut values = Distinct::new(path, query.runtime.collation(), engine);
     scan(kv, &plan, filter, None, meter, &mut |_, document| {
         values.add(document)?;

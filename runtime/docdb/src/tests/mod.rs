@@ -6,6 +6,7 @@ mod capped;
 mod check;
 mod collation;
 mod commands;
+mod covered;
 mod crash;
 mod feed;
 mod files;
