@@ -659,8 +659,10 @@ impl Plan {
 }
 
 /// The direction in which the keys come in the order of `sort`, if they do in one. Of an array the sort takes the
-/// smallest or largest element and the index has them all, so a field with arrays sorts nothing; but where it is fixed
-/// to one value, the fields after it may.
+/// smallest element, or the largest backwards, and the index has them all: a document is met first at the one that
+/// counts, if all of them are in the scan and no other array decides which are. So one field with arrays sorts when the
+/// filter does not bound it and nothing before it has arrays; where such a field is fixed to one value, the fields after
+/// it sort.
 fn sort_direction(
     keys: &[(&Path, bool)],
     multikey: u32,
@@ -682,7 +684,11 @@ fn sort_direction(
             place += 1;
         }
         match keys.get(place) {
-            Some((at, _)) if at == &path && arrays(place) => return None,
+            Some((at, _))
+                if at == &path && arrays(place) && (place < fields.len() || (0..place).any(arrays)) =>
+            {
+                return None;
+            }
             Some((at, descending)) if at == &path => {
                 let wanted = if *descending == (*sign < 0) {
                     Direction::Forward
