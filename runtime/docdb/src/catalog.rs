@@ -642,6 +642,9 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         row.append(bson::raw::cstr!("unique"), index.spec.unique);
         row.append(bson::raw::cstr!("sparse"), index.spec.sparse);
         row.append(bson::raw::cstr!("multikey"), i64::from(index.multikey));
+        if index.typed {
+            row.append(bson::raw::cstr!("typed"), true);
+        }
         if index.building {
             row.append(bson::raw::cstr!("building"), true);
         }
@@ -870,6 +873,8 @@ fn parse_index(row: &RawDocument) -> Option<Index> {
     let multikey = u32::try_from(row.get_i64("multikey").ok()?).ok()?;
     let mut index = Index::new(id, spec, multikey).ok()?;
     index.building = row.get("building").ok()?.is_some_and(crate::value::is_true);
+    // Of version 5.
+    index.typed = row.get("typed").ok()?.is_some_and(crate::value::is_true);
     Some(index)
 }
 

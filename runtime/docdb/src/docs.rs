@@ -23,6 +23,7 @@ use crate::metrics::{Metrics, Op};
 use crate::ops::*;
 use crate::path::Path;
 use crate::pipeline::{self, Pipeline, Surroundings};
+use crate::spill::{Scratch, Space};
 use crate::verify::{Verified, inconsistent, verify};
 use crate::view::{self, Resolved};
 use crate::{Code, Error, Result, background, specification};
@@ -41,6 +42,10 @@ pub struct Config {
     pub readers: usize,
     /// Bounds of single operations.
     pub limits: Limits,
+    /// Where operations spill to what memory may not hold; without one they fail.
+    pub scratch: Option<Arc<dyn Scratch>>,
+    /// Whether an operation may spill that does not say: MongoDB's `allowDiskUseByDefault`.
+    pub allow_disk_use: bool,
 }
 
 impl Default for Config {
@@ -50,6 +55,8 @@ impl Default for Config {
             cache_bytes: 256 * 1024 * 1024,
             readers: 2,
             limits: Limits::default(),
+            scratch: None,
+            allow_disk_use: true,
         }
     }
 }
@@ -117,7 +124,13 @@ impl Docs {
         entropy: Arc<dyn Entropy>,
         metrics: Metrics,
     ) -> Result<Docs> {
-        let engine = Engine::open(kv, config.limits, clock, entropy, metrics)?;
+        let space = Space::new(
+            config.scratch,
+            config.allow_disk_use,
+            &config.limits,
+            metrics.clone(),
+        );
+        let engine = Engine::open(kv, config.limits, clock, entropy, metrics, space)?;
         Ok(Docs {
             lanes: Arc::new(Lanes::start(engine, config.readers)?),
         })
@@ -797,7 +810,8 @@ impl Docs {
         deadline: &Deadline,
     ) -> Result<Arc<Query>> {
         let engine = self.lanes.engine();
-        let scope = engine.scope(deadline).collated(collation);
+        let scope = engine.spilling_scope(deadline, find.allow_disk_use);
+        let scope = scope.collated(collation);
         guarded(|| Query::parse(find, &engine.limits, &scope).map(Arc::new))
     }
 
@@ -823,7 +837,8 @@ impl Docs {
         deadline: &Deadline,
     ) -> Result<Arc<Pipeline>> {
         let engine = self.lanes.engine();
-        let scope = engine.scope(deadline).collated(collation);
+        let scope = engine.spilling_scope(deadline, aggregate.allow_disk_use);
+        let scope = scope.collated(collation);
         guarded(|| parse_pipeline(engine, aggregate, &scope).map(Arc::new))
     }
 

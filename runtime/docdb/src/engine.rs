@@ -12,6 +12,7 @@ use crate::kv::{Kv, KvRead, KvSnapshot, KvWrite};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::object_ids::ObjectIds;
+use crate::spill::Space;
 use crate::transaction::Transactions;
 use crate::{Code, Error, Result};
 
@@ -25,6 +26,8 @@ pub(crate) struct Engine {
     pub(crate) ids: ObjectIds,
     pub(crate) metrics: Metrics,
     pub(crate) transactions: Arc<Transactions>,
+    /// Where operations spill to.
+    pub(crate) space: Arc<Space>,
     /// Wakes the change streams that wait.
     pub(crate) bell: Arc<Bell>,
     /// Wakes the tailable cursors that wait.
@@ -52,6 +55,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
         metrics: Metrics,
+        space: Arc<Space>,
     ) -> Result<Self> {
         kv.write(&mut |store| Catalog::prepare(store, entropy.as_ref()))?;
         let catalog = Arc::new(load(kv.as_ref())?);
@@ -76,6 +80,7 @@ impl Engine {
             entropy,
             metrics,
             transactions: Arc::default(),
+            space,
             bell,
             tails: Arc::default(),
         })
@@ -110,7 +115,12 @@ impl Engine {
 
     /// Where the expressions of a command are parsed that begins now.
     pub(crate) fn scope(&self, deadline: &Deadline) -> Scope {
-        Scope::new(Runtime::new(self, deadline))
+        Scope::new(Runtime::new(self, deadline, None))
+    }
+
+    /// The same for a command that holds documents and says, or does not, whether it may spill them to disk.
+    pub(crate) fn spilling_scope(&self, deadline: &Deadline, allowed: Option<bool>) -> Scope {
+        Scope::new(Runtime::new(self, deadline, self.space.disk(allowed)))
     }
 
     /// The catalog in force.

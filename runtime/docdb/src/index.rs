@@ -9,11 +9,11 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::catalog::{Collection, append, entry_prefix};
 use crate::collation::{self, Collation};
-use crate::geo;
 use crate::kv::{Direction, KvRead, KvWrite, Range, successor};
 use crate::path::{IndexValues, Path, index_values};
 use crate::query::Filter;
 use crate::{Code, Error, IndexKind, IndexSpec, Namespace, Result, show};
+use crate::{forms, geo};
 
 /// Rows that one step of filling or clearing handles, so that neither holds a whole collection in memory.
 const CHUNK_ROWS: usize = 1000;
@@ -37,6 +37,8 @@ pub(crate) struct Index {
     pub(crate) partial: Option<Filter>,
     /// Not all documents have their entries yet: writes keep it up, and no plan uses it.
     pub(crate) building: bool,
+    /// Its entries tell of their values what their keys do not; those of an index that an earlier version made do not.
+    pub(crate) typed: bool,
 }
 
 /// One field of an index.
@@ -66,6 +68,19 @@ pub(crate) struct DocumentKeys {
     pub(crate) keys: BTreeSet<Vec<u8>>,
     /// Fields whose paths met an array.
     pub(crate) multikey: u32,
+    /// What the one key there is leaves open; empty when that is not told.
+    pub(crate) forms: Vec<u8>,
+}
+
+/// The parts of an entry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'e> {
+    /// The document's key in the index.
+    pub(crate) key: &'e [u8],
+    /// keycode(_id).
+    pub(crate) id: &'e [u8],
+    /// What the key leaves open of the values; empty when that is not told.
+    pub(crate) forms: &'e [u8],
 }
 
 impl Index {
@@ -87,7 +102,7 @@ impl Index {
             .iter()
             .enumerate()
             .map(|(at, (path, direction))| IndexField::parse(path, *direction < 0, entered(at)));
-        let fields = fields.collect::<Result<_>>()?;
+        let fields = fields.collect::<Result<Vec<_>>>()?;
         let collation = match &spec.collation {
             Some(collation) => Collation::parse(collation)?,
             None => None,
@@ -98,6 +113,8 @@ impl Index {
         }
         Ok(Self {
             id,
+            // The keys of an index with a collation do not tell strings.
+            typed: spec.kind == IndexKind::Ordered && collation.is_none() && forms::names(&fields).is_some(),
             spec,
             multikey,
             fields,
@@ -131,6 +148,9 @@ impl Index {
             }
             keys.keys.insert(key);
         })?;
+        if self.typed && keys.multikey == 0 && keys.keys.len() == 1 {
+            keys.forms = forms::of(document, &self.fields);
+        }
         Ok(keys)
     }
 
@@ -281,36 +301,41 @@ impl Index {
         Ok(())
     }
 
-    /// The entry of one of a document's keys.
-    pub(crate) fn entry(&self, key: &[u8], id: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        if self.spec.unique {
-            return (key.to_vec(), id.to_vec());
+    /// The row of an entry.
+    pub(crate) fn row(&self, entry: Entry<'_>) -> (Vec<u8>, Vec<u8>) {
+        let Entry { key, id, forms } = entry;
+        let id_bytes = u32::try_from(id.len()).unwrap_or(u32::MAX).to_be_bytes();
+        match (self.spec.unique, self.typed) {
+            (true, true) => (key.to_vec(), [&id_bytes, id, forms].concat()),
+            (true, false) => (key.to_vec(), id.to_vec()),
+            (false, true) => ([key, id].concat(), [&id_bytes, forms].concat()),
+            (false, false) => ([key, id].concat(), id_bytes.to_vec()),
         }
-        let id_bytes = u32::try_from(id.len()).unwrap_or(u32::MAX);
-        ([key, id].concat(), id_bytes.to_be_bytes().to_vec())
     }
 
-    /// An entry's parts: the document's key in the index, and keycode(_id).
+    /// The entry in a row.
     ///
     /// # Errors
     /// When the entry is damaged.
-    pub(crate) fn split_entry<'e>(&self, key: &'e [u8], value: &'e [u8]) -> Result<(&'e [u8], &'e [u8])> {
-        if self.spec.unique {
-            return Ok((key, value));
-        }
-        <[u8; 4]>::try_from(value)
-            .ok()
-            .and_then(|bytes| {
-                key.len()
-                    .checked_sub(usize::try_from(u32::from_be_bytes(bytes)).ok()?)
-            })
-            .map(|at| key.split_at(at))
-            .ok_or_else(|| {
-                Error::new(
-                    Code::InternalError,
-                    format!("index {:?} has a damaged entry", self.spec.name),
-                )
-            })
+    pub(crate) fn entry<'e>(&self, key: &'e [u8], value: &'e [u8]) -> Result<Entry<'e>> {
+        let parts = || {
+            if self.spec.unique && !self.typed {
+                let (id, forms) = (value, &[][..]);
+                return Some(Entry { key, id, forms });
+            }
+            let (id_bytes, rest) = value.split_first_chunk()?;
+            let id_bytes = usize::try_from(u32::from_be_bytes(*id_bytes)).ok()?;
+            if self.spec.unique {
+                let (id, forms) = rest.split_at_checked(id_bytes)?;
+                return Some(Entry { key, id, forms });
+            }
+            let (key, id) = key.split_at_checked(key.len().checked_sub(id_bytes)?)?;
+            (self.typed || rest.is_empty()).then_some(Entry { key, id, forms: rest })
+        };
+        parts().ok_or_else(|| {
+            let message = format!("index {:?} has a damaged entry", self.spec.name);
+            Error::new(Code::InternalError, message)
+        })
     }
 
     /// The duplicate key error for the document's key `key`.
@@ -469,8 +494,10 @@ fn first_array<'d>(document: &'d RawDocument, path: &Path) -> Option<(usize, &'d
 struct IndexChange<'c> {
     index: &'c Index,
     remove: Vec<Vec<u8>>,
+    /// Also those that are there and tell other forms.
     add: Vec<Vec<u8>>,
     multikey: u32,
+    forms: Vec<u8>,
 }
 
 /// The changes of all indexes that a change of one document needs, checked and not yet made.
@@ -497,21 +524,30 @@ impl<'c> Maintenance<'c> {
             let before = old.map(|old| index.keys(old)).transpose()?.unwrap_or_default();
             let mut after = new.map(|new| index.keys(new)).transpose()?.unwrap_or_default();
             let mut remove = before.keys;
+            let mut told_anew = Vec::new();
             if !remove.is_empty() {
-                // What is in both stays as it is.
-                remove.retain(|key| !after.keys.remove(key));
+                // What is in both stays as it is, unless 1 became 1.0.
+                remove.retain(|key| {
+                    let both = after.keys.remove(key);
+                    if both && before.forms != after.forms {
+                        told_anew.push(key.clone());
+                    }
+                    !both
+                });
             }
-            let (remove, add) = (Vec::from_iter(remove), Vec::from_iter(after.keys));
+            let (remove, mut add) = (Vec::from_iter(remove), Vec::from_iter(after.keys));
             if index.spec.unique {
                 for key in &add {
                     check_unique(kv, ns, index, key, id, new)?;
                 }
             }
+            add.append(&mut told_anew);
             changes.push(IndexChange {
                 index,
                 remove,
                 add,
                 multikey: after.multikey,
+                forms: after.forms,
             });
         }
         Ok(Self {
@@ -541,11 +577,12 @@ impl<'c> Maintenance<'c> {
     /// Writes the entries.
     pub(crate) fn write(&self, kv: &mut dyn KvWrite) -> Result<()> {
         for change in &self.changes {
+            let (id, forms) = (self.id.as_slice(), change.forms.as_slice());
             for key in &change.remove {
-                kv.delete(&change.index.entry(key, &self.id).0)?;
+                kv.delete(&change.index.row(Entry { key, id, forms }).0)?;
             }
             for key in &change.add {
-                let (key, value) = change.index.entry(key, &self.id);
+                let (key, value) = change.index.row(Entry { key, id, forms });
                 kv.put(&key, &value)?;
             }
         }
@@ -561,8 +598,11 @@ fn check_unique(
     id: &[u8],
     document: Option<&RawDocument>,
 ) -> Result<()> {
-    let mut taken = false;
-    kv.get(key, &mut |owner| taken = owner != id)?;
+    let mut taken = Ok(false);
+    kv.get(key, &mut |value| {
+        taken = index.entry(key, value).map(|owner| owner.id != id)
+    })?;
+    let taken = taken?;
     match document {
         Some(document) if taken => Err(index.duplicate(ns, key, document)),
         _ => Ok(()),
@@ -619,7 +659,8 @@ pub(crate) fn fill(
                 if index.spec.unique {
                     check_unique(kv, ns, index, key, id, Some(document))?;
                 }
-                let (key, value) = index.entry(key, id);
+                let forms = &keys.forms;
+                let (key, value) = index.row(Entry { key, id, forms });
                 kv.put(&key, &value)?;
             }
         }

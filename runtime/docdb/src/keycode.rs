@@ -22,6 +22,8 @@ use crate::value::{binary_parts, canonical_class, db_pointer_bytes, elements, fi
 const CLASS_END: u8 = 0xFF;
 /// Bytes after the double of a number that is none: marker, exponent, digits.
 const REST_LEN: usize = 1 + 2 + 15;
+/// Set in the first bit of a number's payload when it is positive.
+const SIGN: u64 = 1 << 63;
 /// Deepest nesting that is followed in key bytes: more than any stored document has.
 const DEPTH_MAX: usize = 250;
 
@@ -173,6 +175,26 @@ pub(crate) fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
 fn name(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
     out.push(0);
+}
+
+/// The double in the ascending payload of a number that is one.
+pub(crate) fn double_of(payload: &[u8]) -> Option<f64> {
+    let head = u64::from_be_bytes(*payload.first_chunk()?);
+    let positive = head & SIGN != 0;
+    Some(f64::from_bits(if positive { head ^ SIGN } else { !head }))
+}
+
+/// The text in the ascending payload of a string, a symbol or code.
+pub(crate) fn text_of(payload: &[u8]) -> Option<String> {
+    let mut text = Vec::with_capacity(payload.len());
+    let mut bytes = payload.iter();
+    loop {
+        match *bytes.next()? {
+            0 => return String::from_utf8(text).ok(),
+            1 => text.push(bytes.next()?.checked_sub(1)?),
+            byte => text.push(byte),
+        }
+    }
 }
 
 /// Length of the first field's key in `key`, whose direction is given; `None` when it is cut short or not a key.

@@ -10,10 +10,12 @@
 //! - `keycode`: bytes whose order is the value order; `runtime/docs/docdb-format.md` has them byte by byte.
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
+//! - `forms`: what entries tell beside their keys, so that queries of their fields need no documents.
 //! - `validation`: the filters that collections ask their documents to match.  `view`: collections that are pipelines.
 //! - `capped`: the order and the bounds of capped collections.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
+//! - `spill`: what does not fit into memory: sorting and queueing with files.
 //! - `engine`: the store with the catalog in force.  `lanes`, `reply`: threads, group commit, answers.
 //! - `background`: filling indexes and removing what was dropped, step by step.
 //! - `transaction`: several statements on a snapshot, committed as one.
@@ -37,6 +39,7 @@ mod engine;
 mod error;
 mod exec;
 mod feed;
+mod forms;
 mod index;
 mod lanes;
 mod limits;
@@ -45,6 +48,7 @@ mod object_ids;
 mod plan;
 mod reply;
 mod show;
+mod spill;
 mod transaction;
 mod validation;
 mod verify;
@@ -79,6 +83,7 @@ pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;
 pub use query::retain_matching;
+pub use spill::{DirScratch, Scratch, ScratchFile};
 pub use transaction::Transaction;
 pub use value::compare as compare_values;
 pub use verify::{Finding, Verified, check_file};

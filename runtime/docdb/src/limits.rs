@@ -13,10 +13,15 @@ pub struct Limits {
     pub batch_max: usize,
     /// Documents (or index keys) that one query may examine before it is refused.
     pub scan_max: u64,
-    /// Bytes that one in-memory sort may hold: MongoDB's 100 MiB.
+    /// Bytes that one sort may hold in memory, before it spills or fails: MongoDB's 100 MiB.
     pub sort_bytes_max: usize,
-    /// Bytes that one stage of an aggregation may hold, and so may the rest of its result: MongoDB's 100 MiB.
+    /// Bytes that one stage of an aggregation may hold in memory, before it spills or fails, and so may the rest of its
+    /// result: MongoDB's 100 MiB.
     pub aggregate_bytes_max: usize,
+    /// Bytes that one operation may have on disk of what it spilled.
+    pub spill_bytes_max: u64,
+    /// Bytes that all operations together may have on disk of what they spilled.
+    pub spill_total_bytes_max: u64,
     /// Stages in one pipeline: MongoDB's 1000.
     pub stages_max: usize,
     /// Bytes in one page of a result: 16 MiB.
@@ -54,6 +59,8 @@ impl Default for Limits {
             scan_max: 10_000_000,
             sort_bytes_max: 100 * 1024 * 1024,
             aggregate_bytes_max: 100 * 1024 * 1024,
+            spill_bytes_max: 2 * 1024 * 1024 * 1024,
+            spill_total_bytes_max: 8 * 1024 * 1024 * 1024,
             stages_max: 1000,
             page_bytes_max: 16 * 1024 * 1024,
             write_queue_max: 4096,

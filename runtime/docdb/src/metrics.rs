@@ -116,6 +116,12 @@ pub(crate) struct Metrics {
     pub(crate) feed_trimmed: IntCounter,
     /// Bytes of the change log.
     pub(crate) feed_bytes: IntGauge,
+    /// Operations that spilled to disk.
+    pub(crate) spills: IntCounter,
+    /// Bytes that were spilled.
+    pub(crate) spilled_bytes: IntCounter,
+    /// Bytes on disk now of what was spilled.
+    pub(crate) spill_bytes: IntGauge,
     /// Documents that were removed for their age.
     pub(crate) expired: IntCounter,
     /// Commands whose indexes are being filled.
@@ -212,6 +218,18 @@ impl Metrics {
                 "Events trimmed from the change log.",
             )?,
             feed_bytes: gauge("cloudlet_docdb_feed_bytes", "Bytes of the change log.")?,
+            spills: counter(
+                "cloudlet_docdb_spills_total",
+                "Sorts, groups and results that were more than memory may hold and went to disk, counted once an operation.",
+            )?,
+            spilled_bytes: counter(
+                "cloudlet_docdb_spilled_bytes_total",
+                "Bytes that operations wrote to disk because memory may not hold them.",
+            )?,
+            spill_bytes: gauge(
+                "cloudlet_docdb_spill_bytes",
+                "Bytes on disk now of what operations spilled.",
+            )?,
             expired: counter(
                 "cloudlet_docdb_expired_total",
                 "Documents removed because a TTL index said so.",

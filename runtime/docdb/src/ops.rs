@@ -65,6 +65,9 @@ pub struct Find {
     pub batch: Option<u32>,
     /// What is shown of the documents found.
     pub shown: Shown,
+    /// Whether a sort may spill to disk what memory may not hold; `None` is what the server was told
+    /// ([`Config::allow_disk_use`](crate::Config::allow_disk_use)).
+    pub allow_disk_use: Option<bool>,
 }
 
 impl Find {
@@ -118,9 +121,9 @@ pub struct Aggregate {
     pub hint: Option<Arc<str>>,
     /// Most documents in the first page; `None` is the engine's default (101).
     pub batch: Option<u32>,
-    /// Accepted for drivers that send it: nothing is spilled to disk, and stages that hold documents have their bound
-    /// either way.
-    pub allow_disk_use: bool,
+    /// Whether stages that hold documents may spill to disk what memory may not hold; `None` is what the server was
+    /// told ([`Config::allow_disk_use`](crate::Config::allow_disk_use)).
+    pub allow_disk_use: Option<bool>,
     /// Whether `$out` and `$merge` pass over the validator of the collection that they write to.
     pub bypass_validation: bool,
 }

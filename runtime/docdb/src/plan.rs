@@ -8,6 +8,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use bson::raw::CString;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::bounds::{self, Bounds, By};
@@ -15,6 +16,7 @@ use crate::capped;
 use crate::catalog::{Collection, document_prefix, entry_prefix};
 use crate::check::check_well_formed;
 use crate::collation::{self, holds_text};
+use crate::forms;
 use crate::geo::Near;
 use crate::index::{Entered, Index, IndexField};
 use crate::kv::{Direction, successor};
@@ -56,6 +58,15 @@ pub(crate) struct Branch {
     pub(crate) filter: Filter,
 }
 
+/// What a plan has of the documents without fetching them.
+#[derive(Debug, Clone)]
+pub(crate) enum Covered {
+    /// That they match: nothing of them is wanted.
+    Nothing,
+    /// The fields of these names, from the entries of its index, where they tell enough.
+    Fields(Arc<[CString]>),
+}
+
 /// Whole store keys from `from` to `to`, the latter excluded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyRange {
@@ -84,6 +95,8 @@ pub(crate) struct Plan {
     /// The documents come in the order of their distance: `ranges` and `fields` are those of the fields before the
     /// place, and each ring has its own.
     pub(crate) near: Option<Arc<NearPlan>>,
+    /// The documents need not be fetched.
+    pub(crate) covered: Option<Covered>,
 }
 
 /// What is needed to look into the rings around a point.
@@ -146,6 +159,38 @@ impl Window {
 }
 
 impl Plan {
+    /// Spares the documents, if all that is `needed` of them, names of their own fields, is in the entries of the
+    /// plan's index, and what filter and sort have to look at is too. None is all of them.
+    pub(crate) fn cover<'n>(
+        &mut self,
+        needed: Option<Vec<&'n str>>,
+        filter: &'n Filter,
+        sort: Option<&'n SortSpec>,
+    ) {
+        let (Some(mut needed), Source::Index(index), None) = (needed, &self.source, &self.near) else {
+            return;
+        };
+        if index.multikey != 0 || (!self.exact && !filter.fields(&mut needed)) {
+            return;
+        }
+        if let Some(sort) = sort.filter(|_| !self.sorted) {
+            needed.extend(sort.keys().iter().map(|(path, _)| &*path.parts()[0].name));
+        }
+        if needed.is_empty() {
+            self.covered = Some(Covered::Nothing);
+            return;
+        }
+        let Some(names) = forms::names(&index.fields).filter(|_| index.typed) else {
+            return;
+        };
+        if needed
+            .iter()
+            .all(|needed| names.iter().any(|name| name.as_str() == *needed))
+        {
+            self.covered = Some(Covered::Fields(names.into()));
+        }
+    }
+
     /// Leaves of the plan's ranges what lies from the window's minimum on and before its maximum. `by` is the query's
     /// collation.
     ///
@@ -396,6 +441,7 @@ fn union(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> O
             exact: false,
             fields: Vec::new(),
             near: None,
+            covered: None,
             source: Source::Union(branches),
         };
         Some((plan, weight))
@@ -635,8 +681,10 @@ impl Plan {
 }
 
 /// The direction in which the keys come in the order of `sort`, if they do in one. Of an array the sort takes the
-/// smallest or largest element and the index has them all, so a field with arrays sorts nothing; but where it is fixed
-/// to one value, the fields after it may.
+/// smallest element, or the largest backwards, and the index has them all: a document is met first at the one that
+/// counts, if all of them are in the scan and no other array decides which are. So one field with arrays sorts when the
+/// filter does not bound it and nothing before it has arrays; where such a field is fixed to one value, the fields after
+/// it sort.
 fn sort_direction(
     keys: &[(&Path, bool)],
     multikey: u32,
@@ -659,7 +707,11 @@ fn sort_direction(
             place += 1;
         }
         match keys.get(place) {
-            Some((at, _)) if at == &path && arrays(place) => return None,
+            Some((at, _))
+                if at == &path && arrays(place) && (place < fields.len() || (0..place).any(arrays)) =>
+            {
+                return None;
+            }
             Some((at, descending)) if at == &path => {
                 let wanted = if *descending == (*sign < 0) {
                     Direction::Forward
@@ -725,6 +777,7 @@ fn build(collection: u32, source: Source, prefix: Vec<u8>, descending: &[bool], 
         exact: false,
         fields,
         near: None,
+        covered: None,
     }
 }
 

@@ -159,6 +159,26 @@ impl Projection {
         }
     }
 
+    /// The names of the document's own fields that the result is made of; none if it may be any.
+    pub(crate) fn needs(&self) -> Option<Vec<&str>> {
+        if !self.inclusive || self.positional || self.root.computes {
+            return None;
+        }
+        let mut names = Vec::new();
+        for child in &self.root.children {
+            match &child.step {
+                Step::Compute(_) => return None,
+                Step::Inside(node) if node.computes => return None,
+                Step::Drop => {}
+                _ => names.push(&*child.name),
+            }
+        }
+        if self.keep_id && !names.contains(&"_id") {
+            names.push("_id");
+        }
+        Some(names)
+    }
+
     /// The projected document; `filter` is the query's, for the positional operator.
     ///
     /// # Errors

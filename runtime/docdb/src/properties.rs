@@ -113,7 +113,7 @@ fn name() -> impl Strategy<Value = String> {
     "(a|b|c|0|1|)".prop_map(String::from)
 }
 
-fn value() -> impl Strategy<Value = Bson> {
+pub(crate) fn value() -> impl Strategy<Value = Bson> {
     scalar().prop_recursive(3, 12, 3, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(Bson::Array),

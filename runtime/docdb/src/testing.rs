@@ -2,6 +2,8 @@
 
 pub mod replay;
 
+pub use crate::spill::MemScratch;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use bson::oid::ObjectId;
 use crate::capped;
 use crate::catalog::{Catalog, Collection, Kinds, document_prefix, entry_prefix, order_prefix};
 use crate::check::check_well_formed;
-use crate::index::{Index, stored};
+use crate::index::{Entry, Index, stored};
 use crate::kv::{Direction, Kv as _, KvRead, Range, RedbKv, RedbOptions, get_vec, successor};
 use crate::value::field;
 use crate::{Code, Error, Limits, Namespace, Result, feed, keycode, show};
@@ -286,14 +286,19 @@ impl<'c> Check<'c> {
                     let what = "the index does not know that it is multikey, as this document makes it";
                     check.find(ns, Some(index), name.clone(), what)?;
                 }
-                for entry in &keys.keys {
-                    let (key, value) = index.entry(entry, id);
+                for key in &keys.keys {
+                    let forms = &keys.forms;
+                    let (key, value) = index.row(Entry { key, id, forms });
                     match get_vec(check.kv, &key)? {
                         Some(there) if there == value => {}
-                        Some(other) if index.spec.unique => {
+                        Some(other)
+                            if index.spec.unique
+                                && index.entry(&key, &other).is_ok_and(|other| other.id != id) =>
+                        {
+                            let other = index.entry(&key, &other)?;
                             let what = format!(
                                 "the unique key of the document is entered for _id {}",
-                                shown(&other)
+                                shown(other.id)
                             );
                             check.find(ns, Some(index), name.clone(), &what)?;
                         }
@@ -312,7 +317,7 @@ impl<'c> Check<'c> {
     fn entries(&mut self, ns: &Namespace, collection: &Collection, index: &Index) -> Result<()> {
         self.each_row(&entry_prefix(index.id), &mut |check, key, value| {
             check.seen.entries += 1;
-            let Ok((entry, id)) = index.split_entry(key, value) else {
+            let Ok(Entry { key: entry, id, .. }) = index.entry(key, value) else {
                 return check.find(ns, Some(index), None, "an entry is damaged");
             };
             if let Some(what) = wrong_shape(index, entry) {

@@ -107,6 +107,7 @@ impl Resolved {
             collation: find.collation.clone(),
             hint: find.hint.clone(),
             batch: find.batch,
+            allow_disk_use: find.allow_disk_use,
             ..Aggregate::default()
         })
     }

@@ -98,6 +98,14 @@ pub(crate) struct Database {
     pub(crate) change_log_bytes: u64,
     /// Time between two looks for documents that TTL indexes say are over their time.
     pub(crate) expire_interval: Duration,
+    /// Whether a sort or group may spill to disk that does not say whether.
+    pub(crate) allow_disk_use: bool,
+    /// Directory of what is spilled.
+    pub(crate) spill_dir: PathBuf,
+    /// Bytes that one operation may have there.
+    pub(crate) spill_bytes_max: u64,
+    /// Bytes that all operations together may have there.
+    pub(crate) spill_total_bytes_max: u64,
 }
 
 /// The MongoDB listener.
@@ -252,6 +260,14 @@ settings! {
     database_change_log_bytes, "database.change_log_bytes", "CLOUDLET_DATABASE_CHANGE_LOG_BYTES";
     /// Time between two looks for documents that are over their time [default: 60s]
     database_expire_interval, "database.expire_interval", "CLOUDLET_DATABASE_EXPIRE_INTERVAL";
+    /// Whether a sort or group may spill to disk that does not say whether [default: true]
+    database_allow_disk_use, "database.allow_disk_use", "CLOUDLET_DATABASE_ALLOW_DISK_USE";
+    /// Directory of what is spilled [default: spill in data_dir]
+    database_spill_dir, "database.spill_dir", "CLOUDLET_DATABASE_SPILL_DIR";
+    /// Bytes that one operation may spill [default: 2GiB]
+    database_spill_bytes_max, "database.spill_bytes_max", "CLOUDLET_DATABASE_SPILL_BYTES_MAX";
+    /// Bytes that all operations together may have spilled [default: 8GiB]
+    database_spill_total_bytes_max, "database.spill_total_bytes_max", "CLOUDLET_DATABASE_SPILL_TOTAL_BYTES_MAX";
     /// Address of the MongoDB listener [default: none]
     mongo_listen, "mongo.listen", "CLOUDLET_MONGO_LISTEN";
     /// Name of the replica set that it says it is [default: none, a router]
@@ -435,6 +451,12 @@ impl<'a> Settings<'a> {
                     text => bytes(text),
                 }),
                 expire_interval: self.get("database.expire_interval", Duration::from_secs(60), duration),
+                allow_disk_use: self.get("database.allow_disk_use", true, boolean),
+                spill_dir: self
+                    .path("database.spill_dir")
+                    .unwrap_or_else(|| data_dir.join("spill")),
+                spill_bytes_max: self.get("database.spill_bytes_max", 2 << 30, bytes),
+                spill_total_bytes_max: self.get("database.spill_total_bytes_max", 8 << 30, bytes),
             },
             mongo: Mongo {
                 listen: self.get("mongo.listen", None, |text| address(text).map(Some)),

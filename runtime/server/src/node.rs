@@ -9,7 +9,7 @@ use cloudlet_auth::{Auth, AuthConfig};
 use cloudlet_base::{Clock, Deadline, Entropy, OsEntropy, SystemClock};
 use cloudlet_blob::{BlobConfig, BlobStore};
 use cloudlet_data::{Documents, Embedded, Find, Insert, Namespace};
-use cloudlet_docdb::Docs;
+use cloudlet_docdb::{DirScratch, Docs};
 use cloudlet_host::{Host, HostConfig, LogSink};
 use cloudlet_wire::{Parts, Settings, Topology, Wire};
 
@@ -59,8 +59,13 @@ impl Node {
         let metrics = Metrics::new(&prometheus)?;
         let maintenance = maintenance::Metrics::new(&prometheus)?;
 
-        let docs = Docs::open(docdb_config(&config), clock.clone(), entropy.clone(), &prometheus)
-            .with_context(|| format!("open the database in the data directory {data_dir:?}"))?;
+        let docs = Docs::open(
+            docdb_config(&config)?,
+            clock.clone(),
+            entropy.clone(),
+            &prometheus,
+        )
+        .with_context(|| format!("open the database in the data directory {data_dir:?}"))?;
         let documents: Arc<dyn Documents> = Arc::new(Embedded::new(docs.clone()));
         let backend = BlobStore::local_backend(&config.storage.dir)
             .with_context(|| format!("open the object directory {:?}", config.storage.dir))?;
@@ -188,16 +193,23 @@ fn say(line: &str) {
     let _ = std::io::stdout().flush();
 }
 
-fn docdb_config(config: &NodeConfig) -> cloudlet_docdb::Config {
-    cloudlet_docdb::Config {
+fn docdb_config(config: &NodeConfig) -> anyhow::Result<cloudlet_docdb::Config> {
+    let spill_dir = &config.database.spill_dir;
+    let scratch = DirScratch::open(spill_dir)
+        .with_context(|| format!("open the directory {spill_dir:?} that large sorts spill to"))?;
+    Ok(cloudlet_docdb::Config {
         path: Some(config.database_file()),
         cache_bytes: config.database.cache_bytes,
         readers: config.database.readers,
         limits: cloudlet_docdb::Limits {
             feed_bytes_max: config.database.change_log_bytes,
+            spill_bytes_max: config.database.spill_bytes_max,
+            spill_total_bytes_max: config.database.spill_total_bytes_max,
             ..cloudlet_docdb::Limits::default()
         },
-    }
+        scratch: Some(Arc::new(scratch)),
+        allow_disk_use: config.database.allow_disk_use,
+    })
 }
 
 fn wire_settings(config: &NodeConfig) -> Settings {

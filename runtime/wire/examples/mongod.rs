@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use cloudlet_base::{OsEntropy, SystemClock};
 use cloudlet_data::Embedded;
-use cloudlet_docdb::{Config, Docs};
+use cloudlet_docdb::{Config, DirScratch, Docs, Scratch};
 use cloudlet_wire::{Parts, Settings, Topology, Wire};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -63,9 +63,14 @@ pub(crate) fn serve(args: impl Iterator<Item = String>) -> Result<(), Error> {
 async fn run(options: Options) -> Result<(), Error> {
     let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(OsEntropy));
     let registry = prometheus::Registry::new();
+    let scratch = match &options.dir {
+        Some(dir) => Some(Arc::new(DirScratch::open(dir.join("spill"))?) as Arc<dyn Scratch>),
+        None => None,
+    };
     let config = Config {
         path: options.dir.map(|dir| dir.join("docs.redb")),
         cache_bytes: 64 << 20,
+        scratch,
         ..Config::default()
     };
     let docs = Docs::open(config, clock.clone(), entropy.clone(), &registry)?;

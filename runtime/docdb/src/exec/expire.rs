@@ -88,8 +88,8 @@ fn expired(kv: &dyn KvRead, index: &Index, now: Timestamp, most: usize) -> Resul
         Range::half_open(&from, &to),
         Direction::Forward,
         &mut |key, value| {
-            match index.split_entry(key, value) {
-                Ok((_, id)) => drop(ids.insert(id.to_vec())),
+            match index.entry(key, value) {
+                Ok(entry) => drop(ids.insert(entry.id.to_vec())),
                 Err(error) => outcome = Err(error),
             }
             if ids.len() < most && outcome.is_ok() {

@@ -24,17 +24,21 @@ pub(crate) fn explain(
 ) -> Result<RawDocumentBuf> {
     let started = engine.clock.monotonic();
     let mut rejected = RawArrayBuf::new();
-    let (winner, returned) = match catalog.collection(ns) {
-        None => (stage("EOF"), 0),
+    let (winner, ran, returned) = match catalog.collection(ns) {
+        None => (stage("EOF"), stage("EOF"), 0),
         Some(collection) => {
             let mut plans = query.plans(collection)?;
             if let Some(winner) = plans.first_mut() {
                 winner.narrow(&query.window, collection, query.runtime.collation())?;
             }
-            let mut shown = plans.iter().map(|plan| shown_plan(plan, query));
+            let mut shown = plans.iter().map(|plan| shown_plan(plan, query, None));
             let winner = shown.next().unwrap_or_else(|| stage("EOF"));
             shown.for_each(|plan| rejected.push(plan));
-            (winner, run(engine, kv, catalog, ns, query, meter)?)
+            let returned = run(engine, kv, catalog, ns, query, meter)?;
+            let ran = plans
+                .first()
+                .map(|plan| shown_plan(plan, query, Some(meter.used_disk)));
+            (winner, ran.unwrap_or_else(|| stage("EOF")), returned)
         }
     };
     let millis = engine.clock.monotonic().saturating_sub(started).as_millis();
@@ -51,6 +55,7 @@ pub(crate) fn explain(
     );
     stats.append(cstr!("totalKeysExamined"), number(meter.keys));
     stats.append(cstr!("totalDocsExamined"), number(meter.documents));
+    stats.append(cstr!("executionStages"), ran);
     let mut out = RawDocumentBuf::new();
     out.append(cstr!("queryPlanner"), planner);
     out.append(cstr!("executionStats"), stats);
@@ -123,7 +128,8 @@ fn scan_stage(plan: &Plan) -> RawDocumentBuf {
     }
 }
 
-fn shown_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
+/// A plan's stages; once it has run, whether its sort went to disk.
+fn shown_plan(plan: &Plan, query: &Query, used_disk: Option<bool>) -> RawDocumentBuf {
     let direction = match plan.direction {
         Direction::Forward => "forward",
         Direction::Backward => "backward",
@@ -138,10 +144,14 @@ fn shown_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
             scan
         }
         _ if plan.near.is_some() => scan_stage(plan),
+        _ if plan.covered.is_some() => scan_stage(plan),
         _ => above("FETCH", scan_stage(plan)),
     };
     if query.sort.is_some() && !plan.sorted {
         at = above("SORT", at);
+        if let Some(used_disk) = used_disk {
+            at.append(cstr!("usedDisk"), used_disk);
+        }
     }
     if query.skip > 0 {
         at = above("SKIP", at);
@@ -152,7 +162,10 @@ fn shown_plan(plan: &Plan, query: &Query) -> RawDocumentBuf {
         at.append(cstr!("limitAmount"), number(limit));
     }
     if query.projection.is_some() {
-        at = above("PROJECTION_DEFAULT", at);
+        at = match plan.covered {
+            Some(_) => above("PROJECTION_COVERED", at),
+            None => above("PROJECTION_DEFAULT", at),
+        };
     }
     at
 }

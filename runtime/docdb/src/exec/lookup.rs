@@ -27,6 +27,7 @@ pub(crate) fn wanted_id<'f>(find: &'f Find, limits: &Limits) -> Option<RawBsonRe
         batch: None | Some(1..),
         tailable: false,
         shown: Shown::Documents,
+        allow_disk_use: _,
     } = find
     else {
         return None;

@@ -33,6 +33,7 @@ use crate::plan::{self, Plan, Source, Window};
 use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
+use crate::spill::Sorted;
 use crate::value::field;
 use crate::{Code, Cursor, Error, Find, Limits, Namespace, Page, Result, Shown, keycode};
 
@@ -123,12 +124,24 @@ impl Query {
     /// The plans that come into question, the best one first.
     pub(crate) fn plans(&self, collection: &Collection) -> Result<Vec<Plan>> {
         let (filter, sort, hint) = (&self.filter, self.sort.as_ref(), self.hint.as_deref());
-        match &self.near {
+        let mut plans = match &self.near {
             Some(near) => {
                 let path = near.path(collection)?;
-                plan::by_distance(collection, filter, (&path, &near.near), sort, hint)
+                plan::by_distance(collection, filter, (&path, &near.near), sort, hint)?
             }
-            None => plan::consider(collection, filter, sort, hint),
+            None => plan::consider(collection, filter, sort, hint)?,
+        };
+        for plan in &mut plans {
+            plan.cover(self.needs(), filter, sort);
+        }
+        Ok(plans)
+    }
+
+    /// The names of the fields that the result is made of; none if it may be any.
+    fn needs(&self) -> Option<Vec<&str>> {
+        match (&self.projection, self.shown) {
+            (Some(projection), Shown::Documents) => projection.needs(),
+            _ => None,
         }
     }
 
@@ -247,8 +260,8 @@ enum Position {
         skip: u64,
         limit: Option<u64>,
     },
-    /// The rest of a result that was sorted in memory; not yet projected.
-    List(std::vec::IntoIter<RawDocumentBuf>),
+    /// The rest of a result that was sorted; not yet projected.
+    Sorted(Sorted),
 }
 
 /// A page being filled, within its bounds.
@@ -318,8 +331,7 @@ pub(crate) fn find(
     };
     let position = match &query.sort {
         Some(sort) if !plan.sorted => {
-            let documents = sorted_documents(engine, kv, &plan, query, sort, meter)?;
-            Position::List(documents.into_iter())
+            Position::Sorted(sorted_documents(engine, kv, &plan, query, sort, meter)?)
         }
         _ => Position::Scan {
             plan: Box::new(plan),
@@ -407,7 +419,9 @@ pub(crate) fn next_page(
 /// Whether the cursor needs no store: its result is in memory already.
 pub(crate) fn is_list(cursor: &Cursor) -> bool {
     match &*cursor.state {
-        CursorState::Query(state) => matches!(state.position, Position::List(_)),
+        CursorState::Query(state) => {
+            matches!(&state.position, Position::Sorted(rest) if rest.in_memory())
+        }
         CursorState::Pipeline(state) => pipeline::is_pending(state),
     }
 }
@@ -452,17 +466,17 @@ fn page(
     let keys = std::mem::take(&mut state.keys);
     let mut page = PageBuilder::new(&query, &keys, batch, engine);
     let done = match &mut state.position {
-        Position::List(rest) => loop {
+        Position::Sorted(rest) => loop {
             if page.is_full() {
-                break rest.as_slice().is_empty();
+                break rest.is_empty();
             }
-            let Some(document) = rest.as_slice().first() else {
+            let Some(row) = rest.next()? else {
                 break true;
             };
-            if !page.push(document)? {
+            if !page.push(&row.1)? {
+                rest.put_back(row);
                 break false;
             }
-            rest.next();
         },
         Position::Scan {
             plan,
@@ -555,7 +569,8 @@ pub(crate) fn count(
     let Some(collection) = catalog.collection(ns) else {
         return Ok(0);
     };
-    let plan = plan::choose(collection, &query.filter, None, None)?;
+    let mut plan = plan::choose(collection, &query.filter, None, None)?;
+    plan.cover(Some(Vec::new()), &query.filter, None);
     meter.admit(is_short(&plan, query))?;
     let most = query
         .limit
@@ -590,7 +605,8 @@ pub(crate) fn distinct(
         return Ok(Vec::new());
     };
     let filter = &query.filter;
-    let plan = plan::choose(collection, filter, None, None)?;
+    let mut plan = plan::choose(collection, filter, None, None)?;
+    plan.cover(Some(vec![&*path.parts()[0].name]), filter, None);
     let mut values = Distinct::new(path, query.runtime.collation(), engine);
     scan(kv, &plan, filter, None, meter, &mut |_, document| {
         values.add(document)?;

@@ -3,14 +3,16 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use bson::RawDocument;
+use bson::{RawDocument, RawDocumentBuf};
 use cloudlet_base::Deadline;
 
 use super::near::scan_near;
+use crate::catalog::entry_prefix;
 use crate::engine::Engine;
-use crate::index::{Index, stored};
+use crate::forms;
+use crate::index::{Entry, Index, stored};
 use crate::kv::{Direction, KvRead, Range};
-use crate::plan::{KeyRange, Plan, Source};
+use crate::plan::{Covered, KeyRange, Plan, Source};
 use crate::query::Filter;
 use crate::{Code, Error, Result};
 
@@ -30,6 +32,8 @@ pub(crate) struct Meter<'e> {
     budget: Option<u64>,
     /// Whether it did.
     pub(crate) over_budget: bool,
+    /// Whether a sort went to disk.
+    pub(crate) used_disk: bool,
 }
 
 impl<'e> Meter<'e> {
@@ -42,6 +46,7 @@ impl<'e> Meter<'e> {
             rows: 0,
             budget: None,
             over_budget: false,
+            used_disk: false,
         }
     }
 
@@ -226,6 +231,7 @@ pub(super) fn scan_one(
     let mut outcome = Ok(ControlFlow::Continue(()));
     let mut document_key = crate::catalog::document_prefix(plan.collection);
     let prefix_bytes = document_key.len();
+    let prefix_of_entry = entry_prefix(0).len();
     // An index may have met its first array after a cursor's plan was made.
     let exact = plan.exact
         && match &plan.source {
@@ -266,7 +272,27 @@ pub(super) fn scan_one(
             };
         };
         meter.keys += 1;
-        let (entry, id) = index.split_entry(key, value)?;
+        let Entry {
+            key: entry,
+            id,
+            forms,
+        } = index.entry(key, value)?;
+        // An index may have met its first array after a cursor's plan was made.
+        let restored = match &plan.covered {
+            Some(_) if index.multikey != 0 => None,
+            Some(Covered::Nothing) => exact.then(RawDocumentBuf::new),
+            Some(Covered::Fields(names)) => {
+                forms::restore(names, &index.fields, &entry[prefix_of_entry..], forms)
+            }
+            None => None,
+        };
+        if let Some(document) = restored {
+            return if accepts(&document)? {
+                visit(key, &document)
+            } else {
+                Ok(ControlFlow::Continue(()))
+            };
+        }
         document_key.truncate(prefix_bytes);
         document_key.extend_from_slice(id);
         let mut flow = Ok(ControlFlow::Continue(()));

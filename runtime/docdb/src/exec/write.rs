@@ -743,14 +743,14 @@ fn first_matching(
                 skip: 0,
                 limit: Some(1),
                 hint: None,
-                runtime: Runtime::new(tx.engine, deadline),
+                runtime: Runtime::new(tx.engine, deadline, None),
                 window: plan::Window::default(),
                 tailable: false,
                 shown: Shown::Documents,
                 near: None,
             };
-            let documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
-            found = documents.into_iter().next();
+            let mut documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
+            found = documents.next()?.map(|(_, document)| document);
         }
         _ => scan(&*tx.kv, &plan, filter, None, &mut meter, &mut |_, document| {
             found = Some(document.to_owned());

@@ -29,6 +29,7 @@ use cloudlet_base::{Clock, Deadline, Entropy};
 
 use crate::collation::Collation;
 use crate::engine::Engine;
+use crate::spill::Disk;
 use crate::{Code, Error, Result};
 
 pub(crate) use self::accumulate::{Accumulation, Accumulator};
@@ -161,6 +162,8 @@ pub(crate) struct Runtime {
     value_bytes_max: usize,
     /// How strings are compared, if not by their bytes.
     collation: Option<Arc<Collation>>,
+    /// Where the command may spill to.
+    disk: Option<Arc<Disk>>,
     /// For fuzzing: checks that are left until one fails.
     #[cfg(any(test, feature = "testing"))]
     checks_left: std::sync::atomic::AtomicU32,
@@ -174,7 +177,7 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// For a command that begins now.
-    pub(crate) fn new(engine: &Engine, deadline: &Deadline) -> Arc<Self> {
+    pub(crate) fn new(engine: &Engine, deadline: &Deadline, disk: Option<Arc<Disk>>) -> Arc<Self> {
         Arc::new(Self {
             now: bson::DateTime::from_millis(engine.clock.now().millis()),
             clock: engine.clock.clone(),
@@ -182,6 +185,7 @@ impl Runtime {
             deadline: Mutex::new(deadline.clone()),
             value_bytes_max: engine.limits.document_bytes_max,
             collation: None,
+            disk,
             #[cfg(any(test, feature = "testing"))]
             checks_left: u32::MAX.into(),
         })
@@ -197,6 +201,7 @@ impl Runtime {
             deadline: Mutex::new(Deadline::NEVER),
             value_bytes_max: 16 * 1024 * 1024,
             collation: None,
+            disk: None,
             checks_left: u32::MAX.into(),
         })
     }
@@ -211,6 +216,7 @@ impl Runtime {
             deadline: Mutex::new(deadline.clone()),
             value_bytes_max: self.value_bytes_max,
             collation,
+            disk: self.disk.clone(),
             #[cfg(any(test, feature = "testing"))]
             checks_left: u32::MAX.into(),
         })
@@ -219,6 +225,11 @@ impl Runtime {
     /// How strings are compared, if not by their bytes.
     pub(crate) fn collation(&self) -> Option<&Arc<Collation>> {
         self.collation.as_ref()
+    }
+
+    /// Where the command may spill to what memory may not hold.
+    pub(crate) fn disk(&self) -> Option<&Arc<Disk>> {
+        self.disk.as_ref()
     }
 
     /// Acts as if the deadline passed after it was looked at so often.

@@ -1,7 +1,6 @@
 //! An aggregation's pages, and how it is explained.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -9,14 +8,15 @@ use bson::raw::cstr;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 use cloudlet_base::Deadline;
 
-use super::run::{Run, Step, Work, feed};
-use super::{Pipeline, Source, Stage, check_held};
+use super::run::{Run, Work, feed};
+use super::{Pipeline, Source, Stage};
 use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::exec::scan::{Meter, check_place};
 use crate::exec::{CursorState, FIRST_BATCH, rebind};
 use crate::kv::KvRead;
 use crate::plan::Plan;
+use crate::spill::Spool;
 use crate::{Cursor, Namespace, Page, Result};
 
 /// Where an aggregation goes on.
@@ -26,7 +26,7 @@ pub(crate) struct PipelineState {
     pipeline: Arc<Pipeline>,
     progress: Progress,
     /// Made already, not yet given out.
-    pending: VecDeque<RawDocumentBuf>,
+    pending: Spool,
 }
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ enum Progress {
 
 /// Whether the rest of the result is in memory already.
 pub(crate) fn is_pending(state: &PipelineState) -> bool {
-    matches!(state.progress, Progress::Done)
+    matches!(state.progress, Progress::Done) && !state.pending.in_memory().1
 }
 
 /// The first page of an aggregation.
@@ -63,7 +63,7 @@ pub(crate) fn first_page(
         ns: ns.clone(),
         pipeline: pipeline.clone(),
         progress: start(catalog, ns, pipeline)?,
-        pending: VecDeque::new(),
+        pending: Spool::default(),
     };
     page(
         engine,
@@ -160,19 +160,21 @@ fn page(
     };
     let bytes_max = engine.limits.page_bytes_max;
     // A first page of no documents is a cursor and costs nothing.
-    if state.pending.len() < batch {
+    let (held, more) = state.pending.in_memory();
+    if held < batch && !more {
         fill(&run, &pipeline, &mut state.progress, &mut state.pending, batch)?;
     }
     let mut documents = Vec::new();
     let mut bytes = 0;
     while documents.len() < batch
-        && let Some(next) = state.pending.front()
+        && let Some(next) = state.pending.pop()?
     {
         bytes += next.as_bytes().len();
         if !documents.is_empty() && bytes > bytes_max {
+            state.pending.put_back(next);
             break;
         }
-        documents.extend(state.pending.pop_front());
+        documents.push(next);
     }
     let done = state.pending.is_empty() && matches!(state.progress, Progress::Done);
     let cursor = (!done).then(|| Cursor {
@@ -186,17 +188,15 @@ fn fill(
     run: &Run<'_>,
     pipeline: &Pipeline,
     progress: &mut Progress,
-    pending: &mut VecDeque<RawDocumentBuf>,
+    pending: &mut Spool,
     batch: usize,
 ) -> Result<()> {
     let max = run.engine.limits.aggregate_bytes_max;
     let page_bytes_max = run.engine.limits.page_bytes_max;
-    let mut bytes: usize = pending.iter().map(|doc| doc.as_bytes().len()).sum();
     let mut keep = |doc: Cow<'_, bson::RawDocument>| {
-        bytes += doc.as_bytes().len();
-        check_held(bytes, "the rest of the result", max)?;
-        pending.push_back(doc.into_owned());
-        Ok(if pending.len() >= batch || bytes >= page_bytes_max {
+        pending.push(doc.into_owned(), run.runtime, max)?;
+        let (held, more) = pending.in_memory();
+        Ok(if more || held >= batch || pending.bytes() >= page_bytes_max {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -214,7 +214,7 @@ fn fill(
             skip,
             limit,
         } => {
-            let mut steps: Vec<Step<'_>> = pipeline.stages.iter().map(Step::start).collect();
+            let mut steps = run.steps(&pipeline.stages);
             let start = after.take();
             let mut done = true;
             let filter = &pipeline.query.filter;
@@ -242,7 +242,8 @@ fn fill(
     Ok(())
 }
 
-/// How the pipeline runs, in the shape of MongoDB's `explain`: the query that feeds it, and the stages after.
+/// How the pipeline runs, in the shape of MongoDB's `explain`: the query that feeds it, and the stages after. One with
+/// stages that hold documents is run, and each of them tells whether it went to disk.
 pub(crate) fn explain(
     engine: &Engine,
     kv: &dyn KvRead,
@@ -266,13 +267,30 @@ pub(crate) fn explain(
         first.append(cstr!("$cursor"), cursor);
         stages.push(first);
     }
-    for stage in &pipeline.stages {
+    let run = Run {
+        engine,
+        kv,
+        catalog,
+        ns,
+        runtime: &pipeline.query.runtime,
+        deadline,
+        work: &Work::default(),
+        depth: 0,
+    };
+    let mut steps = run.steps(&pipeline.stages);
+    if steps.iter().any(|step| step.used_disk().is_some()) {
+        run.execute_steps(pipeline, &mut steps, &mut |_| Ok(ControlFlow::Continue(())))?;
+    }
+    for (stage, step) in pipeline.stages.iter().zip(&steps) {
         let mut shown = RawDocumentBuf::new();
         crate::catalog::append(
             &mut shown,
             stage.name(),
             RawBsonRef::Document(&RawDocumentBuf::new()),
         );
+        if let Some(used_disk) = step.used_disk() {
+            shown.append(cstr!("usedDisk"), used_disk);
+        }
         stages.push(shown);
     }
     let mut out = RawDocumentBuf::new();

@@ -1,13 +1,16 @@
 //! `$group` and `$bucketAuto`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bson::raw::{CString, cstr};
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
+use super::run::DOCUMENTS_PER_CHECK;
 use super::{check_held, check_made};
 use crate::expression::{Accumulation, Accumulator, Env, Expr, Runtime, Scope, location};
-use crate::value::{as_whole, compare, field, fields, raw_fields, type_name};
+use crate::spill::{Bounds, Sorted, Sorter};
+use crate::value::{as_whole, field, fields, raw_fields, type_name};
 use crate::{Code, Error, Result, keycode};
 
 /// What an entry of the table of groups takes beside its key and values, about.
@@ -46,13 +49,39 @@ impl Group {
         })
     }
 
-    pub(super) fn start(&self) -> Groups<'_> {
+    pub(super) fn start(&self, bytes_max: usize) -> Groups<'_> {
         Groups {
             group: self,
+            bytes_max,
             places: HashMap::new(),
             rows: Vec::new(),
             bytes: 0,
+            spilled: None,
+            closed: false,
         }
+    }
+
+    /// A group about to begin.
+    fn states(&self) -> Vec<Accumulator> {
+        self.fields.iter().map(|(_, field)| field.start()).collect()
+    }
+
+    /// Feeds a document to its group. Returns how many bytes more are held, about.
+    fn feed(&self, states: &mut [Accumulator], doc: &RawDocument, runtime: &Runtime) -> Result<usize> {
+        let mut bytes = 0;
+        for ((_, field), state) in self.fields.iter().zip(states) {
+            bytes += field.feed(state, doc, runtime)?;
+        }
+        Ok(bytes)
+    }
+
+    fn document(&self, id: RawBson, states: Vec<Accumulator>) -> Result<RawDocumentBuf> {
+        let mut out = RawDocumentBuf::new();
+        out.append(cstr!("_id"), id);
+        for ((name, _), state) in self.fields.iter().zip(states) {
+            out.append(name, state.result());
+        }
+        check_made(&out).map(|()| out)
     }
 }
 
@@ -93,17 +122,26 @@ pub(super) fn accumulation(name: &str, v: RawBsonRef<'_>, scope: &Scope) -> Resu
         .ok_or_else(|| location(15_952, format!("unknown group operator '{operator}'")))
 }
 
-/// The groups so far, in the order in which they came up.
+/// The groups so far, in the order in which they came up. When they are more than memory may hold, the documents of
+/// further groups go to disk, sorted by group; when those in memory go on growing, so do their further documents. Each
+/// group's documents are fed in the order in which they came, those from disk after those that came before them.
 pub(super) struct Groups<'g> {
     group: &'g Group,
+    bytes_max: usize,
     places: HashMap<Vec<u8>, usize>,
     rows: Vec<(RawBson, Vec<Accumulator>)>,
     bytes: usize,
+    /// Documents of groups that are not in memory.
+    spilled: Option<Sorter>,
+    /// Whether those of groups in memory go there too.
+    closed: bool,
 }
 
-impl Groups<'_> {
-    pub(super) fn add(&mut self, doc: &RawDocument, runtime: &Runtime, bytes_max: usize) -> Result<()> {
-        let id = self.group.id.eval(&mut Env::new(doc, runtime))?;
+impl<'g> Groups<'g> {
+    /// # Errors
+    /// Those of the expressions, and when memory is full and the command may not use the disk.
+    pub(super) fn add(&mut self, doc: Cow<'_, RawDocument>, runtime: &Runtime) -> Result<()> {
+        let id = self.group.id.eval(&mut Env::new(&doc, runtime))?;
         let mut key = Vec::new();
         // A missing id is the group of null.
         match runtime.collation() {
@@ -111,32 +149,124 @@ impl Groups<'_> {
             Some(collation) => keycode::encode_text(&mut key, id.or_null(), false, collation.as_ref()),
         }
         let place = match self.places.get(&key) {
-            Some(place) => *place,
-            None => {
+            Some(place) if !self.closed => *place,
+            None if self.spilled.is_none() => {
                 self.bytes += key.len() * 2 + GROUP_BYTES * (1 + self.group.fields.len());
-                let start = self.group.fields.iter().map(|(_, field)| field.start());
-                self.rows
-                    .push((id.into_raw().unwrap_or(RawBson::Null), start.collect()));
+                let id = id.into_raw().unwrap_or(RawBson::Null);
+                self.rows.push((id, self.group.states()));
                 self.places.insert(key, self.rows.len() - 1);
                 self.rows.len() - 1
             }
+            _ => {
+                drop(id);
+                let Some(sorter) = &mut self.spilled else {
+                    return Err(Error::new(Code::InternalError, "a group is nowhere"));
+                };
+                return sorter.push(key, doc.into_owned(), runtime);
+            }
         };
-        for ((_, field), state) in self.group.fields.iter().zip(&mut self.rows[place].1) {
-            self.bytes += field.feed(state, doc, runtime)?;
+        self.bytes += self.group.feed(&mut self.rows[place].1, &doc, runtime)?;
+        if self.bytes > self.bytes_max {
+            if runtime.disk().is_none() {
+                return check_held(self.bytes, "$group", self.bytes_max);
+            }
+            // Beside the groups in memory: a quarter of what they have, for them and for the documents of others.
+            let more = self.bytes_max / 4;
+            let bounds = Bounds {
+                bytes_max: more,
+                limit: "aggregate_bytes_max",
+                holder: "$group",
+            };
+            self.spilled.get_or_insert_with(|| Sorter::new(bounds, None));
+            self.closed = self.bytes > self.bytes_max + more;
         }
-        check_held(self.bytes, "$group", bytes_max)
+        Ok(())
     }
 
-    pub(super) fn into_documents(self) -> impl Iterator<Item = Result<RawDocumentBuf>> {
-        let names: Vec<CString> = self.group.fields.iter().map(|(name, _)| name.clone()).collect();
-        self.rows.into_iter().map(move |(id, states)| {
-            let mut out = RawDocumentBuf::new();
-            out.append(cstr!("_id"), id);
-            for (name, state) in names.iter().zip(states) {
-                out.append(name, state.result());
-            }
-            check_made(&out).map(|()| out)
+    /// Whether there were more than memory may hold.
+    pub(super) fn used_disk(&self) -> bool {
+        self.spilled.as_ref().is_some_and(Sorter::used_disk)
+    }
+
+    /// All groups; there are none afterwards.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn finish(&mut self, runtime: &Runtime) -> Result<Grouped<'g>> {
+        let spilled = self.spilled.as_mut();
+        let rows = std::mem::take(&mut self.rows).into_iter();
+        Ok(Grouped {
+            group: self.group,
+            bytes_max: self.bytes_max,
+            places: std::mem::take(&mut self.places),
+            rest: spilled.map(|sorter| sorter.finish(runtime)).transpose()?,
+            rows: rows.map(Some).collect::<Vec<_>>(),
+            next: 0,
         })
+    }
+}
+
+/// Groups to be handed on: those with documents on disk first, by their ids, then the others, as they came up.
+pub(super) struct Grouped<'g> {
+    group: &'g Group,
+    bytes_max: usize,
+    places: HashMap<Vec<u8>, usize>,
+    /// Emptied as they are handed on.
+    rows: Vec<Option<(RawBson, Vec<Accumulator>)>>,
+    /// The first of them that may be there.
+    next: usize,
+    rest: Option<Sorted>,
+}
+
+impl Grouped<'_> {
+    /// The next group's document.
+    ///
+    /// # Errors
+    /// Those of the expressions and of the disk, a group that alone is more than memory may hold, and a document that
+    /// is too large.
+    pub(super) fn next(&mut self, runtime: &Runtime) -> Result<Option<RawDocumentBuf>> {
+        if let Some(rest) = &mut self.rest {
+            if let Some((key, doc)) = rest.next()? {
+                return self.on_disk(&key, doc, runtime).map(Some);
+            }
+            self.rest = None;
+        }
+        while let Some(row) = self.rows.get_mut(self.next) {
+            self.next += 1;
+            if let Some((id, states)) = row.take() {
+                return self.group.document(id, states).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The document of the group that begins, on disk, with `doc`.
+    fn on_disk(&mut self, key: &[u8], doc: RawDocumentBuf, runtime: &Runtime) -> Result<RawDocumentBuf> {
+        let place = self.places.get(key);
+        let (id, mut states) = match place.and_then(|place| self.rows[*place].take()) {
+            Some(row) => row,
+            None => {
+                let id = self.group.id.eval(&mut Env::new(&doc, runtime))?;
+                (id.into_raw().unwrap_or(RawBson::Null), self.group.states())
+            }
+        };
+        let mut bytes = self.group.feed(&mut states, &doc, runtime)?;
+        let mut documents = 1_u64;
+        while let Some(rest) = &mut self.rest
+            && let Some(row) = rest.next()?
+        {
+            if row.0 != key {
+                rest.put_back(row);
+                break;
+            }
+            bytes += self.group.feed(&mut states, &row.1, runtime)?;
+            check_held(bytes, "one group of $group", self.bytes_max)?;
+            documents += 1;
+            if documents.is_multiple_of(DOCUMENTS_PER_CHECK) {
+                runtime.check()?;
+            }
+        }
+        self.group.document(id, states)
     }
 }
 
@@ -204,45 +334,66 @@ impl BucketAuto {
         })
     }
 
-    /// The value that a document is sorted by.
-    pub(super) fn value_of(&self, doc: &RawDocument, runtime: &Runtime) -> Result<RawBson> {
+    fn value_of(&self, doc: &RawDocument, runtime: &Runtime) -> Result<RawBson> {
         let value = self.by.eval(&mut Env::new(doc, runtime))?;
         Ok(value.into_raw().unwrap_or(RawBson::Null))
     }
 
-    /// The buckets of all documents.
+    /// What a document is sorted by.
+    ///
+    /// # Errors
+    /// Those of the expression.
+    pub(super) fn key_of(&self, doc: &RawDocument, runtime: &Runtime) -> Result<Vec<u8>> {
+        let mut key = Vec::new();
+        keycode::encode(&mut key, self.value_of(doc, runtime)?.as_raw_bson_ref(), false);
+        Ok(key)
+    }
+
+    /// The buckets of all documents, which are `count`.
+    ///
+    /// # Errors
+    /// Those of the expressions and of the disk, and a bucket that is too large.
     pub(super) fn divide(
         &self,
-        mut rows: Vec<(RawBson, RawDocumentBuf)>,
+        mut rows: Sorted,
+        count: usize,
         runtime: &Runtime,
     ) -> Result<Vec<RawDocumentBuf>> {
-        rows.sort_by(|a, b| compare(a.0.as_raw_bson_ref(), b.0.as_raw_bson_ref()));
-        let same = |a: &RawBson, b: &RawBson| compare(a.as_raw_bson_ref(), b.as_raw_bson_ref()).is_eq();
-        let size = ((rows.len() as f64 / self.buckets as f64).round() as usize).max(1);
+        let size = ((count as f64 / self.buckets as f64).round() as usize).max(1);
         let mut out = Vec::new();
-        let mut start = 0;
-        while start < rows.len() {
-            // The last one takes what is left; equal values are never apart.
-            let mut end = if out.len() + 1 == self.buckets {
-                rows.len()
-            } else {
-                (start + size).min(rows.len())
-            };
-            while end < rows.len() && same(&rows[end - 1].0, &rows[end].0) {
-                end += 1;
-            }
+        while let Some((mut last_key, first)) = rows.next()? {
+            let min = self.value_of(&first, runtime)?;
             let mut states: Vec<Accumulator> = self.fields.iter().map(|(_, field)| field.start()).collect();
-            for (_, doc) in &rows[start..end] {
+            let mut feed = |doc: &RawDocument| -> Result<()> {
                 for ((_, field), state) in self.fields.iter().zip(&mut states) {
                     field.feed(state, doc, runtime)?;
                 }
+                Ok(())
+            };
+            feed(&first)?;
+            // The last one takes what is left; equal values are never apart.
+            let all = out.len() + 1 == self.buckets;
+            let (mut fed, mut last) = (1_usize, first);
+            let mut after = None;
+            while let Some((key, doc)) = rows.next()? {
+                if !all && fed >= size && key != last_key {
+                    after = Some(self.value_of(&doc, runtime)?);
+                    rows.put_back((key, doc));
+                    break;
+                }
+                feed(&doc)?;
+                fed += 1;
+                if (fed as u64).is_multiple_of(DOCUMENTS_PER_CHECK) {
+                    runtime.check()?;
+                }
+                (last_key, last) = (key, doc);
             }
+            let max = match after {
+                Some(after) => after,
+                None => self.value_of(&last, runtime)?,
+            };
             let mut bounds = RawDocumentBuf::new();
-            bounds.append(cstr!("min"), rows[start].0.as_raw_bson_ref());
-            let max = rows
-                .get(end)
-                .or(rows.last())
-                .map_or(RawBsonRef::Null, |(v, _)| v.as_raw_bson_ref());
+            bounds.append(cstr!("min"), min);
             bounds.append(cstr!("max"), max);
             let mut bucket = RawDocumentBuf::new();
             bucket.append(cstr!("_id"), bounds);
@@ -251,7 +402,6 @@ impl BucketAuto {
             }
             check_made(&bucket)?;
             out.push(bucket);
-            start = end;
         }
         Ok(out)
     }

@@ -2,13 +2,15 @@
 //!
 //! [`parse`] makes the stages, [`optimize`] moves what it can into the query that feeds them (filter, sort, limit: so
 //! that indexes serve them). [`run`] pushes documents through the stages one by one, so that only those stages hold
-//! documents that have to (`$group`, `$sort` and their kin), each within `aggregate_bytes_max`. Nothing is spilled to
-//! disk. [`group`], [`join`] and [`near`] are stages of their kinds; [`cursor`] makes pages; [`mod@write`] is `$out`
+//! documents that have to (`$group`, `$sort` and their kin), each within `aggregate_bytes_max`; sorts, groups and
+//! samples go on over disk past that, if the command may ([`spill`](crate::spill)).
+//! [`group`], [`join`] and [`near`] are stages of their kinds; [`cursor`] makes pages; [`mod@write`] is `$out`
 //! and `$merge`.
 //!
 //! A cursor holds no read transaction. If all stages look at one document at a time, it holds the key after which
 //! the scan goes on, and later pages see later states of the store, as those of a query do. Otherwise the pipeline
-//! runs to its end at the first page, and the cursor holds the rest of the result, of `aggregate_bytes_max` at most.
+//! runs to its end at the first page, and the cursor holds the rest of the result, of `aggregate_bytes_max` at most
+//! in memory.
 
 mod cursor;
 mod group;
@@ -301,10 +303,10 @@ fn with_path(doc: &RawDocument, path: &[Box<str>], value: Option<RawBsonRef<'_>>
 }
 
 /// An error when a stage holds more than it may.
-fn check_held(bytes: usize, stage: &str, max: usize) -> Result<()> {
+pub(crate) fn check_held(bytes: usize, stage: &str, max: usize) -> Result<()> {
     if bytes > max {
         let message = format!(
-            "{stage} held over {bytes} bytes, and aggregate_bytes_max is {max}; nothing is spilled to disk, so an earlier $match or $project would help"
+            "{stage} held over {bytes} bytes, and aggregate_bytes_max is {max}; it does not spill to disk, or is not allowed to (allowDiskUse: true, where the server has a place for it); an earlier $match or $project would help"
         );
         return Err(Error::new(
             Code::QueryExceededMemoryLimitNoDiskUseAllowed,

@@ -78,23 +78,8 @@ fn can_pass(before: &Stage, stage: &Stage) -> bool {
         Stage::Sort { limit: None, .. } => true,
         Stage::Project(projection) => {
             let mut names = Vec::new();
-            top_fields(filter, &mut names) && names.iter().all(|name| projection.leaves(name))
+            filter.fields(&mut names) && names.iter().all(|name| projection.leaves(name))
         }
         _ => false,
-    }
-}
-
-/// The first parts of the paths a filter looks at; false if they can't be told.
-fn top_fields<'f>(filter: &'f Filter, names: &mut Vec<&'f str>) -> bool {
-    match filter {
-        Filter::And(parts) | Filter::Or(parts) | Filter::Nor(parts) => {
-            parts.iter().all(|part| top_fields(part, names))
-        }
-        Filter::Field { path, .. } => {
-            names.push(&path.parts()[0].name);
-            true
-        }
-        Filter::Expr { .. } | Filter::Schema(_) => false,
-        Filter::AlwaysTrue | Filter::AlwaysFalse => true,
     }
 }

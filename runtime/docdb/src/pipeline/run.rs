@@ -6,29 +6,27 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use bson::raw::{CString, cstr};
-use bson::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 use cloudlet_base::Deadline;
 
-use super::group::Groups;
+use super::group::{BucketAuto, Groups};
 use super::join::Kept;
 use super::{Pipeline, Source, Stage, Surroundings, Unwind, check_held, with_path};
 use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::exec::scan::{MatchVisitor, Meter, scan};
 use crate::exec::{Query, scope_of, sorted_documents};
-use crate::expression::{Runtime, Value};
+use crate::expression::{Runtime, Scope, Value};
 use crate::kv::KvRead;
 use crate::plan::{self, Plan};
 use crate::query::Filter;
 use crate::sort::SortSpec;
+use crate::spill::{Bounds, Sorted, Sorter};
 use crate::view::{self, NESTED_MAX, Resolved};
 use crate::{Code, Error, Namespace, Result};
 
-/// How many more documents than are wanted pile up before the rest is thrown away.
-const SLACK: usize = 1024;
-
 /// Documents handed on between two looks at the clock.
-const DOCUMENTS_PER_CHECK: u64 = 256;
+pub(super) const DOCUMENTS_PER_CHECK: u64 = 256;
 
 /// What a pipeline runs in.
 pub(super) struct Run<'a> {
@@ -74,8 +72,23 @@ impl<'a> Run<'a> {
 
     /// Runs a pipeline to its end.
     pub(super) fn execute(&self, pipeline: &Pipeline, out: &mut Out<'_>) -> Result<()> {
-        let mut steps: Vec<Step<'_>> = pipeline.stages.iter().map(Step::start).collect();
-        let mut push = |doc: Cow<'_, RawDocument>| feed(&mut steps, doc, self, out);
+        self.execute_steps(pipeline, &mut self.steps(&pipeline.stages), out)
+    }
+
+    /// Stages about to begin.
+    pub(super) fn steps<'p>(&self, stages: &'p [Stage]) -> Vec<Step<'p>> {
+        let bytes_max = self.engine.limits.aggregate_bytes_max;
+        stages.iter().map(|stage| Step::start(stage, bytes_max)).collect()
+    }
+
+    /// Runs a pipeline to its end, whose stages are about to begin.
+    pub(super) fn execute_steps(
+        &self,
+        pipeline: &Pipeline,
+        steps: &mut [Step<'_>],
+        out: &mut Out<'_>,
+    ) -> Result<()> {
+        let mut push = |doc: Cow<'_, RawDocument>| feed(steps, doc, self, out);
         match &pipeline.source {
             Source::Collection => {
                 self.find(&pipeline.query, &mut push)?;
@@ -98,7 +111,7 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        finish(&mut steps, self, out).map(drop)
+        finish(steps, self, out)
     }
 
     /// The documents of the collection that the pipeline's query asks for.
@@ -112,9 +125,9 @@ impl<'a> Run<'a> {
         let plan = query.plan(collection)?;
         let mut meter = Meter::new(self.engine, self.deadline);
         if let Some(sort) = query.sort.as_ref().filter(|_| !plan.sorted) {
-            let documents = sorted_documents(self.engine, self.kv, &plan, query, sort, &mut meter)?;
+            let mut sorted = sorted_documents(self.engine, self.kv, &plan, query, sort, &mut meter)?;
             self.spend(&meter)?;
-            for doc in documents {
+            while let Some((_, doc)) = sorted.next()? {
                 if push(Cow::Owned(doc))?.is_break() {
                     break;
                 }
@@ -138,8 +151,13 @@ impl<'a> Run<'a> {
         if self.depth > NESTED_MAX {
             return Err(view::too_deep());
         }
-        let scope = self.engine.scope(self.deadline);
-        let scope = scope_of(&scope, None, of.collation.as_deref(), &self.engine.limits)?;
+        let runtime = Runtime::new(self.engine, self.deadline, self.runtime.disk().cloned());
+        let scope = scope_of(
+            &Scope::new(runtime),
+            None,
+            of.collation.as_deref(),
+            &self.engine.limits,
+        )?;
         let around = Surroundings::new(&self.engine.limits, scope);
         let mut pipeline = Pipeline::parse(&of.pipeline, &around, None)?;
         let inner = &pipeline.query;
@@ -296,23 +314,10 @@ pub(super) enum Step<'p> {
     GraphLookup(&'p super::GraphLookup),
     Skip(u64),
     Limit(u64),
-    Sort {
-        by: &'p SortSpec,
-        limit: Option<usize>,
-        rows: Vec<(Vec<u8>, RawDocumentBuf)>,
-        bytes: usize,
-    },
-    Sample {
-        size: usize,
-        rows: Vec<(f64, RawDocumentBuf)>,
-        bytes: usize,
-    },
-    Group(Option<Groups<'p>>),
-    BucketAuto {
-        buckets: &'p super::BucketAuto,
-        rows: Vec<(RawBson, RawDocumentBuf)>,
-        bytes: usize,
-    },
+    Sort(&'p SortSpec, Sorter),
+    Sample(Sorter),
+    Group(Groups<'p>),
+    BucketAuto(&'p BucketAuto, Sorter),
     UnionWith(&'p super::UnionWith),
     Facet {
         facets: Vec<FacetAtWork<'p>>,
@@ -329,8 +334,16 @@ pub(super) struct FacetAtWork<'p> {
 }
 
 impl<'p> Step<'p> {
-    pub(super) fn start(stage: &'p Stage) -> Step<'p> {
+    fn start(stage: &'p Stage, bytes_max: usize) -> Step<'p> {
         let wanted = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let sorter = |wanted: Option<usize>| {
+            let bounds = Bounds {
+                bytes_max,
+                limit: "aggregate_bytes_max",
+                holder: stage.name(),
+            };
+            Sorter::new(bounds, wanted)
+        };
         match stage {
             Stage::GeoNear(_)
             | Stage::Match(_)
@@ -342,36 +355,34 @@ impl<'p> Step<'p> {
             Stage::GraphLookup(lookup) => Step::GraphLookup(lookup),
             Stage::Skip(skip) => Step::Skip(*skip),
             Stage::Limit(limit) => Step::Limit(*limit),
-            Stage::Sort { by, limit } => Step::Sort {
-                by,
-                limit: limit.map(wanted),
-                rows: Vec::new(),
-                bytes: 0,
-            },
-            Stage::Sample(size) => Step::Sample {
-                size: wanted(*size),
-                rows: Vec::new(),
-                bytes: 0,
-            },
-            Stage::Group(group) => Step::Group(Some(group.start())),
-            Stage::BucketAuto(buckets) => Step::BucketAuto {
-                buckets,
-                rows: Vec::new(),
-                bytes: 0,
-            },
+            Stage::Sort { by, limit } => Step::Sort(by, sorter(limit.map(wanted))),
+            Stage::Sample(size) => Step::Sample(sorter(Some(wanted(*size)))),
+            Stage::Group(group) => Step::Group(group.start(bytes_max)),
+            Stage::BucketAuto(buckets) => Step::BucketAuto(buckets, sorter(None)),
             Stage::UnionWith(union) => Step::UnionWith(union),
             Stage::Facet(facets) => Step::Facet {
                 facets: facets
                     .iter()
                     .map(|(name, stages)| FacetAtWork {
                         name,
-                        steps: stages.iter().map(Step::start).collect(),
+                        steps: stages.iter().map(|stage| Step::start(stage, bytes_max)).collect(),
                         result: RawArrayBuf::new(),
                         done: false,
                     })
                     .collect(),
                 bytes: 0,
             },
+        }
+    }
+
+    /// Whether it held more than memory may; none for stages that hold nothing that could be spilled.
+    pub(super) fn used_disk(&self) -> Option<bool> {
+        match self {
+            Step::Sort(_, sorter) | Step::Sample(sorter) | Step::BucketAuto(_, sorter) => {
+                Some(sorter.used_disk())
+            }
+            Step::Group(groups) => Some(groups.used_disk()),
+            _ => None,
         }
     }
 }
@@ -424,47 +435,24 @@ pub(super) fn feed(
             let flow = feed(rest, doc, run, out)?;
             Ok(if *left == 0 { ControlFlow::Break(()) } else { flow })
         }
-        Step::Sort {
-            by,
-            limit,
-            rows,
-            bytes,
-        } => {
-            let key = by.sort_key(&doc);
-            *bytes += key.len() + doc.as_bytes().len();
-            rows.push((key, doc.into_owned()));
-            if let Some(wanted) = limit
-                && rows.len() > wanted.saturating_mul(2).saturating_add(SLACK)
-            {
-                rows.sort_by(|a, b| a.0.cmp(&b.0));
-                rows.truncate(*wanted);
-                *bytes = rows
-                    .iter()
-                    .map(|(key, doc)| key.len() + doc.as_bytes().len())
-                    .sum();
-            }
-            check_held(*bytes, "$sort", max).map(|()| ControlFlow::Continue(()))
-        }
-        Step::Sample { size, rows, bytes } => {
-            *bytes += doc.as_bytes().len();
-            rows.push((run.runtime.random(), doc.into_owned()));
-            if rows.len() > size.saturating_mul(2).saturating_add(SLACK) {
-                rows.sort_by(|a, b| a.0.total_cmp(&b.0));
-                rows.truncate(*size);
-                *bytes = rows.iter().map(|(_, doc)| doc.as_bytes().len()).sum();
-            }
-            check_held(*bytes, "$sample", max).map(|()| ControlFlow::Continue(()))
-        }
-        Step::Group(groups) => {
-            if let Some(groups) = groups {
-                groups.add(&doc, run.runtime, max)?;
-            }
+        Step::Sort(by, sorter) => {
+            sorter.push(by.sort_key(&doc), doc.into_owned(), run.runtime)?;
             more
         }
-        Step::BucketAuto { buckets, rows, bytes } => {
-            *bytes += doc.as_bytes().len() + 64;
-            rows.push((buckets.value_of(&doc, run.runtime)?, doc.into_owned()));
-            check_held(*bytes, "$bucketAuto", max).map(|()| ControlFlow::Continue(()))
+        Step::Sample(sorter) => {
+            // The bits of numbers from 0 to 1 order as the numbers do.
+            let key = run.runtime.random().to_bits().to_be_bytes();
+            sorter.push(key.to_vec(), doc.into_owned(), run.runtime)?;
+            more
+        }
+        Step::Group(groups) => {
+            groups.add(doc, run.runtime)?;
+            more
+        }
+        Step::BucketAuto(buckets, sorter) => {
+            let key = buckets.key_of(&doc, run.runtime)?;
+            sorter.push(key, doc.into_owned(), run.runtime)?;
+            more
         }
         Step::Facet { facets, bytes } => {
             for facet in facets.iter_mut().filter(|facet| !facet.done) {
@@ -501,25 +489,18 @@ pub(super) fn finish(steps: &mut [Step<'_>], run: &Run<'_>, out: &mut Out<'_>) -
         Ok(())
     };
     match step {
-        Step::Sort { limit, rows, .. } => {
-            let mut rows = std::mem::take(rows);
-            rows.sort_by(|a, b| a.0.cmp(&b.0));
-            rows.truncate(limit.unwrap_or(usize::MAX));
-            hand_on(&mut rows.into_iter().map(|(_, doc)| Ok(doc)))?;
-        }
-        Step::Sample { size, rows, .. } => {
-            let mut rows = std::mem::take(rows);
-            rows.sort_by(|a, b| a.0.total_cmp(&b.0));
-            rows.truncate(*size);
-            hand_on(&mut rows.into_iter().map(|(_, doc)| Ok(doc)))?;
+        Step::Sort(_, sorter) | Step::Sample(sorter) => {
+            let mut sorted = sorter.finish(run.runtime)?;
+            let next = |sorted: &mut Sorted| Ok(sorted.next()?.map(|(_, doc)| doc));
+            hand_on(&mut std::iter::from_fn(|| next(&mut sorted).transpose()))?;
         }
         Step::Group(groups) => {
-            if let Some(groups) = groups.take() {
-                hand_on(&mut groups.into_documents())?;
-            }
+            let mut made = groups.finish(run.runtime)?;
+            hand_on(&mut std::iter::from_fn(|| made.next(run.runtime).transpose()))?;
         }
-        Step::BucketAuto { buckets, rows, .. } => {
-            let buckets = buckets.divide(std::mem::take(rows), run.runtime)?;
+        Step::BucketAuto(buckets, sorter) => {
+            let count = sorter.count();
+            let buckets = buckets.divide(sorter.finish(run.runtime)?, count, run.runtime)?;
             hand_on(&mut buckets.into_iter().map(Ok))?;
         }
         Step::UnionWith(union) => {

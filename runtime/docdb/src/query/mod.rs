@@ -50,6 +50,23 @@ pub(crate) enum Filter {
     AlwaysFalse,
 }
 
+impl Filter {
+    /// Adds the names of the document's own fields that it looks at; false if these can't be told.
+    pub(crate) fn fields<'f>(&'f self, names: &mut Vec<&'f str>) -> bool {
+        match self {
+            Filter::And(parts) | Filter::Or(parts) | Filter::Nor(parts) => {
+                parts.iter().all(|part| part.fields(names))
+            }
+            Filter::Field { path, .. } => {
+                names.push(&path.parts()[0].name);
+                true
+            }
+            Filter::Expr { .. } | Filter::Schema(_) => false,
+            Filter::AlwaysTrue | Filter::AlwaysFalse => true,
+        }
+    }
+}
+
 /// A predicate on the values reached by a path.
 #[derive(Debug, Clone)]
 pub(crate) enum Predicate {

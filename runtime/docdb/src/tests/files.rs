@@ -195,6 +195,93 @@ fn an_older_format_is_raised_so_that_no_older_program_passes_validators_over() {
     }
 }
 
+/// Entries of versions before 5 have the `_id` alone, and the catalog does not say that they tell more.
+#[test]
+fn an_index_of_an_older_version_is_used_and_does_not_cover() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let docs = at(&path).unwrap();
+    make_index(&docs, index(&[("a", 1)]));
+    make_index(
+        &docs,
+        IndexSpec {
+            unique: true,
+            ..index(&[("u", 1)])
+        },
+    );
+    insert(&docs, (0..9).map(|i| doc! { "_id": i, "a": i % 3, "u": i }));
+    drop(docs);
+    let database = redb::Database::create(&path).unwrap();
+    let writing = database.begin_write().unwrap();
+    let table = redb::TableDefinition::<&[u8], &[u8]>::new("cloudlet");
+    let mut table = writing.open_table(table).unwrap();
+    table.insert(&b"\0format"[..], &4_u32.to_be_bytes()[..]).unwrap();
+    let rows: Vec<(Vec<u8>, Vec<u8>)> = redb::ReadableTable::iter(&table)
+        .unwrap()
+        .map(|row| {
+            let (key, value) = row.unwrap();
+            (key.value().to_vec(), value.value().to_vec())
+        })
+        .collect();
+    let mut entries = 0;
+    for (key, value) in rows {
+        let older = match key[0] {
+            1 => {
+                let mut row = Document::try_from(bson::RawDocument::from_bytes(&value).unwrap()).unwrap();
+                for index in row.get_array_mut("indexes").unwrap() {
+                    let typed = index.as_document_mut().unwrap().remove("typed");
+                    assert_eq!(typed, Some(true.into()));
+                }
+                raw(row).into_bytes()
+            }
+            3 => {
+                entries += 1;
+                let id_bytes = usize::try_from(u32::from_be_bytes(value[..4].try_into().unwrap())).unwrap();
+                // The unique one was made last.
+                let unique = value.len() > 4 + 2;
+                if unique {
+                    value[4..4 + id_bytes].to_vec()
+                } else {
+                    value[..4].to_vec()
+                }
+            }
+            _ => continue,
+        };
+        table.insert(&key[..], &older[..]).unwrap();
+    }
+    assert_eq!(entries, 18);
+    drop(table);
+    writing.commit().unwrap();
+    drop(database);
+    let docs = at(&path).unwrap();
+    let check = |field: &str, covered: bool| {
+        let find = Find {
+            projection: Some(raw(doc! { "_id": 0, field: 1 })),
+            ..query(doc! { field: { "$gte": 2 } })
+        };
+        let (stages, _, _) = explained(&docs, find.clone());
+        let expected = if covered {
+            vec!["PROJECTION_COVERED", "IXSCAN"]
+        } else {
+            vec!["PROJECTION_DEFAULT", "FETCH", "IXSCAN"]
+        };
+        assert_eq!(stages, expected, "{field}");
+        all(&docs, find).unwrap()
+    };
+    docs.verify(Deadline::NEVER).wait().unwrap();
+    assert_eq!(check("a", false), vec![doc! { "a": 2 }; 3]);
+    assert_eq!(check("u", false).len(), 7);
+    insert(&docs, [doc! { "_id": 9, "a": 2, "u": 9 }]);
+    let twice = insert(&docs, [doc! { "_id": 10, "u": 9 }]);
+    assert_eq!(twice.errors[0].error.code(), Code::DuplicateKey);
+    docs.verify(Deadline::NEVER).wait().unwrap();
+    assert_eq!(check("a", false).len(), 4);
+    docs.drop_index(&ns(), "a_1").wait().unwrap();
+    make_index(&docs, index(&[("a", 1)]));
+    assert_eq!(check("a", true), vec![doc! { "a": 2 }; 4]);
+    docs.verify(Deadline::NEVER).wait().unwrap();
+}
+
 #[test]
 fn a_full_disk_costs_the_writes_of_that_while_only() {
     let disk = Disk::new(1);

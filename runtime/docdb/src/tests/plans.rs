@@ -1,6 +1,10 @@
 //! Which plan is chosen, told by `explain` and by how much is looked at. That all plans answer alike is `model`'s.
 
+use bson::Bson;
+use proptest::prelude::*;
+
 use super::*;
+use crate::sort::SortSpec;
 
 fn filled() -> Docs {
     let docs = memory();
@@ -248,4 +252,117 @@ fn a_sort_with_a_limit_keeps_the_first_ones_only() {
     assert!(error.to_string().contains("allowDiskUse"), "{error}");
     make_index(&docs, index(&[("b", 1)]));
     assert_eq!(ids(&docs, sorted(doc! {}, doc! { "b": 1 })).len(), 800);
+}
+
+#[test]
+fn one_field_with_arrays_sorts_when_nothing_bounds_it() {
+    let docs = filled();
+    make_index(&docs, index(&[("tags", 1), ("b", 1)]));
+    make_index(&docs, index(&[("a", 1), ("tags", -1)]));
+    make_index(&docs, index(&[("lines.x", 1), ("lines.y", 1)]));
+    let by_tags = || sorted(doc! {}, doc! { "tags": 1, "b": 1 });
+    check(&docs, by_tags(), &BY_INDEX, (200, 200));
+    let expected: Vec<i32> = (0..5).flat_map(|tag| (0..20).map(move |i| tag + 5 * i)).collect();
+    assert_eq!(ids(&docs, by_tags()), expected);
+    let paged = Find {
+        batch: Some(7),
+        ..by_tags()
+    };
+    assert_eq!(ids(&docs, paged), expected, "each once");
+    let first = Find {
+        limit: Some(5),
+        ..by_tags()
+    };
+    check(&docs, first, &["LIMIT", "FETCH", "IXSCAN"], (5, 5));
+    check(&docs, sorted(doc! {}, doc! { "tags": -1 }), &BY_INDEX, (200, 200));
+    check(
+        &docs,
+        sorted(doc! { "a": 3 }, doc! { "tags": 1 }),
+        &BY_INDEX,
+        (20, 20),
+    );
+    // The bound keeps out the element that counts; two fields take theirs from different elements.
+    check(
+        &docs,
+        sorted(doc! { "tags": { "$gt": 50 } }, doc! { "tags": 1 }),
+        &["SORT", "FETCH", "IXSCAN"],
+        (85, 85),
+    );
+    check(
+        &docs,
+        sorted(doc! {}, doc! { "lines.x": 1, "lines.y": 1 }),
+        &["SORT", "COLLSCAN"],
+        (0, 100),
+    );
+}
+
+fn with_arrays() -> impl Strategy<Value = Document> {
+    let scalar = || prop_oneof![4 => (0..6_i32).prop_map(Bson::from), 1 => Just(Bson::Null), 1 => "[ab]".prop_map(Bson::from)];
+    let many =
+        move || prop_oneof![2 => scalar(), 3 => prop::collection::vec(scalar(), 0..4).prop_map(Bson::from)];
+    let below = prop::collection::vec((scalar(), scalar()), 0..3).prop_map(move |all| {
+        let all = all.into_iter().map(|(x, y)| doc! { "x": x, "y": y });
+        Bson::from(all.collect::<Vec<_>>())
+    });
+    (
+        prop::option::of(many()),
+        prop::option::of(scalar()),
+        prop::option::of(many()),
+        prop::option::of(below),
+    )
+        .prop_map(|(a, b, c, l)| {
+            let fields = [("a", a), ("b", b), ("c", c), ("l", l)];
+            fields
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect()
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// By an index, whether it sorts or not, as by sorting all documents.
+    #[test]
+    fn indexes_with_arrays_sort_as_sorting_does(
+        documents in prop::collection::vec(with_arrays(), 1..14),
+        keys in prop::sample::select(vec![
+            vec![("a", 1)], vec![("a", -1), ("b", 1)], vec![("b", 1), ("a", 1)], vec![("b", 1), ("a", -1), ("_id", 1)],
+            vec![("l.x", 1), ("l.y", 1)], vec![("b", 1), ("l.x", 1), ("l.y", -1)], vec![("c", 1), ("b", 1), ("a", 1)],
+        ]),
+        filter in prop::sample::select(vec![
+            doc! {}, doc! { "b": 1 }, doc! { "b": { "$gt": 1 } }, doc! { "a": { "$gt": 2 } }, doc! { "c": 1 },
+            doc! { "b": { "$in": [1, 2] } }, doc! { "l.x": 1 }, doc! { "b": 2, "l": { "$elemMatch": { "x": { "$gt": 1 } } } },
+        ]),
+        sort in prop::sample::select(vec![
+            doc! { "a": 1 }, doc! { "a": -1 }, doc! { "a": 1, "b": -1 }, doc! { "b": 1, "a": 1 }, doc! { "b": -1, "a": -1 },
+            doc! { "l.x": 1 }, doc! { "l.x": 1, "l.y": 1 }, doc! { "b": 1, "l.x": -1 }, doc! { "c": 1, "a": 1 },
+        ]),
+        batch in prop::option::of(1..4_u32),
+    ) {
+        let docs = memory();
+        let spec = index(&keys);
+        let hint = spec.name.clone();
+        make_index(&docs, spec);
+        let numbered = (0_i32..).zip(documents).map(|(id, mut document)| {
+            document.insert("_id", id);
+            document
+        });
+        // Some have two arrays where the index takes one.
+        let _ = docs.insert(&ns(), Insert { ordered: false, ..inserts(numbered) }, Deadline::NEVER).wait();
+        let find = Find { batch, ..sorted(filter, sort.clone()) };
+        let by_index = all(&docs, Find { hint: Some(hint), ..find.clone() }).unwrap();
+        let scanned = all(&docs, Find { hint: Some("$natural".into()), ..find }).unwrap();
+        let sort = SortSpec::parse(&raw(sort)).unwrap();
+        let order = |found: &[Document]| -> Vec<Vec<u8>> {
+            found.iter().map(|document| sort.sort_key(&raw(document.clone()))).collect()
+        };
+        prop_assert_eq!(order(&by_index), order(&scanned));
+        let ids = |found: &[Document]| {
+            let mut ids: Vec<i32> = found.iter().map(|document| document.get_i32("_id").unwrap()).collect();
+            ids.sort_unstable();
+            ids
+        };
+        prop_assert_eq!(ids(&by_index), ids(&scanned));
+    }
 }

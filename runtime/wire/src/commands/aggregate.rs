@@ -52,7 +52,7 @@ impl AggregateArgs {
                 "collation" => aggregate.collation = args::collated(value)?,
                 "let" => aggregate.variables = args::maybe_document("let", value)?,
                 "explain" => explain = args::flag("explain", value)?,
-                "allowDiskUse" => aggregate.allow_disk_use = args::flag(name, value)?,
+                "allowDiskUse" => aggregate.allow_disk_use = Some(args::flag(name, value)?),
                 "bypassDocumentValidation" => aggregate.bypass_validation = args::flag(name, value)?,
                 "fromMongos" | "needsMerge" => {
                     args::flag(name, value)?;

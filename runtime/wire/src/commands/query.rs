@@ -54,7 +54,8 @@ impl FindArgs {
                 "awaitData" => await_data = args::flag("find.awaitData", value)?,
                 "returnKey" => return_key = args::flag("find.returnKey", value)?,
                 "showRecordId" => record_id = args::flag("find.showRecordId", value)?,
-                "allowDiskUse" | "allowPartialResults" | "oplogReplay" => {
+                "allowDiskUse" => find.allow_disk_use = Some(args::flag(name, value)?),
+                "allowPartialResults" | "oplogReplay" => {
                     args::flag(name, value)?;
                 }
                 "options" | "ntoreturn" | "term" | "readOnce" | "snapshot" | "maxScan" => {}
