@@ -54,6 +54,7 @@ verbs! {
     BulkWrite = "bulkWrite", Login;
     Create = "create", Write;
     CollMod = "collMod", Write;
+    ConvertToCapped = "convertToCapped", Write;
     Drop = "drop", Write;
     DropDatabase = "dropDatabase", Admin;
     RenameCollection = "renameCollection", Login;
@@ -100,6 +101,7 @@ impl Verb {
                 self,
                 Verb::Create
                     | Verb::CollMod
+                    | Verb::ConvertToCapped
                     | Verb::Drop
                     | Verb::DropDatabase
                     | Verb::RenameCollection

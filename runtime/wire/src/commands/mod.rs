@@ -54,6 +54,7 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::BulkWrite => bulk::bulk_write(call).await,
         Verb::Create => collection::create(call).await,
         Verb::CollMod => collection::modify(call).await,
+        Verb::ConvertToCapped => collection::convert_to_capped(call).await,
         Verb::Drop => catalog::drop_collection(call).await,
         Verb::DropDatabase => catalog::drop_database(call).await,
         Verb::RenameCollection => catalog::rename(call).await,
