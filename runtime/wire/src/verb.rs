@@ -36,6 +36,7 @@ verbs! {
     BuildInfo = "buildInfo" | "buildinfo", Nothing;
     SaslStart = "saslStart", Nothing;
     SaslContinue = "saslContinue", Nothing;
+    Authenticate = "authenticate", Nothing;
     Logout = "logout", Nothing;
     ConnectionStatus = "connectionStatus", Nothing;
     WhatsMyUri = "whatsmyuri", Nothing;
@@ -89,6 +90,7 @@ verbs! {
     GetLog = "getLog", Monitor;
     Top = "top", Monitor;
     CurrentOp = "currentOp", Login;
+    KillOp = "killOp", Login;
     Fsync = "fsync", Cluster;
     ConfigureFailPoint = "configureFailPoint", Cluster;
 }
