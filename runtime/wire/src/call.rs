@@ -317,12 +317,22 @@ async fn carry_out<'s>(
             }
         }
         if strike.close {
+            // A router that loses a statement's connection ends its transaction.
+            if let (Some(part), Some(writes), false) = (&part, &writes, ends_transaction(verb)) {
+                writes.lock().await.lose(part.number);
+            }
             return Ok(Done::Close);
         }
         let in_transaction = part.map(|_| verb);
         if let Some(error) = strike.error(generic.is_numbered_write(verb), in_transaction) {
             return Err(error);
         }
+    }
+    if shared.settings.test_commands
+        && generic.max_time.is_some()
+        && let Some(error) = shared.fail_point.strike_max_time()
+    {
+        return Err(error);
     }
     let budget = generic.max_time.map_or(shared.limits.command_time_max, |time| {
         time.min(shared.limits.command_time_max)
