@@ -127,3 +127,27 @@ async fn what_is_long_or_secret_is_not_listed() {
     );
     assert_eq!(other.code(doc! { "killOp": 1, "op": 1, "$db": "db" }).await, 13);
 }
+
+#[tokio::test]
+async fn a_cursors_pages_share_the_time_of_its_command() {
+    let wire = wire(settings()).await;
+    let (mut client, mut other) = (Client::connect(&wire), Client::connect(&wire));
+    let documents = (0..10).map(|i| doc! { "_id": i }).collect();
+    client.ok(crate::client::insert(documents)).await;
+    let find = |time: Option<i32>| {
+        let mut find = doc! { "find": "c", "batchSize": 2, "$db": "db" };
+        find.extend(time.map(|time| ("maxTimeMS".to_owned(), time.into())));
+        find
+    };
+    let bounded = client.ok(find(Some(LONG_MS))).await;
+    let unbounded = client.ok(find(None)).await;
+    let order = doc! { "configureFailPoint": "maxTimeAlwaysTimeOut", "mode": "alwaysOn", "$db": "admin" };
+    other.ok(order).await;
+    let more = |reply: &Document| {
+        let id = reply.get_document("cursor").unwrap().get_i64("id").unwrap();
+        doc! { "getMore": id, "collection": "c", "batchSize": 2, "$db": "db" }
+    };
+    assert_eq!(client.code(more(&bounded)).await, 50);
+    client.ok(more(&unbounded)).await;
+    assert_eq!(client.code(find(Some(LONG_MS))).await, 50);
+}
