@@ -755,7 +755,7 @@ fn check_tables(ns: &Namespace, row: &RawDocument) -> Result<()> {
         return Ok(());
     };
     let message = format!(
-        "collection {ns} is ordered by version {other:?} of the collations, and this program has {:?}; export it with the program that wrote it, drop it there, and import it with this one (for an index alone: drop it there, and make it again here)",
+        "collection {ns} is ordered by version {other:?} of the collations, and this program has {:?}; dump it with the program that wrote it (mongodump keeps its collation), drop it there, and restore it with this one; an index alone is dropped there and made again here",
         collation::TABLES
     );
     Err(Error::new(Code::UnsupportedFormat, message))

@@ -904,7 +904,18 @@ impl Docs {
                 upsert: statement.upsert,
             })
         };
-        guarded(|| Ok(update.statements.iter().map(parse).collect()))
+        // A pipeline that is none fails the command, in MongoDB too: it is read before any statement is carried out.
+        let is_pipeline = |statement: &UpdateOne| {
+            let first = statement.update.iter().next().and_then(|field| field.ok());
+            first.is_some_and(|(name, _)| name.as_str() == crate::ops::PIPELINE_FIELD)
+        };
+        guarded(|| {
+            let parsed = update.statements.iter().map(|statement| match parse(statement) {
+                Err(error) if is_pipeline(statement) => Err(error),
+                parsed => Ok(parsed),
+            });
+            parsed.collect()
+        })
     }
 
     pub(crate) fn prepare_delete(

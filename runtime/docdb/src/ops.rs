@@ -397,6 +397,9 @@ pub struct CollectionChange {
     pub capped_size: Option<u64>,
     /// The new number of documents of a capped collection; 0 is no limit.
     pub capped_max: Option<u64>,
+    /// Makes it a capped collection of this size, bytes, without its indexes: MongoDB's `convertToCapped`. Nothing else is
+    /// changed then. It may have 100,000 documents.
+    pub convert_to_capped: Option<u64>,
 }
 
 /// Which documents a validator is asked of.

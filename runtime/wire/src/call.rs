@@ -17,6 +17,7 @@ use crate::failpoint::{Strike, WriteStrike};
 use crate::frame::{ReplyForm, Request, Sequence};
 use crate::logical_time;
 use crate::metrics::{Limit, Raised};
+use crate::operations::{Operation, Running};
 use crate::roles::Need;
 use crate::sessions::{SessionId, Turn, Writes};
 use crate::shared::Shared;
@@ -50,6 +51,8 @@ pub(crate) struct Call<'a> {
     pub(crate) max_time: Option<Duration>,
     /// Set when the peer goes away.
     pub(crate) cancel: CancelFlag,
+    /// What is listed of it, and told when it is to end.
+    pub(crate) operation: Arc<Operation>,
     /// Its place among the commands at work.
     pub(crate) permit: Option<SemaphorePermit<'a>>,
     /// The session, if it runs in one.
@@ -170,7 +173,14 @@ pub(crate) async fn answer(
     let began = shared.now();
     let name = first_name(&request);
     let verb = Verb::from_name(&name);
-    let (reply, ok) = match carry_out(shared, conn, request, name, verb, cancel).await {
+    let mut listed = None;
+    let outcome = carry_out(shared, conn, request, name, verb, (cancel, &mut listed)).await;
+    // Whatever its work made of being told to stop.
+    let outcome = match listed {
+        Some(running) if running.operation.is_killed() => outcome.map_err(|_| interrupted()),
+        _ => outcome,
+    };
+    let (reply, ok) = match outcome {
         Ok(Done::Reply(mut reply)) => {
             reply.append(cstr!("ok"), 1.0);
             (Some(reply), true)
@@ -202,6 +212,11 @@ pub(crate) async fn answer(
     outcome
 }
 
+/// The error of a command that `killOp` ended.
+pub(crate) fn interrupted() -> CommandError {
+    CommandError::new(Code::Interrupted, "operation was interrupted")
+}
+
 /// What a command came to.
 enum Done {
     /// A reply that still lacks its `ok`.
@@ -210,13 +225,14 @@ enum Done {
     Close,
 }
 
-async fn carry_out(
-    shared: &Shared,
+/// Carries a command out. `listed` gets its place among the commands at work.
+async fn carry_out<'s>(
+    shared: &'s Shared,
     conn: &mut Conn,
     request: Request,
     name: String,
     verb: Option<Verb>,
-    cancel: CancelFlag,
+    (cancel, listed): (CancelFlag, &mut Option<Running<'s>>),
 ) -> Result<Done> {
     let legacy = request.reply == ReplyForm::Legacy;
     let Some(verb) = verb else {
@@ -252,6 +268,10 @@ async fn carry_out(
         )
     })?;
     let _running = Raised::by(&shared.metrics.commands_running, 1);
+    let running = shared
+        .operations
+        .begin(shared, conn, (verb, &db), &request, cancel.clone());
+    let operation = listed.insert(running).operation.clone();
 
     let user = conn.login.as_ref().map(|login| login.name.clone());
     let session = match &generic.lsid {
@@ -291,15 +311,28 @@ async fn carry_out(
     };
     if let Some(strike) = &strike {
         if let Some(time) = strike.block {
-            tokio::time::sleep(time).await;
+            tokio::select! {
+                () = tokio::time::sleep(time) => {}
+                () = operation.ended() => return Err(interrupted()),
+            }
         }
         if strike.close {
+            // A router that loses a statement's connection ends its transaction.
+            if let (Some(part), Some(writes), false) = (&part, &writes, ends_transaction(verb)) {
+                writes.lock().await.lose(part.number);
+            }
             return Ok(Done::Close);
         }
         let in_transaction = part.map(|_| verb);
         if let Some(error) = strike.error(generic.is_numbered_write(verb), in_transaction) {
             return Err(error);
         }
+    }
+    if shared.settings.test_commands
+        && generic.max_time.is_some()
+        && let Some(error) = shared.fail_point.strike_max_time()
+    {
+        return Err(error);
     }
     let budget = generic.max_time.map_or(shared.limits.command_time_max, |time| {
         time.min(shared.limits.command_time_max)
@@ -314,6 +347,7 @@ async fn carry_out(
         deadline: Deadline::after(shared.clock.as_ref(), budget).with_cancel(cancel.clone()),
         max_time: generic.max_time,
         cancel,
+        operation,
         permit: Some(permit),
         session,
         transaction: None,

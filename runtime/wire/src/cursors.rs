@@ -29,6 +29,8 @@ pub(crate) enum Rest {
 /// A cursor that a getMore has.
 pub(crate) struct Taken {
     pub(crate) rest: Rest,
+    /// What is left of its time, if that is bounded.
+    pub(crate) time_left: Option<Duration>,
     /// Ends when the cursor is killed meanwhile.
     pub(crate) killed: oneshot::Receiver<()>,
 }
@@ -44,6 +46,8 @@ pub(crate) struct Owner {
     pub(crate) transaction: Option<i64>,
     /// Lives until its session ends.
     pub(crate) no_timeout: bool,
+    /// What is left of the time that the command gave itself and its getMores.
+    pub(crate) time_left: Option<Duration>,
 }
 
 struct Entry {
@@ -157,13 +161,18 @@ impl Cursors {
         let (taken, killed) = oneshot::channel();
         entry.used = now;
         entry.taken = Some(taken);
-        Ok(Taken { rest, killed })
+        Ok(Taken {
+            rest,
+            time_left: entry.owner.time_left,
+            killed,
+        })
     }
 
-    /// Puts the rest of a cursor back; false when it was killed meanwhile.
-    pub(crate) fn give_back(&self, id: i64, rest: Rest, now: Duration) -> bool {
+    /// Puts the rest of a cursor back, with what is left of its time; false when it was killed meanwhile.
+    pub(crate) fn give_back(&self, id: i64, rest: Rest, time_left: Option<Duration>, now: Duration) -> bool {
         match self.lock().get_mut(&id) {
             Some(entry) => {
+                entry.owner.time_left = time_left;
                 entry.rest = Some(rest);
                 entry.taken = None;
                 entry.used = now;

@@ -73,6 +73,7 @@ codes! {
     ExceededTimeLimit = 262, Deadline;
     OperationNotSupportedInTransaction = 263, Invalid;
     APIVersionError = 322, Invalid;
+    MechanismUnavailable = 334, Invalid;
     UnsupportedOpQueryCommand = 352, Invalid;
     TooManyRequests = 462, Busy;
     SearchNotEnabled = 31082, Invalid;

@@ -57,6 +57,8 @@ pub(crate) struct FailPoint {
     get_more: Mutex<(Mode, FailCommand)>,
     /// `onPrimaryTransactionalWrite`: what a numbered write fails with before or after it is carried out.
     write: Mutex<(Mode, FailCommand)>,
+    /// `maxTimeAlwaysTimeOut`: the time of each command that has one is over at once.
+    max_time: Mutex<(Mode, FailCommand)>,
 }
 
 /// What happens to a numbered write.
@@ -74,6 +76,7 @@ impl Default for FailPoint {
             command: Mutex::new((Mode::Off, FailCommand::default())),
             get_more: Mutex::new((Mode::Off, FailCommand::default())),
             write: Mutex::new((Mode::Off, FailCommand::default())),
+            max_time: Mutex::new((Mode::Off, FailCommand::default())),
         }
     }
 }
@@ -118,6 +121,7 @@ impl FailPoint {
                         "failCommand" => &self.command,
                         "failGetMoreAfterCursorCheckout" => &self.get_more,
                         "onPrimaryTransactionalWrite" => &self.write,
+                        "maxTimeAlwaysTimeOut" => &self.max_time,
                         name => {
                             let message = format!("failpoint {name} is not known");
                             return Err(CommandError::new(Code::CommandNotSupported, message));
@@ -169,6 +173,16 @@ impl FailPoint {
             Some(code) => WriteStrike::Before((!data.strike.close).then_some(code)),
             None => WriteStrike::After,
         })
+    }
+
+    /// The failure of a command that has a `maxTimeMS`, if one was ordered.
+    pub(crate) fn strike_max_time(&self) -> Option<CommandError> {
+        let mut state = self.max_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = "operation exceeded time limit (as ordered)";
+        state
+            .0
+            .strikes()
+            .then(|| CommandError::new(Code::MaxTimeMSExpired, message))
     }
 
     /// The failure of a getMore that has its cursor, if one was ordered.

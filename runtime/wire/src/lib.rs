@@ -8,7 +8,7 @@
 //! - `args`, `error`: arguments to types; failures as drivers see them.
 //! - `commands`: what each command does.
 //! - `scram`, `throttle`, `users`, `roles`: who may log in, how often they may try, and what they may do.
-//! - `cursors`, `sessions`, `transactions`, `logical_time`: what outlives a command.
+//! - `operations`: the commands at work. `cursors`, `sessions`, `transactions`, `logical_time`: what outlives one.
 //! - `failpoint`: failures on order, for drivers' tests.
 //! - `limits`, `metrics`: every bound, and what is counted.
 //!
@@ -39,6 +39,7 @@ mod users;
 mod cursors;
 mod failpoint;
 mod logical_time;
+mod operations;
 mod sessions;
 mod transactions;
 

@@ -16,6 +16,7 @@ use crate::failpoint::FailPoint;
 use crate::limits::Limits;
 use crate::logical_time::LogicalTime;
 use crate::metrics::Metrics;
+use crate::operations::Operations;
 use crate::roles::Grant;
 use crate::sessions::Sessions;
 use crate::throttle::Throttle;
@@ -139,6 +140,7 @@ impl Wire {
                 metrics,
                 users,
                 throttle: Throttle::default(),
+                operations: Operations::default(),
                 cursors: Cursors::default(),
                 sessions: Sessions::default(),
                 fail_point: FailPoint::default(),
@@ -226,6 +228,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) users: Users,
     pub(crate) throttle: Throttle,
+    pub(crate) operations: Operations,
     pub(crate) cursors: Cursors,
     pub(crate) sessions: Sessions,
     pub(crate) fail_point: FailPoint,

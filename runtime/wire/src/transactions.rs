@@ -149,6 +149,13 @@ impl Writes {
         Ok(())
     }
 
+    /// Ends the transaction of that number without effect, if it is open.
+    pub(crate) fn lose(&mut self, number: i64) {
+        if self.newest == Some(number) {
+            self.abort_open();
+        }
+    }
+
     /// Ends the open transaction without effect, if there is one.
     pub(crate) fn abort_open(&mut self) {
         if let Standing::Open(transaction) = &self.standing {

@@ -36,6 +36,7 @@ verbs! {
     BuildInfo = "buildInfo" | "buildinfo", Nothing;
     SaslStart = "saslStart", Nothing;
     SaslContinue = "saslContinue", Nothing;
+    Authenticate = "authenticate", Nothing;
     Logout = "logout", Nothing;
     ConnectionStatus = "connectionStatus", Nothing;
     WhatsMyUri = "whatsmyuri", Nothing;
@@ -54,6 +55,7 @@ verbs! {
     BulkWrite = "bulkWrite", Login;
     Create = "create", Write;
     CollMod = "collMod", Write;
+    ConvertToCapped = "convertToCapped", Write;
     Drop = "drop", Write;
     DropDatabase = "dropDatabase", Admin;
     RenameCollection = "renameCollection", Login;
@@ -88,6 +90,7 @@ verbs! {
     GetLog = "getLog", Monitor;
     Top = "top", Monitor;
     CurrentOp = "currentOp", Login;
+    KillOp = "killOp", Login;
     Fsync = "fsync", Cluster;
     ConfigureFailPoint = "configureFailPoint", Cluster;
 }
@@ -100,6 +103,7 @@ impl Verb {
                 self,
                 Verb::Create
                     | Verb::CollMod
+                    | Verb::ConvertToCapped
                     | Verb::Drop
                     | Verb::DropDatabase
                     | Verb::RenameCollection

@@ -1,8 +1,9 @@
 //! Running queries: pages, cursors, counts, distinct values. `scan` walks a plan, `near` one by distance, `sorted` sorts
 //! what no index sorts, `lookup` is the short way to one document, `write` changes documents, `expire` removes old ones,
-//! `build` makes indexes, `explain` tells what happened.
+//! `build` makes indexes, `convert` capped collections, `explain` tells what happened.
 
 pub(crate) mod build;
+pub(crate) mod convert;
 pub(crate) mod expire;
 pub(crate) mod explain;
 pub(crate) mod lookup;

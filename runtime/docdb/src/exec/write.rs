@@ -513,6 +513,9 @@ fn validate(
 
 /// Changes what can be changed of a collection.
 pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &CollectionChange) -> Result<()> {
+    if let Some(size) = change.convert_to_capped {
+        return super::convert::convert_to_capped(tx, ns, size);
+    }
     let mut collection = Collection::clone(tx.catalog.only_collection(ns)?);
     let mut options = collection.options();
     if let Some(validator) = &change.validator {

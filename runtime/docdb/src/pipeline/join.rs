@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::parse::{Surroundings, bound, pipeline_documents, variables};
 use super::run::Run;
 use super::{Pipeline, check_held, with_path};
+use crate::collation::{self, Collation};
 use crate::exec::Query;
 use crate::expression::{Env, Expr, Value, field_path, location};
 use crate::path::{Path, index_values};
 use crate::plan;
 use crate::query::{Filter, Predicate};
 use crate::value::{as_whole, compare, elements, field, fields, is_number, type_name};
-use crate::{Code, Error, Namespace, Result, keycode};
+use crate::{Code, Error, Namespace, Result};
 
 fn failed(message: impl Into<String>) -> Error {
     Error::new(Code::FailedToParse, message)
@@ -70,10 +72,7 @@ impl Lookup {
         }
         let into = into.ok_or_else(|| failed("must specify 'as' field for a $lookup"))?;
         let on = match (local, foreign) {
-            (Some(local), Some(foreign)) => {
-                around.scope.needs_simple_collation("$lookup with localField")?;
-                Some((local, foreign))
-            }
+            (Some(local), Some(foreign)) => Some((local, foreign)),
             (None, None) if stages.is_some() => None,
             (None, None) => {
                 return Err(failed(
@@ -152,9 +151,18 @@ impl Lookup {
             return Ok(Kept::Useless);
         };
         let ns = Namespace::new(run.ns.database.clone(), &**from);
+        let collation = self.around.scope.runtime().collation();
+        // Under a collation only an index of that one is of use for strings.
+        let mut predicate = Predicate::Eq(match collation {
+            None => RawBson::Int32(0),
+            Some(_) => RawBson::String(String::new()),
+        });
+        if let Some(collation) = collation {
+            predicate.collate(collation);
+        }
         let any = Filter::Field {
             path: foreign.clone(),
-            predicate: Predicate::Eq(RawBson::Int32(0)),
+            predicate,
         };
         let indexed = match run.catalog.collection(&ns) {
             // What a view makes is worth keeping.
@@ -164,7 +172,8 @@ impl Lookup {
         if indexed {
             return Ok(Kept::Useless);
         }
-        Ok(Table::build(&run.inside(&ns), foreign)?.map_or(Kept::Useless, Kept::Table))
+        let table = Table::build(&run.inside(&ns), foreign, collation)?;
+        Ok(table.map_or(Kept::Useless, Kept::Table))
     }
 
     fn find(&self, doc: &RawDocument, run: &Run<'_>) -> Result<RawArrayBuf> {
@@ -178,9 +187,13 @@ impl Lookup {
         around.scope = scope;
         let mut pipeline = Pipeline::parse(&self.stages, &around, None)?;
         if let Some((local, foreign)) = &self.on {
+            let mut predicate = equal_to(&Value::Borrowed(RawBsonRef::Document(doc)).at_path(local));
+            if let Some(collation) = runtime.collation() {
+                predicate.collate(collation);
+            }
             pipeline.narrow(Filter::Field {
                 path: foreign.clone(),
-                predicate: equal_to(&Value::Borrowed(RawBsonRef::Document(doc)).at_path(local)),
+                predicate,
             });
         }
         collect(run, self.from.as_deref(), &pipeline, "$lookup")
@@ -202,11 +215,13 @@ pub(super) enum Kept {
 pub(super) struct Table {
     documents: Vec<RawDocumentBuf>,
     places: HashMap<Vec<u8>, Vec<usize>>,
+    /// How the keys have strings, if not by their bytes.
+    collation: Option<Arc<Collation>>,
 }
 
 impl Table {
     /// None when the collection is too large to be held.
-    fn build(run: &Run<'_>, foreign: &Path) -> Result<Option<Table>> {
+    fn build(run: &Run<'_>, foreign: &Path, collation: Option<&Arc<Collation>>) -> Result<Option<Table>> {
         let max = run.engine.limits.aggregate_bytes_max;
         let pipeline = Query::all(None, run.engine.scope(run.deadline).runtime().clone());
         let (mut documents, mut places) = (Vec::new(), HashMap::<Vec<u8>, Vec<usize>>::new());
@@ -214,7 +229,7 @@ impl Table {
         run.find(&pipeline, &mut |doc| {
             bytes += doc.as_bytes().len();
             for value in index_values(&doc, foreign).values {
-                let key = key(value);
+                let key = key(value, collation);
                 bytes += key.len() + 64;
                 places.entry(key).or_default().push(documents.len());
             }
@@ -225,12 +240,16 @@ impl Table {
                 ControlFlow::Continue(())
             })
         })?;
-        Ok((bytes <= max).then_some(Table { documents, places }))
+        Ok((bytes <= max).then(|| Table {
+            documents,
+            places,
+            collation: collation.cloned(),
+        }))
     }
 
     /// What a document joins with; none if the table can't tell, as of arrays, of which it has the elements only.
     fn find(&self, doc: &RawDocument, (local, foreign): &(Box<[Box<str>]>, Path)) -> Option<RawArrayBuf> {
-        let predicate = equal_to(&Value::Borrowed(RawBsonRef::Document(doc)).at_path(local));
+        let mut predicate = equal_to(&Value::Borrowed(RawBsonRef::Document(doc)).at_path(local));
         let wanted = match &predicate {
             Predicate::Eq(value) => std::slice::from_ref(value),
             Predicate::In { values, .. } => values,
@@ -243,7 +262,7 @@ impl Table {
             }
             found.extend(
                 self.places
-                    .get(&key(value.as_raw_bson_ref()))
+                    .get(&key(value.as_raw_bson_ref(), self.collation.as_ref()))
                     .into_iter()
                     .flatten()
                     .copied(),
@@ -251,6 +270,9 @@ impl Table {
         }
         found.sort_unstable();
         found.dedup();
+        if let Some(collation) = &self.collation {
+            predicate.collate(collation);
+        }
         let filter = Filter::Field {
             path: foreign.clone(),
             predicate,
@@ -442,7 +464,7 @@ impl GraphLookup {
         let mut ask = |v: &Value<'_>, frontier: &mut Vec<RawBson>| {
             let values = v.elements().unwrap_or_else(|| vec![v.clone()]);
             for v in values.into_iter().filter_map(Value::into_raw) {
-                if asked.insert(key(v.as_raw_bson_ref())) {
+                if asked.insert(key(v.as_raw_bson_ref(), None)) {
                     frontier.push(v);
                 }
             }
@@ -464,7 +486,7 @@ impl GraphLookup {
             });
             let found = collect(run, Some(&self.from), &pipeline, "$graphLookup")?;
             for found in elements(&found).filter_map(|v| v.as_document()) {
-                let id = key(field(found, "_id").unwrap_or(RawBsonRef::Null));
+                let id = key(field(found, "_id").unwrap_or(RawBsonRef::Null), None);
                 bytes += id.len() + 32;
                 if !seen.insert(id) {
                     continue;
@@ -490,8 +512,8 @@ impl GraphLookup {
     }
 }
 
-fn key(v: RawBsonRef<'_>) -> Vec<u8> {
+fn key(v: RawBsonRef<'_>, collation: Option<&Arc<Collation>>) -> Vec<u8> {
     let mut key = Vec::new();
-    keycode::encode(&mut key, v, false);
+    collation::encode(&mut key, v, false, collation);
     key
 }

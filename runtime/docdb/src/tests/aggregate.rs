@@ -943,19 +943,28 @@ fn updates_take_pipelines() {
         all(&docs, query(doc! { "_id": 9 })).unwrap(),
         [doc! { "_id": 9, "k": 1, "made": 2 }]
     );
+    let done = update(doc! { "_id": 4 }, vec![doc! { "$set": { "_id": 7 } }], false);
+    assert_eq!(done.errors[0].error.code(), Code::ImmutableField);
+    // What is no pipeline is told before any statement is carried out.
     for (pipeline, code) in [
-        (vec![doc! { "$set": { "_id": 7 } }], Code::ImmutableField),
         (vec![doc! { "$match": {} }], Code::InvalidOptions),
         (
             vec![doc! { "$set": { "a": { "$nope": 1 } } }],
             Code::InvalidPipelineOperator,
         ),
     ] {
-        assert_eq!(
-            update(doc! { "_id": 4 }, pipeline, false).errors[0].error.code(),
-            code
-        );
+        let pipeline: Vec<RawDocumentBuf> = pipeline.into_iter().map(raw).collect();
+        let first = update_one(doc! { "_id": 4 }, doc! { "$set": { "first": true } });
+        let statement = UpdateOne {
+            update: pipeline_update(&pipeline),
+            ..first.clone()
+        };
+        let refused = docs
+            .update(&ns(), updates(vec![first, statement]), Deadline::NEVER)
+            .wait();
+        assert_eq!(refused.unwrap_err().code(), code);
     }
+    assert_eq!(all(&docs, query(doc! { "first": true })).unwrap().len(), 0);
 }
 
 fn row() -> impl Strategy<Value = (i32, i32, Option<i32>)> {

@@ -314,3 +314,49 @@ fn a_capped_collection_is_as_it_was_left() {
     assert_eq!(ids(&docs, query(doc! {})), [7, 1, 2]);
     check(&docs);
 }
+
+#[test]
+fn a_collection_becomes_capped() {
+    let docs = memory();
+    insert(
+        &docs,
+        (0..20).rev().map(|i| doc! { "_id": i, "text": "x".repeat(100) }),
+    );
+    make_index(&docs, index(&[("text", 1)]));
+    let convert = |size: u64| {
+        let change = CollectionChange {
+            convert_to_capped: Some(size),
+            ..CollectionChange::default()
+        };
+        docs.modify_collection(&ns(), change)
+            .wait()
+            .map_err(|error| error.code())
+    };
+    assert_eq!(convert(0), Err(Code::BadValue));
+    assert_eq!(docs.list_indexes(&ns()).wait().unwrap().len(), 2);
+    // Ten documents of somewhat over 100 bytes each.
+    let bytes = doc! { "_id": 1, "text": "x".repeat(100) };
+    let bytes = raw(bytes).as_bytes().len() as u64;
+    convert(bytes * 10).unwrap();
+    assert_eq!(ids(&docs, query(doc! {})), (10..20).collect::<Vec<_>>());
+    assert_eq!(docs.list_indexes(&ns()).wait().unwrap().len(), 1);
+    let options = docs.collection_options(&ns()).wait().unwrap();
+    assert_eq!(
+        options.capped,
+        Some(crate::Capped {
+            size: bytes * 10,
+            max: None
+        })
+    );
+    insert(&docs, [doc! { "_id": 1, "text": "x".repeat(100) }]);
+    assert_eq!(
+        ids(&docs, query(doc! {})),
+        (11..20).chain([1]).collect::<Vec<_>>()
+    );
+    // One that is capped already gets another size.
+    convert(bytes * 2).unwrap();
+    assert_eq!(ids(&docs, query(doc! {})), [19, 1]);
+    docs.verify(Deadline::NEVER).wait().unwrap();
+    docs.drop_collection(&ns()).wait().unwrap();
+    assert_eq!(convert(4096), Err(Code::NamespaceNotFound));
+}

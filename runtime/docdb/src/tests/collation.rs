@@ -144,7 +144,6 @@ fn distinct_and_group_have_one_of_those_that_are_alike() {
     for stage in [
         doc! { "$group": { "_id": null, "all": { "$addToSet": "$s" } } },
         doc! { "$project": { "s": { "$setUnion": ["$s", ["x"]] } } },
-        doc! { "$lookup": { "from": "c", "localField": "s", "foreignField": "s", "as": "x" } },
         doc! { "$bucketAuto": { "groupBy": "$s", "buckets": 2 } },
     ] {
         let refused = docs
@@ -152,6 +151,54 @@ fn distinct_and_group_have_one_of_those_that_are_alike() {
             .wait();
         assert_eq!(refused.unwrap_err().code(), Code::CommandNotSupported, "{stage}");
     }
+}
+
+#[test]
+fn lookups_join_strings_so_too() {
+    let docs = words();
+    let other = Namespace::new("db", "names");
+    let names = [
+        doc! { "_id": 1, "n": "BANANA" },
+        doc! { "_id": 2, "n": ["x", "apfel"] },
+        doc! { "_id": 3, "n": 7 },
+    ];
+    docs.insert(&other, inserts(names), Deadline::NEVER)
+        .wait()
+        .unwrap();
+    let joined = || {
+        let lookup = doc! { "from": "names", "localField": "s", "foreignField": "n", "as": "j" };
+        let aggregate = Aggregate {
+            pipeline: vec![
+                raw(doc! { "$lookup": lookup }),
+                raw(doc! { "$sort": { "_id": 1 } }),
+            ],
+            collation: loose(),
+            ..Aggregate::default()
+        };
+        let page = docs.aggregate(&ns(), aggregate, Deadline::NEVER).wait().unwrap();
+        let found = rest(&docs, page, None).unwrap();
+        let ids = |row: &Document| -> Vec<i32> {
+            let joined = row.get_array("j").unwrap().iter();
+            joined
+                .map(|one| one.as_document().unwrap().get_i32("_id").unwrap())
+                .collect()
+        };
+        found.iter().map(ids).collect::<Vec<_>>()
+    };
+    let expected = vec![vec![1], vec![2], vec![2], vec![1], vec![], vec![3]];
+    // By a table of the other collection, by an index of another collation beside it, and by one of its own.
+    assert_eq!(joined(), expected);
+    docs.create_indexes(&other, vec![index(&[("n", 1)])])
+        .wait()
+        .unwrap();
+    assert_eq!(joined(), expected);
+    let own = IndexSpec {
+        name: "own".into(),
+        collation: loose(),
+        ..index(&[("n", 1)])
+    };
+    docs.create_indexes(&other, vec![own]).wait().unwrap();
+    assert_eq!(joined(), expected);
 }
 
 #[test]

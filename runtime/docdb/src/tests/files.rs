@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use redb::ReadableDatabase;
+use redb::{ReadableDatabase, ReadableTable as _};
 
 use super::stores::on_disk;
 use super::*;
@@ -355,5 +355,53 @@ fn a_failed_sync_is_told_and_survived() {
         let docs = open_on(on_disk(&disk).unwrap()).unwrap();
         assert_eq!(look(&docs), before);
         assert_eq!(before.1.collections, before.1.documents - 1);
+    }
+}
+
+/// Keys under a collation are those of one version of the tables, for a collection and for an index.
+#[test]
+fn keys_of_other_collation_tables_are_refused() {
+    let english = || Some(raw(doc! { "locale": "en" }));
+    for of_index in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let docs = at(&path).unwrap();
+        let options = CollectionOptions {
+            collation: english().filter(|_| !of_index),
+            ..CollectionOptions::default()
+        };
+        docs.create_collection_with(&ns(), options).wait().unwrap();
+        let spec = IndexSpec {
+            collation: english(),
+            ..index(&[("a", 1)])
+        };
+        if of_index {
+            make_index(&docs, spec);
+        }
+        insert(&docs, [doc! { "_id": "x", "a": "y" }]);
+        drop(docs);
+        drop(at(&path).unwrap());
+        let database = redb::Database::create(&path).unwrap();
+        let writing = database.begin_write().unwrap();
+        let table = redb::TableDefinition::<&[u8], &[u8]>::new("cloudlet");
+        let mut rows = writing.open_table(table).unwrap();
+        let key = b"\x01db\0c";
+        let mut row = rows.get(&key[..]).unwrap().unwrap().value().to_vec();
+        let tables = crate::collation::TABLES.as_bytes();
+        let place = row
+            .windows(tables.len())
+            .position(|bytes| bytes == tables)
+            .unwrap();
+        row[place] = b'x';
+        rows.insert(&key[..], &row[..]).unwrap();
+        drop(rows);
+        writing.commit().unwrap();
+        drop(database);
+        let error = at(&path).unwrap_err();
+        assert_eq!(error.code(), Code::UnsupportedFormat);
+        assert!(
+            error.to_string().contains("collection db.c is ordered by"),
+            "{error}"
+        );
     }
 }

@@ -4,7 +4,7 @@
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use cloudlet_data::{Aggregate, Namespace};
 
-use super::{changes, explain, query, search};
+use super::{changes, diagnostics, explain, query, search};
 use crate::args::{self, Args};
 use crate::call::{Call, check_database};
 use crate::error::{Code, CommandError, Result};
@@ -141,7 +141,7 @@ fn needs_no_collection(call: &Call<'_>, stages: &mut [RawDocumentBuf]) -> Result
     Ok(())
 }
 
-/// What the caller may see of the operations at work: its own.
+/// What the caller may see of the operations at work: its own, or with the right to it everybody's.
 fn current_op(call: &Call<'_>, options: &RawDocument) -> Result<RawArrayBuf> {
     if &*call.db != "admin" {
         return Err(CommandError::new(
@@ -149,20 +149,10 @@ fn current_op(call: &Call<'_>, options: &RawDocument) -> Result<RawArrayBuf> {
             "$currentOp must be run against the 'admin' database with {aggregate: 1}",
         ));
     }
-    if everybody(options)? {
-        call.require(Need::Monitor, "admin")?;
-    }
     let mut told = RawArrayBuf::new();
-    told.push(rawdoc! {
-        "type": "op",
-        "desc": format!("conn{}", call.conn.id),
-        "connectionId": call.conn.id,
-        "client": &*call.conn.peer,
-        "active": true,
-        "op": "command",
-        "ns": "admin.$cmd.aggregate",
-        "command": { "aggregate": 1 },
-    });
+    for operation in diagnostics::operations(call, everybody(options)?)? {
+        told.push(operation);
+    }
     Ok(told)
 }
 

@@ -10,7 +10,7 @@ use cloudlet_data::{BeforeChange, ChangeCursor, Changes, FullDocument, Watch, Wa
 use super::aggregate::{AggregateArgs, stage_of};
 use super::{query, reply};
 use crate::args;
-use crate::call::Call;
+use crate::call::{Call, interrupted};
 use crate::cursors::Rest;
 use crate::error::{Code, CommandError, Result};
 use crate::roles::Need;
@@ -121,7 +121,7 @@ pub(super) fn waiting(call: &mut Call<'_>) -> (Duration, Deadline) {
     (wait, deadline)
 }
 
-/// What is waited for, or what ended the waiting: the cursor, the connection or the node.
+/// What is waited for, or what ended the waiting: `killOp`, the cursor, the connection or the node.
 pub(super) async fn unless_ended<T>(
     call: &Call<'_>,
     id: i64,
@@ -134,6 +134,7 @@ pub(super) async fn unless_ended<T>(
         biased;
         answer = answer => Ok(answer?),
         _ = killed => Err(query::killed(id)),
+        () = call.operation.ended() => Err(interrupted()),
         () = gone.notified() => Err(CommandError::new(Code::Interrupted, "the client went away")),
         _ = stopped.wait_for(|stop| *stop) => Err(CommandError::new(
             Code::InterruptedAtShutdown,

@@ -91,6 +91,29 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     }
 }
 
+/// `convertToCapped`.
+pub(crate) async fn convert_to_capped(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let ns = call.target(&body)?;
+    let mut size = None;
+    let mut args = Args::new("convertToCapped", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "size" => size = Some(args::integer("convertToCapped.size", value)?),
+            name => return Err(args.unknown(name)),
+        }
+    }
+    let size = size.ok_or_else(|| args::missing("convertToCapped", "size"))?;
+    let change = CollectionChange {
+        // What is no size is told as one that is too small.
+        convert_to_capped: Some(u64::try_from(size).unwrap_or(0)),
+        ..CollectionChange::default()
+    };
+    let changed = call.shared.documents.modify_collection(&ns, change).await;
+    changed.map_err(not_there)?;
+    Ok(RawDocumentBuf::new())
+}
+
 /// `collMod`: of an index, of the collection, or of both; the collection first, so that a validator that is none
 /// leaves the index as it is.
 pub(crate) async fn modify(call: &mut Call<'_>) -> Result<RawDocumentBuf> {

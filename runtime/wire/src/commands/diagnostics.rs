@@ -218,14 +218,73 @@ pub(crate) fn top() -> RawDocumentBuf {
     rawdoc! { "totals": { "note": "all times in microseconds" } }
 }
 
-/// `currentOp`: operations are not listed.
+/// `currentOp`: the commands at work, those that the other fields match as a filter.
 pub(crate) fn current_op(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
-    let own = body
-        .get("$ownOps")?
-        .map_or(Ok(false), |flag| args::flag("$ownOps", flag))?;
-    if !own {
+    let mut own = false;
+    let mut filter = RawDocumentBuf::new();
+    let mut args = args::Args::new("currentOp", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "$ownOps" => own = args::flag(name, value)?,
+            "$all" | "$truncateOps" => {
+                args::flag(name, value)?;
+            }
+            name => {
+                // A name that was read has no NUL.
+                if let Ok(name) = <&bson::raw::CStr>::try_from(name) {
+                    filter.append(name, value);
+                }
+            }
+        }
+    }
+    let mut all = operations(call, !own)?;
+    cloudlet_data::retain_matching(&filter, &mut all)?;
+    let mut told = RawArrayBuf::new();
+    all.into_iter().for_each(|operation| told.push(operation));
+    Ok(rawdoc! { "inprog": told })
+}
+
+/// The commands at work, of everybody or of the caller only.
+///
+/// # Errors
+/// `Unauthorized` when the caller may not see those of others.
+pub(super) fn operations(call: &Call<'_>, of_everybody: bool) -> Result<Vec<RawDocumentBuf>> {
+    if of_everybody {
         call.require(Need::Monitor, "admin")?;
     }
-    Ok(rawdoc! { "inprog": [] })
+    let user = call.user();
+    let which = |owner: Option<&str>| of_everybody || owner == user.as_deref();
+    Ok(call.shared.operations.list(call.shared.now(), which))
+}
+
+/// `killOp`: ends a command at work, as soon as it looks. Anybody may end their own.
+pub(crate) fn kill_op(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    if &*call.db != "admin" {
+        return Err(CommandError::new(
+            Code::Unauthorized,
+            "killOp may only be run against the admin database.",
+        ));
+    }
+    let mut id = None;
+    let mut args = args::Args::new("killOp", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "op" => id = Some(args::integer("killOp.op", value)?),
+            name => return Err(args.unknown(name)),
+        }
+    }
+    let id = id.ok_or_else(|| args::missing("killOp", "op"))?;
+    let id = i32::try_from(id).map_err(|_| {
+        CommandError::new(
+            Code::BadValue,
+            format!("invalid op : {id}. Op ID cannot be represented with 32 bits"),
+        )
+    })?;
+    let user = call.user();
+    let all = call.may(Need::Cluster, "admin");
+    let may = |owner: Option<&str>| all || (owner.is_some() && owner == user.as_deref());
+    call.shared.operations.kill(id, may)?;
+    Ok(rawdoc! { "info": "attempting to kill op" })
 }

@@ -24,6 +24,14 @@ pub(crate) async fn start(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     begin(call, &body, &db).await
 }
 
+/// `authenticate`, the older login, by a certificate: none is taken here.
+pub(crate) fn authenticate(call: &mut Call<'_>) -> CommandError {
+    let body = call.take_body();
+    let mechanism = body.get_str("mechanism").unwrap_or_default();
+    let message = format!("Received authentication for mechanism {mechanism} which is not enabled");
+    CommandError::new(Code::MechanismUnavailable, message)
+}
+
 /// The `saslStart` that a handshake brings along. Its failure is no failure of the handshake.
 pub(crate) async fn speculate(call: &mut Call<'_>, start: &RawDocument) -> Option<RawDocumentBuf> {
     let db = start.get_str("db").unwrap_or("admin").to_owned();

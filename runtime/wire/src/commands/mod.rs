@@ -37,6 +37,7 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::BuildInfo => Ok(diagnostics::build_info()),
         Verb::SaslStart => login::start(call).await,
         Verb::SaslContinue => login::go_on(call).await,
+        Verb::Authenticate => Err(login::authenticate(call)),
         Verb::Logout => Ok(login::logout(call)),
         Verb::ConnectionStatus => diagnostics::connection_status(call),
         Verb::WhatsMyUri => Ok(diagnostics::whats_my_uri(call)),
@@ -54,6 +55,7 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::BulkWrite => bulk::bulk_write(call).await,
         Verb::Create => collection::create(call).await,
         Verb::CollMod => collection::modify(call).await,
+        Verb::ConvertToCapped => collection::convert_to_capped(call).await,
         Verb::Drop => catalog::drop_collection(call).await,
         Verb::DropDatabase => catalog::drop_database(call).await,
         Verb::RenameCollection => catalog::rename(call).await,
@@ -89,6 +91,7 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::GetLog => diagnostics::get_log(call),
         Verb::Top => Ok(diagnostics::top()),
         Verb::CurrentOp => diagnostics::current_op(call),
+        Verb::KillOp => diagnostics::kill_op(call),
         Verb::Fsync => stats::fsync(call),
         Verb::ConfigureFailPoint => {
             if !call.shared.settings.test_commands {

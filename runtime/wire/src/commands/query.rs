@@ -1,8 +1,10 @@
 //! Reading: find, getMore, killCursors, count, distinct.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
+use cloudlet_base::Deadline;
 use cloudlet_data::{Find, NATURAL_BACKWARD, Namespace, Page, Shown};
 
 use super::{changes, reply, tail};
@@ -261,7 +263,11 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let shared = call.shared;
     let idle = shared.limits.cursor_idle;
     let by = reply::owner(call, &ns, false);
-    let Taken { rest, killed } = shared.cursors.take(id, &by, idle, shared.now())?;
+    let Taken {
+        rest,
+        time_left,
+        killed,
+    } = shared.cursors.take(id, &by, idle, shared.now())?;
     // A getMore that fails or is dropped has lost the cursor's place: the cursor goes.
     let mut guard = FinishOnDrop {
         call_shared: shared,
@@ -283,7 +289,7 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
                 return Ok(reply::changes(false, 0, &ns.to_string(), changes));
             };
             guard.armed = false;
-            give_back(shared, id, Rest::Changes(cursor))?;
+            give_back(shared, id, Rest::Changes(cursor), None)?;
             return Ok(reply::changes(false, id, &ns.to_string(), changes));
         }
         Rest::Tail(cursor) => {
@@ -291,6 +297,16 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             (page.documents, page.cursor.map(Rest::Tail))
         }
         Rest::Documents(cursor, statements) => {
+            if let Some(left) = time_left {
+                let deadline =
+                    Deadline::after(shared.clock.as_ref(), left.min(shared.limits.command_time_max));
+                call.deadline = deadline.with_cancel(call.cancel.clone());
+                if shared.settings.test_commands
+                    && let Some(error) = shared.fail_point.strike_max_time()
+                {
+                    return Err(error);
+                }
+            }
             let page = statements.next_page(cursor, batch, call.deadline.clone()).await;
             let page = page.map_err(|error| match error.code() {
                 // Outside of a transaction only a snapshot can have gone.
@@ -311,7 +327,8 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         return Ok(reply::next_batch(0, &ns.to_string(), &documents));
     };
     guard.armed = false;
-    give_back(shared, id, rest)?;
+    let time_left = time_left.and_then(|_| call.deadline.remaining(shared.clock.as_ref()));
+    give_back(shared, id, rest, time_left)?;
     Ok(reply::next_batch(id, &ns.to_string(), &documents))
 }
 
@@ -319,8 +336,8 @@ pub(crate) async fn get_more(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
 ///
 /// # Errors
 /// `CursorKilled` when it was killed meanwhile.
-fn give_back(shared: &Shared, id: i64, rest: Rest) -> Result<()> {
-    if shared.cursors.give_back(id, rest, shared.now()) {
+fn give_back(shared: &Shared, id: i64, rest: Rest, time_left: Option<Duration>) -> Result<()> {
+    if shared.cursors.give_back(id, rest, time_left, shared.now()) {
         return Ok(());
     }
     Err(killed(id))

@@ -79,6 +79,9 @@ pub(crate) fn owner(call: &Call<'_>, ns: &Namespace, no_timeout: bool) -> Owner 
         session: call.session.clone(),
         transaction: call.transaction,
         no_timeout: no_timeout && call.session.is_some(),
+        time_left: call
+            .max_time
+            .and_then(|_| call.deadline.remaining(call.shared.clock.as_ref())),
     }
 }
 

@@ -18,5 +18,6 @@ mod durability;
 mod limits;
 mod metrics;
 mod oddities;
+mod operations;
 mod protocol;
 mod transactions;

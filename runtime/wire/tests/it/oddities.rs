@@ -68,6 +68,7 @@ fn commands() -> Vec<Document> {
         doc! { "setParameter": 1, "quiet": false },
         doc! { "getLog": "global" },
         doc! { "currentOp": 1, "$ownOps": true },
+        doc! { "killOp": 1, "op": 1 },
         doc! { "hello": 1, "client": {}, "compression": [], "saslSupportedMechs": "a.b", "speculativeAuthenticate": {} },
         doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": "n,,n=a,r=b", "options": {} },
         doc! { "saslContinue": 1, "conversationId": 1, "payload": "c=biws,r=b,p=" },

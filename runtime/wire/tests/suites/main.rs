@@ -203,7 +203,7 @@ macro_rules! suites {
 }
 
 suites! {
-    crud crud_member collation collection bulk database cursor session sessions_unified run_command command_monitoring
+    crud crud_member collation collection bulk database database_member cursor cursor_member session sessions_unified run_command command_monitoring
     collection_management index_management retryable_reads retryable_reads_unified retryable_writes retryable_writes_unified
     transactions transactions_unified change_stream change_stream_member
     gridfs gridfs_bucket gridfs_unified grid_file types retryable_writes_unified_member
