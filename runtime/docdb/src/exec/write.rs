@@ -473,17 +473,17 @@ fn validate(
     if level == ValidationLevel::Off {
         return Ok(());
     }
-    let scope = tx.engine.scope(&Deadline::NEVER);
-    if validator.accepts(new, &scope)? {
+    let scope = || tx.engine.scope(&Deadline::NEVER);
+    if validator.accepts(new, scope)? {
         return Ok(());
     }
     if let (ValidationLevel::Moderate, Some(old)) = (level, old)
-        && !validator.accepts(old, &scope)?
+        && !validator.accepts(old, scope)?
     {
         return Ok(());
     }
     match collection.validation_action {
-        ValidationAction::Error => Err(validator.failure(new, &scope)),
+        ValidationAction::Error => Err(validator.failure(new, &scope())),
         ValidationAction::Warn => {
             tracing::warn!(collection = %ns, "a document that the validator does not match was stored");
             Ok(())
