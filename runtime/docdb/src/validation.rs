@@ -1,7 +1,7 @@
 //! Validators: the filter that a collection's documents have to match, when it is asked, and what is told of a
 //! document that does not match. The catalog keeps validators, `exec::write` asks them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bson::raw::cstr;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
@@ -31,9 +31,9 @@ const DOCUMENTS_MAX: u64 = i32::MAX as u64;
 #[derive(Debug)]
 pub(crate) struct Validator {
     document: RawDocumentBuf,
-    /// The filter, unless it has `$expr`, which is parsed anew for each document: the expression belongs to its
-    /// operation's time and deadline.
-    filter: Option<Filter>,
+    /// The filter. One with `$expr` is there when the first document came, for which it was parsed; one that asks for
+    /// the time never is, for it belongs to its operation's.
+    filter: OnceLock<Filter>,
 }
 
 impl Validator {
@@ -43,6 +43,7 @@ impl Validator {
         if let (Some(filter), Some(collation)) = (&mut filter, collation) {
             filter.collate(collation);
         }
+        let filter = filter.map_or_else(OnceLock::new, OnceLock::from);
         Arc::new(Self { document, filter })
     }
 
@@ -51,15 +52,31 @@ impl Validator {
         &self.document
     }
 
-    /// Whether the document may be stored.
+    /// Whether the document may be stored. The scope has no deadline.
     ///
     /// # Errors
     /// Those of the expressions in `$expr`.
-    pub(crate) fn accepts(&self, document: &RawDocument, scope: &Scope) -> Result<bool> {
-        match &self.filter {
-            Some(filter) => filter.accepts(document),
-            None => Filter::parse_in(&self.document, scope)?.accepts(document),
+    pub(crate) fn accepts(&self, document: &RawDocument, scope: impl FnOnce() -> Scope) -> Result<bool> {
+        if let Some(filter) = self.filter.get() {
+            return filter.accepts(document);
         }
+        let filter = Filter::parse_in(&self.document, &scope())?;
+        let accepted = filter.accepts(document);
+        if !self.tells_time() {
+            // Another thread may have come first, with the same.
+            let _ = self.filter.set(filter);
+        }
+        accepted
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_parsed(&self) -> bool {
+        self.filter.get().is_some()
+    }
+
+    /// Whether the filter may have `$$NOW`, which is a constant of the expressions that are parsed.
+    fn tells_time(&self) -> bool {
+        self.document.as_bytes().windows(3).any(|bytes| bytes == b"NOW")
     }
 
     /// The error for a document that does not match: `DocumentValidationFailure` with MongoDB's `errInfo`.

@@ -1,6 +1,7 @@
 //! One connection: messages in, replies out, one command at a time, until the peer goes, a message is malformed, or
 //! the node stops.
 
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use bson::{RawDocument, RawDocumentBuf};
@@ -13,13 +14,15 @@ use tokio::time::timeout;
 
 use crate::call::{self, Outcome};
 use crate::error::{Code, CommandError};
-use crate::frame::{self, FrameError, HEADER_BYTES, Header, ReplyForm, Request};
+use crate::frame::{self, Encoded, FrameError, HEADER_BYTES, Header, ReplyForm, Request};
 use crate::metrics::{Limit, Raised};
 use crate::scram::Exchange;
 use crate::shared::{BUFFER_UNIT, Shared, Wire};
 use crate::throttle::Key;
 use crate::users::User;
 
+/// Bytes of a reply's document from which on it is not copied to its header to be sent with it.
+const APART_BYTES_MIN: usize = 4096;
 /// Bytes of the read buffer of a connection.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
 /// Most bytes of a new connection's first message: handshakes are small, and the peer is nobody yet.
@@ -375,20 +378,38 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
 
     async fn send(&mut self, reply: &RawDocumentBuf, form: ReplyForm, response_to: i32) -> Result<(), End> {
         self.replies = self.replies.wrapping_add(1);
-        let Some(bytes) = frame::encode_reply(reply, form, self.replies, response_to) else {
+        let Some(encoded) = frame::encode_reply(reply, form, self.replies, response_to) else {
             return Ok(());
         };
+        let bytes = encoded.len();
         let sent = timeout(self.shared.limits.transfer_timeout, async {
-            self.stream.write_all(&bytes).await?;
+            write_encoded(&mut self.stream, encoded).await?;
             self.stream.flush().await
         });
         match sent.await {
             Ok(Ok(())) => {
-                let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
                 self.shared.metrics.sent_bytes.inc_by(bytes);
                 Ok(())
             }
             Ok(Err(_)) | Err(_) => Err(End::Gone),
         }
     }
+}
+
+/// Writes a reply: a large one's head and document from where they are, if the stream takes several pieces at once.
+async fn write_encoded<S: AsyncWrite + Unpin>(stream: &mut S, encoded: Encoded<'_>) -> io::Result<()> {
+    if encoded.document.len() < APART_BYTES_MIN || !stream.is_write_vectored() {
+        return stream.write_all(&encoded.whole()).await;
+    }
+    let mut pieces = [IoSlice::new(&encoded.head), IoSlice::new(encoded.document)];
+    let mut rest = &mut pieces[..];
+    while !rest.is_empty() {
+        let written = stream.write_vectored(rest).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut rest, written);
+    }
+    Ok(())
 }

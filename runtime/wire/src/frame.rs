@@ -149,13 +149,35 @@ pub(crate) fn parse(header: &Header, payload: &[u8], bytes_max: usize) -> Result
     }
 }
 
+/// A reply as bytes.
+#[derive(Debug)]
+pub(crate) struct Encoded<'r> {
+    /// The header and what comes before the document.
+    pub(crate) head: Vec<u8>,
+    /// The document, which is sent from where it is; empty when the head has all of it.
+    pub(crate) document: &'r [u8],
+}
+
+impl Encoded<'_> {
+    /// Bytes of both.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.document.len()
+    }
+
+    /// All bytes in one.
+    pub(crate) fn whole(mut self) -> Vec<u8> {
+        self.head.extend_from_slice(self.document);
+        self.head
+    }
+}
+
 /// A reply as bytes, header included.
 pub(crate) fn encode_reply(
     reply: &RawDocument,
     form: ReplyForm,
     request_id: i32,
     response_to: i32,
-) -> Option<Vec<u8>> {
+) -> Option<Encoded<'_>> {
     let document = reply.as_bytes();
     let mut header = Header {
         length: 0,
@@ -163,7 +185,8 @@ pub(crate) fn encode_reply(
         response_to,
         opcode: OP_MSG,
     };
-    let mut out = Vec::with_capacity(HEADER_BYTES + 32 + document.len());
+    let mut out = Vec::with_capacity(HEADER_BYTES + 32);
+    let mut apart = document;
     match form {
         ReplyForm::Silent => return None,
         ReplyForm::Legacy => {
@@ -175,14 +198,12 @@ pub(crate) fn encode_reply(
             out.extend_from_slice(&0_i64.to_le_bytes());
             out.extend_from_slice(&0_i32.to_le_bytes());
             out.extend_from_slice(&1_i32.to_le_bytes());
-            out.extend_from_slice(document);
         }
         ReplyForm::Msg(None) | ReplyForm::More(None) => {
             header.length = HEADER_BYTES + 5 + document.len();
             header.write(&mut out);
             out.extend_from_slice(&flags(form).to_le_bytes());
             out.push(0);
-            out.extend_from_slice(document);
         }
         ReplyForm::Msg(Some(compressor)) | ReplyForm::More(Some(compressor)) => {
             let mut inner = Vec::with_capacity(5 + document.len());
@@ -203,9 +224,13 @@ pub(crate) fn encode_reply(
             out.extend_from_slice(&i32::try_from(inner.len()).unwrap_or(i32::MAX).to_le_bytes());
             out.push(compressor.id());
             out.extend_from_slice(&small);
+            apart = &[];
         }
     }
-    Some(out)
+    Some(Encoded {
+        head: out,
+        document: apart,
+    })
 }
 
 /// The flags of an OP_MSG of this form.

@@ -35,7 +35,7 @@ pub fn fuzz_frame(data: &[u8]) {
         assert!(held < data.len(), "documents of {held} bytes in {}", data.len());
     }
     let reply = frame::encode_reply(&request.body, request.reply, 7, request.id);
-    let Some(reply) = reply else {
+    let Some(reply) = reply.map(frame::Encoded::whole) else {
         assert_eq!(request.reply, ReplyForm::Silent);
         return;
     };

@@ -490,20 +490,20 @@ fn validate(
     if level == ValidationLevel::Off {
         return Ok(());
     }
-    let scope = tx
-        .engine
-        .scope(&Deadline::NEVER)
-        .collated(collection.collation.clone());
-    if validator.accepts(new, &scope)? {
+    let scope = || {
+        let scope = tx.engine.scope(&Deadline::NEVER);
+        scope.collated(collection.collation.clone())
+    };
+    if validator.accepts(new, scope)? {
         return Ok(());
     }
     if let (ValidationLevel::Moderate, Some(old)) = (level, old)
-        && !validator.accepts(old, &scope)?
+        && !validator.accepts(old, scope)?
     {
         return Ok(());
     }
     match collection.validation_action {
-        ValidationAction::Error => Err(validator.failure(new, &scope)),
+        ValidationAction::Error => Err(validator.failure(new, &scope())),
         ValidationAction::Warn => {
             tracing::warn!(collection = %ns, "a document that the validator does not match was stored");
             Ok(())

@@ -397,6 +397,36 @@ fn every_write_is_asked_and_may_pass_over() {
 }
 
 #[test]
+fn an_expression_is_parsed_once_and_the_time_is_each_operations() {
+    let clock = Arc::new(cloudlet_base::ManualClock::at_millis(1_000_000));
+    let docs = super::clocked(Limits::default(), &clock);
+    let make = |validator: Document| {
+        let options = CollectionOptions {
+            validator: Some(raw(validator)),
+            ..CollectionOptions::default()
+        };
+        docs.drop_collection(&ns()).wait().ok();
+        docs.create_collection_with(&ns(), options).wait().unwrap();
+    };
+    let filter_is_kept = || {
+        let catalog = docs.lanes.engine().catalog().unwrap();
+        let collection = catalog.collection(&ns()).unwrap();
+        collection.validator.as_ref().unwrap().is_parsed()
+    };
+    make(doc! { "$expr": { "$lt": ["$n", "$m"] } });
+    assert!(!filter_is_kept());
+    assert!(insert(&docs, [doc! { "n": 1, "m": 2 }]).errors.is_empty());
+    assert!(filter_is_kept());
+    assert_eq!(insert(&docs, [doc! { "n": 2, "m": 2 }]).errors.len(), 1);
+    make(doc! { "$expr": { "$lt": ["$at", "$$NOW"] } });
+    let at = bson::DateTime::from_millis(1_050_000);
+    assert_eq!(insert(&docs, [doc! { "at": at }]).errors.len(), 1);
+    clock.advance(std::time::Duration::from_secs(100));
+    assert!(insert(&docs, [doc! { "at": at }]).errors.is_empty());
+    assert!(!filter_is_kept());
+}
+
+#[test]
 fn levels_and_actions() {
     let docs = strict();
     change(

@@ -1,5 +1,6 @@
 //! Parts that replies share: cursors and write errors.
 
+use bson::spec::ElementType;
 use bson::{RawArrayBuf, RawBson, RawDocumentBuf, Timestamp, raw::cstr};
 use cloudlet_data::{Changes, Namespace, WriteError};
 
@@ -44,18 +45,61 @@ fn cursor(
     documents: &[RawDocumentBuf],
     more: Option<(&bson::raw::CStr, RawBson)>,
 ) -> RawDocumentBuf {
-    let mut rows = RawArrayBuf::new();
-    documents.iter().for_each(|document| rows.push(document));
-    let mut cursor = RawDocumentBuf::new();
-    cursor.append(batch, rows);
-    cursor.append(cstr!("id"), id);
-    cursor.append(cstr!("ns"), ns);
+    let mut rest = RawDocumentBuf::new();
+    rest.append(cstr!("id"), id);
+    rest.append(cstr!("ns"), ns);
     if let Some((name, value)) = more {
-        cursor.append(name, value);
+        rest.append(name, value);
     }
-    let mut reply = RawDocumentBuf::new();
-    reply.append(cstr!("cursor"), cursor);
-    reply
+    // The fields without the document's length and end.
+    let rest = &rest.as_bytes()[LENGTH_BYTES..rest.as_bytes().len() - 1];
+    let rows: usize = documents.iter().map(|row| ROW_BYTES + row.as_bytes().len()).sum();
+    let mut reply = Vec::with_capacity(rows + rest.len() + ROOM_BYTES);
+    let whole = begin(&mut reply);
+    named(&mut reply, ElementType::EmbeddedDocument, b"cursor");
+    let cursor = begin(&mut reply);
+    named(&mut reply, ElementType::Array, batch.as_str().as_bytes());
+    let array = begin(&mut reply);
+    for (place, row) in documents.iter().enumerate() {
+        named(
+            &mut reply,
+            ElementType::EmbeddedDocument,
+            place.to_string().as_bytes(),
+        );
+        reply.extend_from_slice(row.as_bytes());
+    }
+    end(&mut reply, array);
+    reply.extend_from_slice(rest);
+    end(&mut reply, cursor);
+    end(&mut reply, whole);
+    RawDocumentBuf::from_bytes(reply).expect("its length and end were written just now")
+}
+
+/// What a document's length takes.
+const LENGTH_BYTES: usize = 4;
+/// What a row takes beside its document: a type and a number.
+const ROW_BYTES: usize = 8;
+/// Room for the names of the reply and for what others add to it, so that it is not moved for that.
+const ROOM_BYTES: usize = 1024;
+
+/// Begins a document or array; returns where.
+fn begin(bytes: &mut Vec<u8>) -> usize {
+    bytes.extend_from_slice(&[0; LENGTH_BYTES]);
+    bytes.len() - LENGTH_BYTES
+}
+
+/// Ends the document or array that begins there.
+fn end(bytes: &mut Vec<u8>, begin: usize) {
+    bytes.push(0);
+    let length = i32::try_from(bytes.len() - begin).unwrap_or(i32::MAX);
+    bytes[begin..begin + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
+/// The type and name before a value.
+fn named(bytes: &mut Vec<u8>, element: ElementType, name: &[u8]) {
+    bytes.push(element as u8);
+    bytes.extend_from_slice(name);
+    bytes.push(0);
 }
 
 /// Keeps the rest of a result as a cursor of the caller; returns its id.
@@ -139,4 +183,31 @@ pub(crate) fn number(count: u64) -> bson::RawBson {
         |_| bson::RawBson::Int64(i64::try_from(count).unwrap_or(i64::MAX)),
         bson::RawBson::Int32,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_is_a_document_like_any_other() {
+        for count in [0, 1, 10, 11, 101, 1001] {
+            let documents: Vec<RawDocumentBuf> =
+                (0..count).map(|i| rawdoc! { "_id": i, "text": "x" }).collect();
+            let mut rows = RawArrayBuf::new();
+            documents.iter().for_each(|document| rows.push(document));
+            let expected = rawdoc! { "cursor": { "nextBatch": rows.clone(), "id": 7_i64, "ns": "a.b" } };
+            assert_eq!(next_batch(7, "a.b", &documents), expected);
+            let at = Timestamp {
+                time: 1,
+                increment: 2,
+            };
+            let mut reply = first_batch(0, "a.b", &documents, Some(at));
+            reply.append(cstr!("ok"), 1.0);
+            let cursor = rawdoc! { "firstBatch": rows, "id": 0_i64, "ns": "a.b", "atClusterTime": at };
+            assert_eq!(reply, rawdoc! { "cursor": cursor, "ok": 1.0 });
+        }
+    }
 }

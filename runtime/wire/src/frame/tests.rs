@@ -127,7 +127,7 @@ fn takes_compressed_messages_and_answers_in_kind() {
             "only OP_MSG may be compressed",
         );
         let reply = rawdoc! { "ok": 1.0, "$db": "admin" };
-        let bytes = encode_reply(&reply, request.reply, 9, 7).unwrap();
+        let bytes = encode_reply(&reply, request.reply, 9, 7).unwrap().whole();
         let back = read(&bytes).unwrap();
         assert_eq!((back.id, back.body), (9, reply));
     }
@@ -146,7 +146,8 @@ fn takes_the_first_word_of_old_drivers() {
     assert!(request.body.get_i32("ismaster").is_ok());
     let other = [&[0; 4][..], b"admin.users\0", &[0; 8], rawdoc! {}.as_bytes()].concat();
     ends(OP_QUERY, &other, "OP_QUERY carries commands only");
-    let bytes = encode_reply(&rawdoc! { "ok": 1 }, ReplyForm::Legacy, 1, 2).unwrap();
+    let ok = rawdoc! { "ok": 1 };
+    let bytes = encode_reply(&ok, ReplyForm::Legacy, 1, 2).unwrap().whole();
     assert_eq!(bytes.len(), 16 + 20 + rawdoc! { "ok": 1 }.as_bytes().len());
     assert_eq!(bytes[12..20], [1, 0, 0, 0, 8, 0, 0, 0]);
 }
