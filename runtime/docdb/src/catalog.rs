@@ -19,7 +19,7 @@ use crate::{Code, Error, IndexSpec, Namespace, Result, view};
 
 /// The newest format this program reads and the one it writes. It reads the versions before
 /// too, whose catalog rows only lack what later ones brought; `runtime/docs/docdb-format.md` tells the versions apart.
-const FORMAT_VERSION: u32 = 4;
+const FORMAT_VERSION: u32 = 5;
 const FORMAT_VERSION_MIN: u32 = 1;
 /// The version since which a store has a row to make UUIDs of.
 const UUID_VERSION: u32 = 4;
