@@ -7,7 +7,7 @@ use std::fmt;
 
 use ::redb::StorageBackend as _;
 
-use super::failure::{Failure, closed, damaged};
+use super::failure::{Failure, damaged};
 use super::file::Counted;
 use super::overlay::Changes;
 use crate::{Code, Error, Result};
@@ -43,8 +43,6 @@ pub(super) struct Log {
     at: u64,
     /// The sequence of the newest record, or of the newest that a checkpoint made superfluous.
     sequence: u64,
-    /// A write or fsync failed: what the file has from `at` on is not known.
-    failed: bool,
     /// The bytes of the record being written; kept for the next.
     buffer: Vec<u8>,
 }
@@ -122,7 +120,6 @@ impl Log {
             len,
             at: RECORDS_AT,
             sequence,
-            failed: false,
             buffer: Vec::new(),
         }
     }
@@ -166,21 +163,16 @@ impl Log {
     }
 
     /// Appends what a commit changed. It is on disk when this returns; when it fails, it may be there or not, and the
-    /// log takes no more until it was opened again.
+    /// log must be opened again before it takes more.
     ///
     /// # Errors
     /// The file's.
     pub(super) fn append(&mut self, changes: &Changes) -> Result<u64, Failure> {
-        if self.failed {
-            return Err(Failure::Medium(closed()));
-        }
         let sequence = self.sequence + 1;
         self.buffer.clear();
         encode(&mut self.buffer, self.id, sequence, changes)?;
-        self.failed = true;
         self.file.write(self.at, &self.buffer)?;
         self.file.sync_data()?;
-        self.failed = false;
         self.at += self.buffer.len() as u64;
         self.sequence = sequence;
         Ok(sequence)

@@ -97,6 +97,9 @@ struct Writing {
     reusable_bytes: Option<u64>,
     /// Whether the log was taken into use since the files were opened.
     begun: bool,
+    /// What a write or fsync left is not known: nothing may follow it before the files were opened again, also not by
+    /// another thread that comes before that.
+    uncertain: bool,
 }
 
 /// What the database notes of its log.
@@ -170,6 +173,9 @@ impl Store {
 
     fn write(&self, open: &Opener, options: &RedbOptions, body: &mut WriteBody<'_>) -> Result<(), Failure> {
         let mut writing = self.writing();
+        if writing.uncertain {
+            return Err(Failure::Medium(closed()));
+        }
         let view = self.view()?;
         let transaction = Straight::new();
         // The first write of a database goes to redb straight: by it the engine raises the version of the format, which
@@ -194,7 +200,9 @@ impl Store {
                 if delta_is_full || !writing.log()?.has_room(record_bytes) {
                     self.checkpoint(&mut writing, true)?;
                 }
+                writing.uncertain = true;
                 let sequence = writing.log()?.append(&changes)?;
+                writing.uncertain = false;
                 self.publish(sequence, changes, &changed)
             }
             Outcome::Straight(changed) => {
@@ -249,7 +257,9 @@ impl Store {
             in_use,
         };
         noted.write(&transaction)?;
+        writing.uncertain = true;
         transaction.commit().map_err(commit_failed)?;
+        writing.uncertain = false;
         writing.noted = noted;
         if let Some(log) = &mut writing.log {
             log.start_over();
@@ -275,6 +285,7 @@ impl Writing {
             noted,
             reusable_bytes: None,
             begun: false,
+            uncertain: false,
         };
         let refused = |what: &str| Err(Failure::Medium(damaged(what)));
         let file = open_part(open, Part::Log, options)?;
@@ -351,7 +362,9 @@ impl Writing {
         };
         let transaction = begin(database)?;
         noted.write(&transaction)?;
+        self.uncertain = true;
         transaction.commit().map_err(commit_failed)?;
+        self.uncertain = false;
         self.noted = noted;
         self.log = Some(log);
         self.begun = true;
@@ -513,6 +526,7 @@ impl Drop for RedbKv {
         };
         let mut writing = store.writing();
         if writing.log.is_some()
+            && !writing.uncertain
             && let Err(failure) = store.checkpoint(&mut writing, false)
         {
             // The next start reads the log.
