@@ -16,7 +16,7 @@ use crate::exec::write::{self, DeleteStatement, ModifyStatement, Prepared, Updat
 use crate::exec::{self, Query, expire, lookup};
 use crate::expression::Scope;
 use crate::feed::{self, ChangeCursor, Changed, Changes, Stream, Watch, WatchScope};
-use crate::kv::{Kv, KvRead, MemKv, RedbKv, RedbOptions};
+use crate::kv::{Kv, KvRead, LOG_BYTES, MemKv, RedbKv, RedbOptions};
 use crate::lanes::{Lanes, Reply, Tx, guarded};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Op};
@@ -34,7 +34,7 @@ const INLINE_ROWS_MAX: u64 = 128;
 /// How to open the database.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The store's file; `None` keeps everything in memory (tests).
+    /// The store's file, with its log beside it; `None` keeps everything in memory (tests).
     pub path: Option<PathBuf>,
     /// Bytes of cache, for pages and for single documents that were read again.
     pub cache_bytes: usize,
@@ -90,14 +90,17 @@ impl Docs {
         let metrics = Metrics::register(registry)?;
         let kv: Box<dyn Kv> = match &config.path {
             None => Box::new(MemKv::new()),
-            Some(path) => Box::new(RedbKv::open(
-                path,
-                RedbOptions {
+            Some(path) => {
+                let mut log_id = [0; 16];
+                entropy.fill(&mut log_id);
+                let options = RedbOptions {
                     cache_bytes: config.cache_bytes,
-                    quick_repair: false,
+                    log_bytes: LOG_BYTES,
+                    log_id,
                     fsyncs: metrics.fsyncs.clone(),
-                },
-            )?),
+                };
+                Box::new(RedbKv::open(path, options)?)
+            }
         };
         Self::start(kv, config, clock, entropy, metrics)
     }

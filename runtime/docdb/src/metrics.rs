@@ -96,7 +96,7 @@ impl TransactionEnd {
 pub(crate) struct Metrics {
     /// Commits that wrote something.
     pub(crate) commits: IntCounter,
-    /// Calls of fsync on the file.
+    /// Calls of fsync on the database file and its log.
     pub(crate) fsyncs: IntCounter,
     /// Seconds from the first operation of a commit to its durability.
     pub(crate) commit_seconds: Histogram,
@@ -181,7 +181,7 @@ impl Metrics {
             )?,
             fsyncs: counter(
                 "cloudlet_docdb_fsyncs_total",
-                "Calls of fsync on the database file.",
+                "Calls of fsync on the database file and its log.",
             )?,
             commit_seconds: histogram(
                 "cloudlet_docdb_commit_seconds",

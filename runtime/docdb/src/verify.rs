@@ -14,7 +14,7 @@ use crate::capped;
 use crate::catalog::{Catalog, Collection, Kinds, document_prefix, entry_prefix, order_prefix};
 use crate::check::check_well_formed;
 use crate::index::{Entry, Index, stored};
-use crate::kv::{Direction, Kv as _, KvRead, Range, RedbKv, RedbOptions, get_vec, successor};
+use crate::kv::{Direction, Kv as _, KvRead, LOG_BYTES, Range, RedbKv, RedbOptions, get_vec, successor};
 use crate::value::field;
 use crate::{Code, Error, Limits, Namespace, Result, feed, keycode, show};
 
@@ -89,7 +89,9 @@ pub fn check_file(
 ) -> Result<Verified> {
     let options = RedbOptions {
         cache_bytes,
-        quick_repair: false,
+        // Nothing is written but what closes the file in order: no log is made.
+        log_bytes: LOG_BYTES,
+        log_id: [0; 16],
         fsyncs: prometheus::IntCounter::new("fsyncs", "not shown")
             .map_err(|error| Error::new(Code::InternalError, error.to_string()))?,
     };

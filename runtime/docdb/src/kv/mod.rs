@@ -3,20 +3,26 @@
 //! [`RedbKv`] is the store on disk, [`MemKv`] the one in memory. Only `catalog`, `index`, `exec`, `lanes`,
 //! `transaction`, `feed` and `verify` call it.
 
+mod delta;
+mod failure;
+mod file;
+mod log;
 mod mem;
 mod overlay;
 mod redb;
 mod rows;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod view;
 
 use std::ops::{Bound, ControlFlow};
 
 use crate::Result;
 
+pub use file::{Opener, Part, log_path};
 pub use mem::MemKv;
 pub(crate) use overlay::{Changes, Overlay};
-pub use redb::{Opener, RedbKv, RedbOptions};
+pub use redb::{LOG_BYTES, RedbKv, RedbOptions};
 
 /// Which way a scan goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

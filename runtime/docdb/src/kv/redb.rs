@@ -1,138 +1,424 @@
-//! The ordered store on disk: one redb table from bytes to bytes. A failed write or read of the file makes redb
-//! refuse everything after it; this store then closes and reopens it, so that a disk that was full for a while
-//! costs the operations of that while and nothing else.
+//! The ordered store on disk: one redb table from bytes to bytes, and a log. A commit is a record in the log and rows
+//! in memory; a checkpoint brings those rows into the table by one durable commit of redb's, and the log starts over.
+//! A failed write or read of a file makes redb or the log refuse everything after it; this store then closes and
+//! reopens both, so that a disk that was full for a while costs the operations of that while and nothing else.
 
 use std::cell::Cell;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use ::redb::backends::FileBackend;
-use ::redb::{
-    BackendError, Builder, CommitError, Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase,
-    ReadableTable, StorageBackend, StorageError, Table, TableDefinition, TableError, TransactionError,
-};
+use ::redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
 use prometheus::IntCounter;
 
-use super::rows::{Changed, Found, Rows, hash};
-use super::{
-    Direction, GetVisitor, Kv, KvRead, KvSnapshot, KvWrite, Range, ReadBody, ScanVisitor, WriteBody,
+use super::delta::Delta;
+use super::failure::{
+    Failure, closed, commit_failed, damaged, storage_failed, table_failed, transaction_failed,
 };
+use super::file::{Counted, Opener, Part, files};
+use super::log::{Contents, Log, LogId, record_bytes};
+use super::overlay::Changes;
+use super::rows::{Changed, Rows};
+use super::view::{Committed, Outcome, Straight, TABLE, View, WriteView, apply, begin, judge};
+use super::{Kv, KvSnapshot, ReadBody, WriteBody};
 use crate::{Code, Error, Result};
 
-const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("cloudlet");
+/// What is known of the log, out of the keyspace's sight.
+const LOG_TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("cloudlet-log");
+/// Its only row: id (16 bytes), sequence (8, little-endian), 1 when the log is in use.
+const LOG_KEY: &[u8] = b"log";
+const NOTED_BYTES: usize = 25;
 
 /// The part of the cache that holds single rows rather than pages: one in so many.
 const ROWS_SHARE: usize = 4;
 
-/// Opens the bytes that the store lives in; called once at the start and again after each failure of the medium.
-pub type Opener = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
+/// Bytes of the log when nobody says otherwise. It bounds the memory for what no checkpoint has yet, the time of a
+/// checkpoint, which writers wait for, and that of opening after a crash.
+pub const LOG_BYTES: u64 = 8 << 20;
+
+/// Bytes of memory for each byte of the log that rows may take until a checkpoint: small rows take more there.
+const DELTA_BYTES_PER_LOG_BYTE: u64 = 2;
 
 /// How to run the store.
 #[derive(Debug, Clone)]
 pub struct RedbOptions {
     /// Bytes of cache, for pages and rows.
     pub cache_bytes: usize,
-    /// Save the allocator's state with each commit: opening after a crash is then immediate instead of a walk over
-    /// the file, and each commit needs a second fsync.
-    pub quick_repair: bool,
+    /// Bytes of the log, 16 KiB at least: a checkpoint comes when it is full.
+    pub log_bytes: u64,
+    /// What the log is named by if it is made: random bytes, so that no log passes for that of another database.
+    pub log_id: [u8; 16],
     /// Counts the fsyncs.
     pub fsyncs: IntCounter,
 }
 
-/// An ordered store in a redb database.
+/// An ordered store in a redb database with a log beside it.
 pub struct RedbKv {
     open: Opener,
     options: RedbOptions,
-    database: RwLock<Opened>,
+    opened: RwLock<Opened>,
 }
 
-/// The database, or nothing while the medium can't be opened again.
+/// The files, or nothing while the medium can't be opened again.
 struct Opened {
     /// How many times it was opened, so that of many who saw it fail one reopens it.
     generation: u64,
-    /// The newest committed state, once a read has opened it: reads share it until the next commit, for a
-    /// transaction of its own costs a short read more than the rest of it does. It keeps the pages of one commit
-    /// from being reused by the next, no more, since nothing newer is committed while it is here. Dropped before the
-    /// database.
-    newest: RwLock<Option<Arc<Committed>>>,
-    /// Rows of that state.
+    store: Option<Store>,
+}
+
+/// The open files. What refers to the database is dropped before it.
+struct Store {
+    newest: RwLock<Newest>,
+    /// Rows of the newest committed state.
     rows: Arc<Rows>,
-    database: Option<Database>,
+    /// Held by whoever writes.
+    writing: Mutex<Writing>,
+    database: Database,
 }
 
-/// The table as some commit left it.
-struct Committed {
-    table: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    /// The state's number among the cached rows.
-    state: u64,
+/// The newest committed state.
+struct Newest {
+    /// Opened by the first read after each checkpoint. Reads share it until the next commit, for a transaction of
+    /// redb's costs a short read more than the rest of it does. It keeps the pages of one checkpoint from being reused
+    /// by the next, no more, since nothing newer is in the table while it is here.
+    committed: Option<Arc<Committed>>,
+    delta: Arc<Delta>,
+    sequence: u64,
 }
 
-impl Opened {
-    fn new(database: Database, options: &RedbOptions) -> Self {
-        Self {
-            generation: 0,
-            newest: RwLock::default(),
+/// What writing takes.
+struct Writing {
+    /// The log, once something was written.
+    log: Option<Log>,
+    /// What redb knows of it.
+    noted: Noted,
+    /// The length of the log that is there from before, if it can be used again.
+    reusable_bytes: Option<u64>,
+    /// Whether the log was taken into use since the files were opened.
+    begun: bool,
+    /// What a write or fsync left is not known: nothing may follow it before the files were opened again, also not by
+    /// another thread that comes before that.
+    uncertain: bool,
+}
+
+/// What the database notes of its log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Noted {
+    id: Option<LogId>,
+    /// The sequence of the newest commit that is in the table.
+    sequence: u64,
+    /// Whether there may be later ones in the log: it was not closed since.
+    in_use: bool,
+}
+
+impl Store {
+    fn open(open: &Opener, options: &RedbOptions) -> Result<Self, Failure> {
+        let backend = open_part(open, Part::Database, options)?;
+        let backend = backend.ok_or_else(|| Failure::Medium(damaged("it is not there")))?;
+        let database = Builder::new()
+            .set_cache_size(options.cache_bytes - options.cache_bytes / ROWS_SHARE)
+            .create_with_backend(backend)?;
+        make_table(&database)?;
+        let noted = Noted::read(&database)?;
+        let delta = Delta::default();
+        let writing = Writing::open(open, options, noted, &delta)?;
+        let sequence = writing.log.as_ref().map_or(noted.sequence, Log::sequence);
+        Ok(Self {
+            newest: RwLock::new(Newest {
+                committed: None,
+                delta: Arc::new(delta),
+                sequence,
+            }),
             rows: Arc::new(Rows::new(options.cache_bytes / ROWS_SHARE)),
-            database: Some(database),
-        }
+            writing: Mutex::new(writing),
+            database,
+        })
     }
 
-    /// The table as the newest commit left it.
-    fn newest(&self, database: &Database) -> Result<Arc<Committed>, Failure> {
+    /// The newest committed state.
+    fn newest(&self) -> Result<Arc<Committed>, Failure> {
         let newest = self.newest.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(committed) = &*newest {
+        if let Some(committed) = &newest.committed {
             return Ok(committed.clone());
         }
         drop(newest);
-        // Opened under the lock that `forget` waits for, so that what is older than a commit never stays after it.
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(committed) = &*newest {
+        if let Some(committed) = &newest.committed {
             return Ok(committed.clone());
         }
-        let transaction = database.begin_read().map_err(transaction_failed)?;
+        let transaction = self.database.begin_read().map_err(transaction_failed)?;
         let committed = Arc::new(Committed {
-            table: transaction.open_table(TABLE).map_err(table_failed)?,
+            table: Arc::new(transaction.open_table(TABLE).map_err(table_failed)?),
+            delta: newest.delta.clone(),
+            sequence: newest.sequence,
             state: self.rows.state(),
         });
-        *newest = Some(committed.clone());
+        newest.committed = Some(committed.clone());
         Ok(committed)
     }
 
     /// A view of it for one reader.
-    fn view(&self, database: &Database) -> Result<View, Failure> {
+    fn view(&self) -> Result<View, Failure> {
         Ok(View {
-            committed: self.newest(database)?,
+            committed: self.newest()?,
             rows: self.rows.clone(),
             failed: Cell::new(false),
         })
     }
 
-    /// Lets go of the newest state: there is a newer one that differs in these keys, or the database goes.
-    fn forget(&self, changed: &Changed) {
+    fn writing(&self) -> MutexGuard<'_, Writing> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, open: &Opener, options: &RedbOptions, body: &mut WriteBody<'_>) -> Result<(), Failure> {
+        let mut writing = self.writing();
+        if writing.uncertain {
+            return Err(Failure::Medium(closed()));
+        }
+        let view = self.view()?;
+        let transaction = Straight::new();
+        // The first write of a database goes to redb straight: by it the engine raises the version of the format, which
+        // has to keep out programs that know of no log before there is anything in one.
+        let record_bytes_max = match writing.noted.id {
+            Some(_) => Log::record_bytes_max(options.log_bytes),
+            None => 0,
+        };
+        let mut tx = WriteView::new(&view, &self.database, &transaction, record_bytes_max);
+        let result = body(&mut tx);
+        judge(tx.failed(), result)?;
+        match tx.finish() {
+            Outcome::Nothing => Ok(()),
+            Outcome::Held(changes, changed) => {
+                writing.begin(&self.database, open, options)?;
+                let bytes = changes
+                    .iter()
+                    .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len));
+                let record_bytes = record_bytes(changes.len(), bytes.sum());
+                let delta_bytes_max = options.log_bytes.saturating_mul(DELTA_BYTES_PER_LOG_BYTE);
+                let delta_is_full = view.committed.delta.bytes() as u64 > delta_bytes_max;
+                if delta_is_full || !writing.log()?.has_room(record_bytes) {
+                    self.checkpoint(&mut writing, true)?;
+                }
+                writing.uncertain = true;
+                let sequence = writing.log()?.append(&changes)?;
+                writing.uncertain = false;
+                self.publish(sequence, changes, &changed)
+            }
+            Outcome::Straight(changed) => {
+                let transaction = transaction.into_inner();
+                let transaction = transaction.ok_or_else(|| Failure::Medium(closed()))?;
+                let in_use = writing.log.is_some();
+                writing.noted.id.get_or_insert(options.log_id);
+                self.commit(&mut writing, transaction, in_use, &changed)
+            }
+        }
+    }
+
+    /// Shows readers what the commit of `sequence` changed, which is on disk.
+    fn publish(&self, sequence: u64, changes: Changes, changed: &Changed) -> Result<(), Failure> {
+        let before = self.newest()?;
+        // Nobody sees it before there is a state of its sequence.
+        before.delta.add(sequence, changes);
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         self.rows.advance(changed);
-        let committed = newest.take();
+        newest.sequence = sequence;
+        newest.committed = Some(Arc::new(Committed {
+            table: before.table.clone(),
+            delta: before.delta.clone(),
+            sequence,
+            state: self.rows.state(),
+        }));
+        Ok(())
+    }
+
+    /// Brings what the log has into the table, durably, and lets the log start over, or go out of use.
+    fn checkpoint(&self, writing: &mut Writing, in_use: bool) -> Result<(), Failure> {
+        let delta = self.newest()?.delta.clone();
+        let transaction = begin(&self.database)?;
+        let mut table = transaction.open_table(TABLE).map_err(table_failed)?;
+        apply(&delta, &mut table)?;
+        drop(table);
+        self.commit(writing, transaction, in_use, &Changed::default())
+    }
+
+    /// Commits a transaction that has everything that the log has, and changed rows beyond that or none.
+    fn commit(
+        &self,
+        writing: &mut Writing,
+        transaction: WriteTransaction,
+        in_use: bool,
+        changed: &Changed,
+    ) -> Result<(), Failure> {
+        let sequence = writing.log.as_ref().map_or(writing.noted.sequence, Log::sequence);
+        let noted = Noted {
+            id: writing.noted.id,
+            sequence,
+            in_use,
+        };
+        noted.write(&transaction)?;
+        writing.uncertain = true;
+        transaction.commit().map_err(commit_failed)?;
+        writing.uncertain = false;
+        writing.noted = noted;
+        if let Some(log) = &mut writing.log {
+            log.start_over();
+        }
+        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        if !changed.is_empty() {
+            self.rows.advance(changed);
+        }
+        let before = newest.committed.take();
+        newest.delta = Arc::default();
         drop(newest);
         // The transaction may end here: not under the lock.
-        drop(committed);
+        drop(before);
+        Ok(())
+    }
+}
+
+impl Writing {
+    /// Opens the log, if there is one, and brings into `delta` what redb has not.
+    fn open(open: &Opener, options: &RedbOptions, noted: Noted, delta: &Delta) -> Result<Self, Failure> {
+        let mut writing = Self {
+            log: None,
+            noted,
+            reusable_bytes: None,
+            begun: false,
+            uncertain: false,
+        };
+        let refused = |what: &str| Err(Failure::Medium(damaged(what)));
+        let file = open_part(open, Part::Log, options)?;
+        let contents = match &file {
+            Some(file) => Contents::read(file)?,
+            None => None,
+        };
+        let (Some(file), Some(contents)) = (file, contents) else {
+            if noted.in_use {
+                return refused(
+                    "it was not closed, and its log is not beside it, which has the newest commits; put both files \
+                     where they were together",
+                );
+            }
+            return Ok(writing);
+        };
+        if noted.in_use {
+            if noted.id != Some(contents.id) {
+                return refused("the log beside it is that of another database");
+            }
+            let (end, sequence) = contents.replay(noted.sequence, &mut |record| {
+                delta.add(record.sequence, record.changes);
+                Ok(())
+            })?;
+            writing.log = Some(Log::resume(file, &contents, end, sequence)?);
+            return Ok(writing);
+        }
+        // Closed in order, or older than logs. What another log has must not be lost by writing over it.
+        let after = if noted.id == Some(contents.id) {
+            noted.sequence
+        } else {
+            0
+        };
+        if contents.has_newer(after) {
+            return refused(
+                "the log beside it has commits that it does not know: one of the two is a copy of another time, or \
+                 of another database. If the log is not needed, move it away",
+            );
+        }
+        if noted.id == Some(contents.id) {
+            writing.reusable_bytes = Some(contents.len());
+        }
+        Ok(writing)
+    }
+
+    fn log(&mut self) -> Result<&mut Log, Failure> {
+        self.log.as_mut().ok_or_else(|| Failure::Medium(closed()))
+    }
+
+    /// Takes the log into use: makes it where there is none, and notes that there may be commits in it that the database
+    /// has not. Of a log that is in use since before, too: if an fsync had failed, the last commit of redb's may be what
+    /// is read and not what is on the disk, and records would be written over that it needs.
+    fn begin(&mut self, database: &Database, open: &Opener, options: &RedbOptions) -> Result<(), Failure> {
+        if self.begun {
+            return Ok(());
+        }
+        let id = *self.noted.id.get_or_insert(options.log_id);
+        let log = match self.log.take() {
+            Some(log) => log,
+            None => {
+                let file = open_part(open, Part::NewLog, options)?;
+                let file = file.ok_or_else(|| Failure::Medium(closed()))?;
+                let sequence = self.noted.sequence;
+                match self.reusable_bytes.take() {
+                    Some(len) if len == Log::len_of(options.log_bytes) => Log::take(file, id, len, sequence)?,
+                    _ => Log::make(file, id, options.log_bytes, sequence)?,
+                }
+            }
+        };
+        let noted = Noted {
+            id: Some(id),
+            sequence: self.noted.sequence,
+            in_use: true,
+        };
+        let transaction = begin(database)?;
+        noted.write(&transaction)?;
+        self.uncertain = true;
+        transaction.commit().map_err(commit_failed)?;
+        self.uncertain = false;
+        self.noted = noted;
+        self.log = Some(log);
+        self.begun = true;
+        Ok(())
+    }
+}
+
+impl Noted {
+    fn read(database: &Database) -> Result<Self, Failure> {
+        let reading = database.begin_read().map_err(transaction_failed)?;
+        let table = match reading.open_table(LOG_TABLE) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Self::default()),
+            Err(error) => return Err(table_failed(error)),
+        };
+        let Some(row) = table.get(LOG_KEY).map_err(storage_failed)? else {
+            return Ok(Self::default());
+        };
+        let row: &[u8; NOTED_BYTES] = row
+            .value()
+            .try_into()
+            .map_err(|_| Failure::Medium(damaged("what it notes of its log is of an unknown form")))?;
+        let [id @ .., _, _, _, _, _, _, _, _, in_use] = row;
+        let mut sequence = [0; 8];
+        sequence.copy_from_slice(&row[16..24]);
+        Ok(Self {
+            id: Some(*id),
+            sequence: u64::from_le_bytes(sequence),
+            in_use: *in_use != 0,
+        })
+    }
+
+    fn write(&self, transaction: &WriteTransaction) -> Result<(), Failure> {
+        let Some(id) = self.id else {
+            return Ok(());
+        };
+        let mut row = Vec::with_capacity(NOTED_BYTES);
+        row.extend_from_slice(&id);
+        row.extend_from_slice(&self.sequence.to_le_bytes());
+        row.push(u8::from(self.in_use));
+        let mut table = transaction.open_table(LOG_TABLE).map_err(table_failed)?;
+        table.insert(LOG_KEY, row.as_slice()).map_err(storage_failed)?;
+        Ok(())
     }
 }
 
 impl RedbKv {
-    /// Opens or makes the store in the file at `path`.
+    /// Opens or makes the store in the file at `path`, and the log beside it.
     ///
     /// # Errors
-    /// When another process or another store has it open, when it is not such a file or a damaged one, or when it
-    /// can't be read or written.
+    /// When another process or another store has it open, when it is not such a file or a damaged one, when its log is
+    /// missing, damaged or another's, or when it can't be read or written.
     pub fn open(path: &Path, options: RedbOptions) -> Result<Self> {
-        let file = path.to_owned();
-        let opener = Box::new(move || open_file(&file));
-        Self::with_opener(opener, options).map_err(|error| {
+        Self::with_opener(files(path), options).map_err(|error| {
             Error::new(
                 error.code(),
                 format!("open the database file {:?}: {error}", path.display().to_string()),
@@ -163,18 +449,17 @@ impl RedbKv {
     /// # Errors
     /// When a page is damaged, or can't be read.
     pub fn check_pages(&self) -> Result<bool> {
-        let mut opened = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        opened.forget(&Changed::all());
-        let Some(database) = &mut opened.database else {
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(store) = &mut opened.store else {
             return Err(closed());
         };
+        let newest = store.newest.get_mut().unwrap_or_else(PoisonError::into_inner);
+        newest.committed = None;
         // As at opening: some damage makes a debug build of redb panic.
-        let checked = catch_unwind(AssertUnwindSafe(|| database.check_integrity()));
+        let checked = catch_unwind(AssertUnwindSafe(|| store.database.check_integrity()));
         match checked {
             Ok(Ok(well)) => Ok(well),
-            Ok(Err(error)) => match Failure::from(error) {
-                Failure::Body(error) | Failure::Medium(error) => Err(error),
-            },
+            Ok(Err(error)) => Err(Failure::from(error).into_error()),
             Err(_) => Err(damaged("its pages contradict each other")),
         }
     }
@@ -184,20 +469,20 @@ impl RedbKv {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn with_opener(open: Opener, options: RedbOptions) -> Result<Self> {
-        let opened = Opened::new(open_database(&open, &options)?, &options);
+        let store = Some(open_store(&open, &options)?);
         Ok(Self {
             open,
             options,
-            database: RwLock::new(opened),
+            opened: RwLock::new(Opened { generation: 0, store }),
         })
     }
 
-    /// Runs `body` on the open database and reopens it if that fails by the medium.
-    fn with_database(&self, body: impl FnOnce(&Opened, &Database) -> Result<(), Failure>) -> Result<()> {
+    /// Runs `body` on the open store and reopens it if that fails by the medium.
+    fn with_store(&self, body: impl FnOnce(&Store) -> Result<(), Failure>) -> Result<()> {
         let (generation, result) = {
-            let opened = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            let result = match &opened.database {
-                Some(database) => body(&opened, database),
+            let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+            let result = match &opened.store {
+                Some(store) => body(store),
                 None => Err(Failure::Medium(closed())),
             };
             (opened.generation, result)
@@ -213,22 +498,40 @@ impl RedbKv {
     }
 
     fn reopen(&self, failed_generation: u64) {
-        let mut opened = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         if opened.generation != failed_generation {
             return;
         }
-        // The old one must let go of the file before it can be opened again.
-        opened.forget(&Changed::all());
-        opened.database = None;
-        match open_database(&self.open, &self.options) {
-            Ok(database) => {
-                opened.database = Some(database);
+        // The old one must let go of the files before they can be opened again.
+        opened.store = None;
+        match open_store(&self.open, &self.options) {
+            Ok(store) => {
+                opened.store = Some(store);
                 opened.generation += 1;
                 tracing::warn!("the database file was opened again after a failure of the disk");
             }
             Err(error) => {
                 tracing::error!(error = %error, "the database file can't be opened again after a failure of the disk");
             }
+        }
+    }
+}
+
+impl Drop for RedbKv {
+    /// Leaves a database that is whole without its log.
+    fn drop(&mut self) {
+        let opened = self.opened.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(store) = &opened.store else {
+            return;
+        };
+        let mut writing = store.writing();
+        if writing.log.is_some()
+            && !writing.uncertain
+            && let Err(failure) = store.checkpoint(&mut writing, false)
+        {
+            // The next start reads the log.
+            let error = failure.into_error();
+            tracing::warn!(error = %error, "the database could not be closed in order");
         }
     }
 }
@@ -243,216 +546,41 @@ impl fmt::Debug for RedbKv {
 
 impl Kv for RedbKv {
     fn read(&self, body: &mut ReadBody<'_>) -> Result<()> {
-        self.with_database(|opened, database| {
-            let view = opened.view(database)?;
+        self.with_store(|store| {
+            let view = store.view()?;
             let result = body(&view);
-            judge(&view.failed, result)
+            judge(view.failed.get(), result)
         })
     }
 
     fn snapshot(&self) -> Result<Box<KvSnapshot>> {
         let mut snapshot: Option<Box<KvSnapshot>> = None;
-        self.with_database(|opened, database| {
-            snapshot = Some(Box::new(opened.view(database)?));
+        self.with_store(|store| {
+            snapshot = Some(Box::new(store.view()?));
             Ok(())
         })?;
         snapshot.ok_or_else(|| Error::new(Code::InternalError, "the store gave no snapshot"))
     }
 
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()> {
-        self.with_database(|opened, database| {
-            let mut transaction = database.begin_write().map_err(transaction_failed)?;
-            transaction
-                .set_durability(Durability::Immediate)
-                .map_err(|error| Failure::Medium(Error::new(Code::InternalError, error.to_string())))?;
-            if self.options.quick_repair {
-                transaction.set_quick_repair(true);
-            }
-            let changed = {
-                let table = transaction.open_table(TABLE).map_err(table_failed)?;
-                let mut view = WriteView {
-                    table,
-                    failed: Cell::new(false),
-                    changed: None,
-                };
-                let result = body(&mut view);
-                judge(&view.failed, result)?;
-                view.changed
-            };
-            let Some(changed) = changed else {
-                return transaction.abort().map_err(storage_failed);
-            };
-            // Readers keep to this state until the commit is done and the cached rows that it changed are gone. For
-            // redb it is a reader, whose pages wait for the next commit to be free: a pass less over them after this one.
-            opened.newest(database)?;
-            let committed = transaction.commit();
-            opened.forget(&changed);
-            committed.map_err(commit_failed)
-        })
+        self.with_store(|store| store.write(&self.open, &self.options, body))
     }
 }
 
-/// Notes that the medium failed under a view.
-fn fail(failed: &Cell<bool>, error: StorageError) -> Error {
-    failed.set(true);
-    storage_error(error)
-}
-
-/// What a body's result means, whose view tells whether the medium failed under it.
-fn judge(failed: &Cell<bool>, result: Result<()>) -> Result<(), Failure> {
-    match result {
-        Ok(()) if !failed.get() => Ok(()),
-        // A body that swallows a failure of the medium does not get its changes committed.
-        Ok(()) => Err(Failure::Medium(closed())),
-        Err(error) if failed.get() => Err(Failure::Medium(error)),
-        Err(error) => Err(Failure::Body(error)),
-    }
-}
-
-type Row<'r> = (
-    ::redb::AccessGuard<'r, &'static [u8]>,
-    ::redb::AccessGuard<'r, &'static [u8]>,
-);
-
-fn scan_rows<'r>(
-    mut rows: impl DoubleEndedIterator<Item = Result<Row<'r>, StorageError>>,
-    failed: &Cell<bool>,
-    direction: Direction,
-    visit: &mut ScanVisitor<'_>,
-) -> Result<()> {
-    while let Some(row) = match direction {
-        Direction::Forward => rows.next(),
-        Direction::Backward => rows.next_back(),
-    } {
-        let (key, value) = row.map_err(|error| fail(failed, error))?;
-        if visit(key.value(), value.value()).is_break() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// A committed state as a view, remembering whether the medium failed under it.
-struct View {
-    committed: Arc<Committed>,
-    rows: Arc<Rows>,
-    failed: Cell<bool>,
-}
-
-impl KvRead for View {
-    fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
-        let Committed { table, state } = &*self.committed;
-        let hash = hash(key);
-        let found = self.rows.get(*state, hash, key);
-        if let Found::Hit(value) = found {
-            visit(value.bytes());
-            return Ok(true);
-        }
-        let Some(value) = table.get(key).map_err(|error| fail(&self.failed, error))? else {
-            return Ok(false);
-        };
-        let value = value.value();
-        if matches!(found, Found::Wanted) {
-            self.rows.put(*state, hash, key, value);
-        }
-        visit(value);
-        Ok(true)
-    }
-
-    fn scan(&self, range: Range<'_>, direction: Direction, visit: &mut ScanVisitor<'_>) -> Result<()> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = range.as_bounds();
-        let rows = self.committed.table.range::<&[u8]>(bounds);
-        let rows = rows.map_err(|error| fail(&self.failed, error))?;
-        scan_rows(rows, &self.failed, direction, visit)
-    }
-}
-
-struct WriteView<'t> {
-    table: Table<'t, &'static [u8], &'static [u8]>,
-    failed: Cell<bool>,
-    /// The keys that were changed, if any was.
-    changed: Option<Changed>,
-}
-
-impl WriteView<'_> {
-    fn change(&mut self, key: &[u8]) {
-        self.changed.get_or_insert_default().add(hash(key));
-    }
-}
-
-impl KvRead for WriteView<'_> {
-    fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
-        let found = self.table.get(key).map_err(|error| fail(&self.failed, error))?;
-        Ok(found.map(|value| visit(value.value())).is_some())
-    }
-
-    fn scan(&self, range: Range<'_>, direction: Direction, visit: &mut ScanVisitor<'_>) -> Result<()> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = range.as_bounds();
-        let rows = self.table.range::<&[u8]>(bounds);
-        let rows = rows.map_err(|error| fail(&self.failed, error))?;
-        scan_rows(rows, &self.failed, direction, visit)
-    }
-}
-
-impl KvWrite for WriteView<'_> {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.change(key);
-        let outcome = self.table.insert(key, value).map(drop);
-        outcome.map_err(|error| fail(&self.failed, error))
-    }
-
-    fn delete(&mut self, key: &[u8]) -> Result<()> {
-        self.change(key);
-        let outcome = self.table.remove(key).map(drop);
-        outcome.map_err(|error| fail(&self.failed, error))
-    }
-}
-
-/// The file, its name made durable if it is new.
-fn open_file(path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-    let new = !path.exists();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    if new
-        && let Some(directory) = path
-            .parent()
-            .filter(|directory| !directory.as_os_str().is_empty())
-    {
-        File::open(directory)?.sync_all()?;
-    }
-    let backend = FileBackend::new(file).map_err(io::Error::other)?;
-    Ok(Box::new(backend))
-}
-
-fn open_database(open: &Opener, options: &RedbOptions) -> Result<Database> {
-    let inner = open().map_err(|error| storage_error(StorageError::Io(error)))?;
-    let backend = Counted {
+/// Opens a file and has its fsyncs counted.
+fn open_part(open: &Opener, part: Part, options: &RedbOptions) -> Result<Option<Counted>, Failure> {
+    Ok(open(part)?.map(|inner| Counted {
         inner,
         fsyncs: options.fsyncs.clone(),
-    };
+    }))
+}
+
+fn open_store(open: &Opener, options: &RedbOptions) -> Result<Store> {
     // redb panics rather than erring on some damaged files when it was built with debug assertions.
-    let opened = catch_unwind(AssertUnwindSafe(|| {
-        let database = Builder::new()
-            .set_cache_size(options.cache_bytes - options.cache_bytes / ROWS_SHARE)
-            .create_with_backend(backend)?;
-        make_table(&database)?;
-        Ok(database)
-    }));
+    let opened = catch_unwind(AssertUnwindSafe(|| Store::open(open, options)));
     opened
         .unwrap_or_else(|_| Err(Failure::Medium(damaged("its pages contradict each other"))))
-        .map_err(|failure| match failure {
-            Failure::Body(error) | Failure::Medium(error) => error,
-        })
+        .map_err(Failure::into_error)
 }
 
 /// Makes the table in a new database: reads refuse one that is not there.
@@ -469,144 +597,7 @@ fn make_table(database: &Database) -> Result<(), Failure> {
             "this is a redb database of some other program; give cloudlet a file of its own",
         )));
     }
-    let transaction = database.begin_write().map_err(transaction_failed)?;
+    let transaction = begin(database)?;
     transaction.open_table(TABLE).map(drop).map_err(table_failed)?;
     transaction.commit().map_err(commit_failed)
-}
-
-/// Why something could not be done: by the body's own doing, or the medium's.
-enum Failure {
-    Body(Error),
-    Medium(Error),
-}
-
-impl From<DatabaseError> for Failure {
-    fn from(error: DatabaseError) -> Self {
-        Failure::Medium(match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Error::new(
-                Code::DBPathInUse,
-                "another node or process has it open; stop that one, or give this one a data directory of its own",
-            ),
-            DatabaseError::UpgradeRequired(version) => Error::new(
-                Code::UnsupportedFormat,
-                format!("it is in format {version} of an older redb, which this program can't read"),
-            ),
-            DatabaseError::Storage(error) => storage_error(error),
-            other => Error::new(Code::InternalError, other.to_string()),
-        })
-    }
-}
-
-fn storage_failed(error: StorageError) -> Failure {
-    Failure::Medium(storage_error(error))
-}
-
-fn transaction_failed(error: TransactionError) -> Failure {
-    match error {
-        TransactionError::Storage(error) => storage_failed(error),
-        other => Failure::Medium(Error::new(Code::InternalError, other.to_string())),
-    }
-}
-
-fn table_failed(error: TableError) -> Failure {
-    match error {
-        TableError::Storage(error) => storage_failed(error),
-        other => Failure::Medium(Error::new(Code::InternalError, other.to_string())),
-    }
-}
-
-fn commit_failed(error: CommitError) -> Failure {
-    match error {
-        CommitError::Storage(error) => storage_failed(error),
-        other => Failure::Medium(Error::new(Code::InternalError, other.to_string())),
-    }
-}
-
-fn storage_error(error: StorageError) -> Error {
-    match error {
-        StorageError::Io(error) if error.kind() == io::ErrorKind::InvalidData => damaged(&error.to_string()),
-        StorageError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            damaged("it ends too early")
-        }
-        StorageError::Io(error) => Error::new(
-            Code::OutOfDiskSpace,
-            format!("the disk is full or failing: {error}"),
-        ),
-        StorageError::PreviousIo | StorageError::DatabaseClosed => closed(),
-        StorageError::Corrupted(what) => damaged(&what),
-        other => Error::new(Code::InternalError, format!("the store failed: {other}")),
-    }
-}
-
-fn damaged(what: &str) -> Error {
-    Error::new(
-        Code::UnsupportedFormat,
-        format!("not a database file of cloudlet, or a damaged one: {what}"),
-    )
-}
-
-fn closed() -> Error {
-    Error::new(
-        Code::OutOfDiskSpace,
-        "the disk is full or failing: the database file was closed after an i/o error",
-    )
-}
-
-/// A backend whose fsyncs are counted.
-#[derive(Debug)]
-struct Counted {
-    inner: Box<dyn StorageBackend>,
-    fsyncs: IntCounter,
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl StorageBackend for Counted {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.fsyncs.inc();
-        self.inner.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.inner.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.inner.close()
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.query_lock_range(start, end)
-    }
 }

@@ -83,8 +83,13 @@ impl Changed {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        !self.all && self.hashes.is_empty()
+    }
+
     /// Everything may have changed.
-    pub(super) fn all() -> Self {
+    #[cfg(test)]
+    fn all() -> Self {
         Self {
             hashes: Vec::new(),
             all: true,

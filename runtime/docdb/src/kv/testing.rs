@@ -1,4 +1,4 @@
-//! Stores that misbehave on purpose, by seed: a disk that loses, tears and refuses writes under redb; two stores
+//! Stores that misbehave on purpose, by seed: a disk that loses, tears and refuses writes under the store; two stores
 //! in step; a store that fails and conflicts. For the tests of this crate and of those above it.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,8 @@ use ::redb::StorageBackend;
 use cloudlet_base::SeededEntropy;
 
 use super::{
-    Direction, GetVisitor, Kv, KvRead, KvSnapshot, KvWrite, Opener, Range, ReadBody, ScanVisitor, WriteBody,
+    Direction, GetVisitor, Kv, KvRead, KvSnapshot, KvWrite, Opener, Part, Range, ReadBody, ScanVisitor,
+    WriteBody,
 };
 use crate::{Code, Error, Result};
 
@@ -20,19 +21,13 @@ const SECTOR_BYTES: usize = 512;
 /// What a file system gives a file at a time.
 const BLOCK_BYTES: u64 = 4096;
 
-/// A disk in memory that holds one file, and knows which of its bytes would survive a power failure.
+/// A disk in memory that holds the files of one store, and knows which of their bytes would survive a power failure.
 #[derive(Clone)]
 pub struct Disk(Arc<Mutex<DiskState>>);
 
 struct DiskState {
-    /// What survives.
-    durable: Vec<u8>,
-    /// What a reader sees now.
-    current: Vec<u8>,
-    /// Written since the last sync, in order.
-    pending: Vec<(usize, Vec<u8>)>,
-    /// Blocks that the file system has given the file.
-    blocks: BTreeSet<u64>,
+    database: FileState,
+    log: FileState,
     blocks_max: Option<usize>,
     syncs_until_failure: Option<u32>,
     /// Writes and syncs until the power fails by itself.
@@ -44,14 +39,26 @@ struct DiskState {
     chance: SeededEntropy,
 }
 
+#[derive(Default)]
+struct FileState {
+    /// Whether it was made. Its name is durable from then on.
+    there: bool,
+    /// What survives.
+    durable: Vec<u8>,
+    /// What a reader sees now.
+    current: Vec<u8>,
+    /// Written since the last sync, in order.
+    pending: Vec<(usize, Vec<u8>)>,
+    /// Blocks that the file system has given the file.
+    blocks: BTreeSet<u64>,
+}
+
 impl Disk {
     /// An empty disk whose faults follow `seed`.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(DiskState {
-            durable: Vec::new(),
-            current: Vec::new(),
-            pending: Vec::new(),
-            blocks: BTreeSet::new(),
+            database: FileState::default(),
+            log: FileState::default(),
             blocks_max: None,
             syncs_until_failure: None,
             calls_until_crash: None,
@@ -61,15 +68,23 @@ impl Disk {
         })))
     }
 
-    /// Opens the file for [`RedbKv`](super::RedbKv).
+    /// Opens the files for [`RedbKv`](super::RedbKv).
     pub fn opener(&self) -> Opener {
         let disk = self.clone();
-        Box::new(move || {
-            let generation = disk.lock().generation;
-            Ok(Box::new(Handle {
+        Box::new(move |part| {
+            let mut state = disk.lock();
+            let generation = state.generation;
+            let which = Which::of(part);
+            let file = state.file(which);
+            if part == Part::Log && !file.there {
+                return Ok(None);
+            }
+            file.there = true;
+            Ok(Some(Box::new(Handle {
                 disk: disk.clone(),
+                which,
                 generation,
-            }) as Box<dyn StorageBackend>)
+            }) as Box<dyn StorageBackend>))
         })
     }
 
@@ -94,20 +109,49 @@ impl Disk {
         self.lock().lying = true;
     }
 
-    /// Lets the file have no more than `bytes` from now on; `None` is no limit.
+    /// Lets the files have no more than `bytes` together from now on; `None` is no limit.
     pub fn limit(&self, bytes: Option<u64>) {
         self.lock().blocks_max =
             bytes.map(|bytes| usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX));
     }
 
-    /// Bytes that the file has now.
+    /// Bytes that the files have now.
     pub fn used_bytes(&self) -> u64 {
-        self.lock().blocks.len() as u64 * BLOCK_BYTES
+        self.lock().blocks() as u64 * BLOCK_BYTES
     }
 
-    /// Lets the sync after `more` others fail, once.
+    /// Lets the sync after `more` others fail, once. Of what it should have made durable, any 512 bytes never are, though
+    /// readers see them, unless they are written again: as on a Linux whose disk failed for a moment.
     pub fn fail_sync_after(&self, more: u32) {
         self.lock().syncs_until_failure = Some(more);
+    }
+
+    /// Changes a file while nobody has it open.
+    pub fn edit(&self, part: Part, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.lock();
+        let file = state.file(Which::of(part));
+        change(&mut file.current);
+        file.durable.clone_from(&file.current);
+        file.pending.clear();
+    }
+
+    /// Removes the log while nobody has it open.
+    pub fn remove_log(&self) {
+        self.lock().log = FileState::default();
+    }
+
+    /// Another disk with the same files on it.
+    pub fn copy(&self) -> Self {
+        let state = self.lock();
+        let copy = Self::new(0);
+        let of = |file: &FileState| FileState {
+            there: file.there,
+            durable: file.current.clone(),
+            current: file.current.clone(),
+            ..FileState::default()
+        };
+        (copy.lock().database, copy.lock().log) = (of(&state.database), of(&state.log));
+        copy
     }
 
     fn lock(&self) -> MutexGuard<'_, DiskState> {
@@ -115,20 +159,38 @@ impl Disk {
     }
 }
 
-impl DiskState {
-    fn crash(&mut self) {
-        let mut image = std::mem::take(&mut self.durable);
-        image.resize(self.current.len().max(image.len()), 0);
-        for (offset, data) in std::mem::take(&mut self.pending) {
-            for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
-                if self.chance.next_u64() & 1 == 0 {
-                    let at = offset + i * SECTOR_BYTES;
-                    image[at..at + sector.len()].copy_from_slice(sector);
-                }
-            }
+/// One of the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Database,
+    Log,
+}
+
+impl Which {
+    fn of(part: Part) -> Self {
+        match part {
+            Part::Database => Self::Database,
+            Part::Log | Part::NewLog => Self::Log,
         }
-        self.current.clone_from(&image);
-        self.durable = image;
+    }
+}
+
+impl DiskState {
+    fn file(&mut self, which: Which) -> &mut FileState {
+        match which {
+            Which::Database => &mut self.database,
+            Which::Log => &mut self.log,
+        }
+    }
+
+    fn blocks(&self) -> usize {
+        self.database.blocks.len() + self.log.blocks.len()
+    }
+
+    fn crash(&mut self) {
+        for file in [&mut self.database, &mut self.log] {
+            file.crash(&self.chance);
+        }
         self.syncs_until_failure = None;
         self.calls_until_crash = None;
         self.generation += 1;
@@ -150,6 +212,26 @@ impl DiskState {
     }
 }
 
+impl FileState {
+    fn crash(&mut self, chance: &SeededEntropy) {
+        self.settle(|| chance.next_u64() & 1 == 0);
+        self.current.clone_from(&self.durable);
+    }
+
+    /// Makes those sectors durable that are `chosen`, and forgets of the others that they were written.
+    fn settle(&mut self, mut chosen: impl FnMut() -> bool) {
+        self.durable.resize(self.current.len(), 0);
+        for (offset, data) in std::mem::take(&mut self.pending) {
+            for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
+                if chosen() {
+                    let at = offset + i * SECTOR_BYTES;
+                    self.durable[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Disk")
@@ -159,6 +241,7 @@ impl fmt::Debug for Disk {
 #[derive(Debug)]
 struct Handle {
     disk: Disk,
+    which: Which,
     generation: u64,
 }
 
@@ -174,13 +257,14 @@ impl Handle {
 
 impl StorageBackend for Handle {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state()?.current.len() as u64)
+        Ok(self.state()?.file(self.which).current.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.state()?;
+        let mut state = self.state()?;
         let at = usize::try_from(offset).map_err(io::Error::other)?;
         let bytes = state
+            .file(self.which)
             .current
             .get(at..at + out.len())
             .ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -191,13 +275,14 @@ impl StorageBackend for Handle {
     fn set_len(&self, len: u64) -> io::Result<()> {
         // Like ftruncate: it takes no blocks, and journalling keeps the length in order with what is synced.
         let mut state = self.state()?;
+        let file = state.file(self.which);
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        state.current.resize(len, 0);
-        if state.durable.len() > len {
+        file.current.resize(len, 0);
+        if file.durable.len() > len {
             // Nothing here shrinks a file by bytes that matter; pending writes past the end go with it.
-            state.durable.truncate(len);
+            file.durable.truncate(len);
         }
-        state.pending.retain(|(offset, data)| offset + data.len() <= len);
+        file.pending.retain(|(offset, data)| offset + data.len() <= len);
         Ok(())
     }
 
@@ -207,15 +292,24 @@ impl StorageBackend for Handle {
         match &mut state.syncs_until_failure {
             Some(0) => {
                 state.syncs_until_failure = None;
+                let DiskState {
+                    database,
+                    log,
+                    chance,
+                    ..
+                } = &mut *state;
+                let file = match self.which {
+                    Which::Database => database,
+                    Which::Log => log,
+                };
+                file.settle(|| chance.next_u64() & 1 == 0);
                 return Err(io::Error::other("the disk did not take the data"));
             }
             Some(more) => *more -= 1,
             None => {}
         }
         if !state.lying {
-            let state = &mut *state;
-            state.durable.clone_from(&state.current);
-            state.pending.clear();
+            state.file(self.which).settle(|| true);
         }
         Ok(())
     }
@@ -225,19 +319,22 @@ impl StorageBackend for Handle {
         state.call()?;
         let first = offset / BLOCK_BYTES;
         let last = (offset + data.len() as u64).div_ceil(BLOCK_BYTES);
+        let blocks_max = state.blocks_max;
         for block in first..last {
-            if !state.blocks.contains(&block) && state.blocks_max.is_some_and(|max| state.blocks.len() >= max)
-            {
+            let is_full = blocks_max.is_some_and(|max| state.blocks() >= max);
+            let blocks = &mut state.file(self.which).blocks;
+            if !blocks.contains(&block) && is_full {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            state.blocks.insert(block);
+            blocks.insert(block);
         }
         let at = usize::try_from(offset).map_err(io::Error::other)?;
-        if state.current.len() < at + data.len() {
-            state.current.resize(at + data.len(), 0);
+        let file = state.file(self.which);
+        if file.current.len() < at + data.len() {
+            file.current.resize(at + data.len(), 0);
         }
-        state.current[at..at + data.len()].copy_from_slice(data);
-        state.pending.push((at, data.to_vec()));
+        file.current[at..at + data.len()].copy_from_slice(data);
+        file.pending.push((at, data.to_vec()));
         Ok(())
     }
 }

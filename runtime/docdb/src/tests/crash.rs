@@ -182,6 +182,10 @@ fn simulate(seed: u64, lying: bool) -> Result<(), String> {
         check(&docs, &mut known)?;
         disk.crash_after(next(120) as u32);
         for round in 0.. {
+            // Now and then an fsync fails, of the log or the database file.
+            if !lying && next(12) == 0 {
+                disk.fail_sync_after(next(4) as u32);
+            }
             // Operations on different documents, so that each answer says what one document is.
             let mut replies = Vec::new();
             let first = next(40) as i32;

@@ -14,6 +14,7 @@ mod files;
 mod geo;
 mod indexes;
 mod lanes;
+mod log;
 mod model;
 mod plans;
 mod spill;

@@ -17,7 +17,8 @@ pub(super) fn options() -> RedbOptions {
     let fsyncs = IntCounter::new("fsyncs", "Test.").unwrap();
     RedbOptions {
         cache_bytes: 1 << 20,
-        quick_repair: false,
+        log_bytes: 32 << 10,
+        log_id: *b"a log for a test",
         fsyncs,
     }
 }

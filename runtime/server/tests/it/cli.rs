@@ -261,7 +261,8 @@ fn a_database_is_checked_when_its_node_is_stopped() {
     // A document's row without its collection, made below the engine.
     let options = RedbOptions {
         cache_bytes: 1 << 20,
-        quick_repair: false,
+        log_bytes: 1 << 20,
+        log_id: [7; 16],
         fsyncs: prometheus::IntCounter::new("fsyncs", "not shown").unwrap(),
     };
     let store = RedbKv::open(&file, options).unwrap();
