@@ -293,3 +293,40 @@ impl Registry {
         (leases.all_until <= now).then(|| leases.until.keys().copied().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(number: usize) -> ContentHash {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        ContentHash::from_bytes(bytes)
+    }
+
+    #[test]
+    fn promised_contents_stay_until_their_time() {
+        let registry = Registry::default();
+        let at = Duration::from_secs;
+        registry.lease([hash(1), hash(2)], at(0), at(10));
+        registry.lease([hash(2)], at(5), at(15));
+        assert_eq!(registry.leased(at(9)), Some(HashSet::from([hash(1), hash(2)])));
+        assert_eq!(registry.leased(at(10)), Some(HashSet::from([hash(2)])));
+        assert_eq!(registry.leased(at(15)), Some(HashSet::new()));
+    }
+
+    #[test]
+    fn more_promises_than_can_be_remembered_keep_everything() {
+        let registry = Registry::default();
+        let at = Duration::from_secs;
+        registry.lease((0..LEASES_MAX).map(hash), at(0), at(10));
+        assert_eq!(registry.leased(at(0)).map(|kept| kept.len()), Some(LEASES_MAX));
+        registry.lease([hash(0), hash(LEASES_MAX)], at(1), at(11));
+        assert_eq!(registry.leased(at(10)), None);
+        assert_eq!(registry.leased(at(11)), Some(HashSet::new()));
+        // Those that are over make room.
+        registry.lease((0..LEASES_MAX).map(hash), at(20), at(30));
+        registry.lease([hash(LEASES_MAX)], at(30), at(40));
+        assert_eq!(registry.leased(at(30)), Some(HashSet::from([hash(LEASES_MAX)])));
+    }
+}

@@ -202,6 +202,17 @@ fn what_serves_is_chosen_from_the_command_line() {
     assert_eq!(desk.run(&["deploy", "--canary", "100"]).code, 2);
     desk.run(&["traffic", "1=100"]).ok();
     assert_eq!(page(node), "one");
+
+    desk.run(&["versions", "pin", "1"]).ok();
+    assert!(desk.run(&["versions", "list"]).ok().contains("active pinned"));
+    desk.run(&["versions", "unpin", "1"]).ok();
+    assert!(!desk.run(&["versions"]).ok().contains("pinned"));
+    desk.run(&["versions", "pin", "9"]).fails(&["no deployment 9"]);
+    assert!(
+        desk.run(&["versions", "collect"])
+            .ok()
+            .contains("removed 0 deployment(s)")
+    );
     desk.stop();
 }
 
@@ -299,21 +310,39 @@ fn what_is_old_goes_with_all_that_only_it_used() {
     assert_eq!(node.deploy(&broken).status, 400);
     assert_eq!((files(&content), files(&artifacts)), (5 * 2 + 1 + 2, 6 * 2));
 
+    // Of an interrupted write, of another engine, and of somebody else.
+    let component = node.put_content(&variant("hello", 5));
+    let odd = |name: &str| artifacts.join(name);
+    let old_engine = format!("{component}-0123456789abcdef.cwasm");
+    for name in ["temp-1-1", &old_engine, "README", "x.cwasm"] {
+        std::fs::write(odd(name), b"odd").unwrap();
+    }
+
     let collected = node.admin("POST", "/v1/collect", b"").json();
+    for (name, stays) in [
+        ("temp-1-1", false),
+        (&old_engine, false),
+        ("README", true),
+        ("x.cwasm", true),
+    ] {
+        assert_eq!(odd(name).exists(), stays, "{name}");
+    }
+    std::fs::remove_file(odd("README")).unwrap();
+    std::fs::remove_file(odd("x.cwasm")).unwrap();
     assert_eq!(
         (
             &collected["deployments"],
             &collected["contents"],
             &collected["artifacts"]
         ),
-        (&json!(0), &json!(4), &json!(2)),
+        (&json!(0), &json!(4), &json!(3)),
         "{collected}"
     );
     assert_eq!((files(&content), files(&artifacts)), (4 * 2 + 1, 4 * 2));
     assert_eq!(node.admin("POST", "/v1/collect", b"").json()["contents"], 0);
     assert_eq!(
         node.metric("cloudlet_maintenance_removed_total{what=\"artifacts\"}"),
-        2.0
+        3.0
     );
 
     // What is kept still works, without compiling.
