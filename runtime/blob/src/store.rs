@@ -130,7 +130,7 @@ impl BlobStore {
     }
 
     /// A local directory as backend, made when it is not there. Files and their directories are synced before a
-    /// put returns.
+    /// put returns. What interrupted puts of content left there is removed, so only one process may use it.
     ///
     /// # Errors
     /// When the directory can't be made or used.
@@ -138,6 +138,7 @@ impl BlobStore {
         let failed =
             |error: &dyn std::fmt::Display| Error::Backend(format!("directory {}: {error}", dir.display()));
         std::fs::create_dir_all(dir).map_err(|error| failed(&error))?;
+        remove_staged(&dir.join("content")).map_err(|error| failed(&error))?;
         let local =
             object_store::local::LocalFileSystem::new_with_prefix(dir).map_err(|error| failed(&error))?;
         Ok(Arc::new(local.with_fsync(true)))
@@ -409,6 +410,47 @@ impl BlobStore {
         }
     }
 
+    /// Removes content that `keep` does not have and that was stored at least `age` ago. Returns how many contents
+    /// went and their bytes. The caller sees to it that nobody begins to use one meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the contents can't be listed. One that can't be removed is logged and stays.
+    pub async fn collect_content(
+        &self,
+        keep: &HashSet<ContentHash>,
+        age: Duration,
+    ) -> Result<(u64, u64), Error> {
+        let prefix = Path::from_iter(["content"]);
+        let now = self.inner.clock.now();
+        let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let mut contents = self.inner.backend.list(Some(&prefix));
+        let (mut removed, mut bytes) = (0, 0);
+        loop {
+            let mut round = Vec::new();
+            let mut more = false;
+            while let Some(meta) = contents.try_next().await.map_err(|error| backend_error(&error))? {
+                let hash = meta.location.filename().and_then(|name| name.parse().ok());
+                let unused = hash.is_some_and(|hash: ContentHash| !keep.contains(&hash));
+                let old = now.millis().saturating_sub(meta.last_modified.timestamp_millis()) >= age_ms;
+                if unused && old {
+                    round.push(meta);
+                }
+                if round.len() >= GARBAGE_ROUND {
+                    more = true;
+                    break;
+                }
+            }
+            for meta in round {
+                self.remove_blob(&meta.location).await;
+                removed += 1;
+                bytes += meta.size;
+            }
+            if !more {
+                return Ok((removed, bytes));
+            }
+        }
+    }
+
     async fn lookup(&self, app: &AppId, path: &str) -> Result<Option<ObjectInfo>, Error> {
         if path::check(path).is_err() {
             return Ok(None);
@@ -520,6 +562,25 @@ fn blob_location(app: &AppId, blob: &str) -> Path {
 
 fn content_location(hash: ContentHash) -> Path {
     Path::from_iter(["content".to_owned(), hash.to_string()])
+}
+
+/// Removes what puts of content that were cut off by the end of a process left: `HASH#NUMBER`, which no listing shows.
+fn remove_staged(dir: &std::path::Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let staged = name.to_str().and_then(|name| name.split_once('#'));
+        if staged.is_some_and(|(hash, number)| {
+            hash.parse::<ContentHash>().is_ok() && number.bytes().all(|byte| byte.is_ascii_digit())
+        }) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn not_found(path: &str) -> Error {

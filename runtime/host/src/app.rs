@@ -13,7 +13,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use crate::admit::Permits;
 use crate::bindings::CallFunctionPre;
 use crate::error::InvokeError;
-use crate::host::Shared;
+use crate::host::{Running, Shared};
 use crate::instance::State;
 use crate::outbound::OutboundPool;
 
@@ -190,6 +190,8 @@ pub(crate) struct Function {
     /// Connections to the origins that this function talks to. Not shared between functions: what one may reach by
     /// its rules, another may not by its own.
     pub(crate) outbound: OutboundPool,
+    /// Keeps the component among those that others may share.
+    pub(crate) _component: Arc<Running>,
 }
 
 impl LoadedApp {

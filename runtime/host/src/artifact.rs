@@ -5,13 +5,15 @@
 //! SHA-256 in hex and a line end, and is written last. An artifact without its sum, or with another one, does not
 //! count as there: it is compiled again. Invariant: nothing in this directory comes from outside.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
-use cloudlet_base::ContentHash;
+use cloudlet_base::{ContentHash, Timestamp};
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -99,6 +101,47 @@ impl ArtifactCache {
             .map_err(|error| LoadError::Internal(format!("load the artifact of {component}: {error:#}")))
     }
 
+    /// Removes artifacts of components that are not in `keep`, those of other engines, and what interrupted writes
+    /// left; nothing that is younger than `age` at `now`. A crash at any point leaves whole artifacts or ones that do
+    /// not count as there. Code that is loaded stays mapped.
+    pub(crate) fn collect(
+        &self,
+        keep: &HashSet<ContentHash>,
+        age: Duration,
+        now: Timestamp,
+    ) -> io::Result<Collected> {
+        let mut collected = Collected::default();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if !self.is_garbage(name, keep) || !is_older(&entry, age, now) {
+                continue;
+            }
+            if let Some(stem) = name.strip_suffix(".cwasm") {
+                // First: without its sum the artifact is not there.
+                remove(&self.dir.join(format!("{stem}.sum")))?;
+                collected.artifacts += 1;
+                collected.bytes += entry.metadata().map_or(0, |found| found.len());
+            }
+            remove(&entry.path())?;
+        }
+        Ok(collected)
+    }
+
+    fn is_garbage(&self, name: &str, keep: &HashSet<ContentHash>) -> bool {
+        if name.starts_with("temp-") {
+            return true;
+        }
+        let stem = name.strip_suffix(".cwasm").or_else(|| name.strip_suffix(".sum"));
+        // What is not named as an artifact is not ours to remove.
+        let Some((hash, engine)) = stem.and_then(|stem| stem.split_once('-')) else {
+            return false;
+        };
+        hash.parse()
+            .is_ok_and(|hash: ContentHash| engine != self.engine_hash || !keep.contains(&hash))
+    }
+
     /// The path of the artifact, after comparing its bytes with the sum that was recorded when it was written.
     fn checked(&self, component: ContentHash) -> Result<PathBuf, Problem> {
         let path = self.path(component, "cwasm");
@@ -141,6 +184,31 @@ impl ArtifactCache {
             let _ = fs::remove_file(&temp);
         }
         written
+    }
+}
+
+/// What a collection removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Compiled components.
+    pub artifacts: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+fn is_older(entry: &fs::DirEntry, age: Duration, now: Timestamp) -> bool {
+    let modified = entry.metadata().and_then(|found| found.modified());
+    let written = modified.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let Some(written) = written else { return false };
+    let now = Duration::from_millis(u64::try_from(now.millis()).unwrap_or(0));
+    now.saturating_sub(written) >= age
+}
+
+/// Removes a file; it may be gone already.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

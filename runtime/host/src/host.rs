@@ -1,15 +1,17 @@
 //! The host itself: engine, artifacts and what every app shares.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use cloudlet_base::{Clock, ContentHash, Entropy};
 use wasmtime::Engine;
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 
 use crate::admit::Permits;
 use crate::app::{AppSpec, LoadedApp, Services};
-use crate::artifact::{ArtifactCache, check_is_component, content_hash};
+use crate::artifact::{ArtifactCache, Collected, check_is_component, content_hash};
 use crate::engine::{self, Ticker};
 use crate::error::LoadError;
 use crate::instance::State;
@@ -56,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
     pub(crate) artifacts: ArtifactCache,
+    pub(crate) components: Components,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) logs: Arc<dyn LogSink>,
     pub(crate) metrics: Arc<Metrics>,
@@ -90,6 +93,7 @@ impl Host {
             origins: Origins::new(),
             _ticker: Ticker::start(&engine)?,
             artifacts,
+            components: Components::default(),
             permits,
             clock,
             logs,
@@ -133,12 +137,46 @@ impl Host {
         Ok(hash)
     }
 
+    /// Removes compiled components that are not in `keep` or of another engine, unless they are younger than `age`.
+    /// What runs goes on. Blocking.
+    ///
+    /// # Errors
+    /// `Internal` when the directory of artifacts can't be read or changed; some may be gone then.
+    pub fn collect(&self, keep: &HashSet<ContentHash>, age: Duration) -> Result<Collected, LoadError> {
+        let now = self.0.clock.now();
+        let collected = self.0.artifacts.collect(keep, age, now);
+        collected.map_err(|error| LoadError::Internal(format!("collect artifacts: {error}")))
+    }
+
     /// Loads and links an app's functions; reports every problem at once. Blocking.
     ///
     /// # Errors
     /// One for each import that is unknown or not granted, each missing handler and artifact.
     pub fn load(&self, spec: AppSpec, services: Services) -> Result<Arc<LoadedApp>, Vec<LoadError>> {
         link::load(&self.0, spec, services)
+    }
+}
+
+/// A component in memory, as long as a function of any app runs it.
+pub(crate) struct Running(pub(crate) Component);
+
+/// The components that functions run: another deployment with the same component shares it, which saves reading and
+/// checking its artifact.
+#[derive(Default)]
+pub(crate) struct Components(Mutex<HashMap<ContentHash, Weak<Running>>>);
+
+impl Components {
+    pub(crate) fn running(&self, component: ContentHash) -> Option<Arc<Running>> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.get(&component).and_then(Weak::upgrade)
+    }
+
+    pub(crate) fn run(&self, hash: ContentHash, component: Component) -> Arc<Running> {
+        let running = Arc::new(Running(component));
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, running| running.strong_count() > 0);
+        held.insert(hash, Arc::downgrade(&running));
+        running
     }
 }
 

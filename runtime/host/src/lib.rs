@@ -41,6 +41,7 @@ pub use app::{
     AppSpec, Call, CallReply, FunctionLimits, FunctionSpec, Grants, Invocation, LoadedApp, OutboundRule,
     Services, Trigger,
 };
+pub use artifact::Collected;
 pub use body::ResponseBody;
 pub use error::{InvokeError, LoadError, TrapReason};
 pub use host::{Host, HostConfig};

@@ -13,7 +13,7 @@ use crate::admit::Permits;
 use crate::app::{AppSpec, Function, FunctionSpec, Grants, LoadedApp, Services};
 use crate::bindings::CallFunctionPre;
 use crate::error::LoadError;
-use crate::host::Shared;
+use crate::host::{Running, Shared};
 use crate::imports;
 use crate::instance::State;
 use crate::outbound::OutboundPool;
@@ -95,26 +95,22 @@ pub(crate) fn load(
         deployment,
         functions: specs,
     } = spec;
-    let mut components: HashMap<ContentHash, Component> = HashMap::new();
     let mut functions = HashMap::new();
     let mut problems = Vec::new();
     for spec in specs {
-        let component = match components.get(&spec.component) {
-            Some(component) => component.clone(),
-            None => match shared.artifacts.load(&shared.engine, spec.component) {
-                Ok(component) => components.entry(spec.component).or_insert(component).clone(),
-                Err(error) => {
-                    problems.push(error);
-                    continue;
-                }
-            },
+        let component = match component(shared, spec.component) {
+            Ok(component) => component,
+            Err(error) => {
+                problems.push(error);
+                continue;
+            }
         };
-        let found = check(shared, &spec, &component);
+        let found = check(shared, &spec, &component.0);
         if !found.is_empty() {
             problems.extend(found);
             continue;
         }
-        match link(shared, spec, &component) {
+        match link(shared, spec, component) {
             Ok(function) => {
                 functions.insert(Arc::clone(&function.spec.name), Arc::new(function));
             }
@@ -131,6 +127,15 @@ pub(crate) fn load(
         services,
         functions,
     }))
+}
+
+/// The component: what another function runs already, or its artifact.
+fn component(shared: &Shared, hash: ContentHash) -> Result<Arc<Running>, LoadError> {
+    if let Some(running) = shared.components.running(hash) {
+        return Ok(running);
+    }
+    let component = shared.artifacts.load(&shared.engine, hash)?;
+    Ok(shared.components.run(hash, component))
 }
 
 /// Every reason not to run the component as this function.
@@ -182,7 +187,8 @@ fn check(shared: &Shared, spec: &FunctionSpec, component: &Component) -> Vec<Loa
     problems
 }
 
-fn link(shared: &Shared, spec: FunctionSpec, component: &Component) -> Result<Function, LoadError> {
+fn link(shared: &Shared, spec: FunctionSpec, running: Arc<Running>) -> Result<Function, LoadError> {
+    let component = &running.0;
     let mismatch = |error: wasmtime::Error| LoadError::Mismatch {
         function: spec.name.to_string(),
         message: format!("{error:#}"),
@@ -206,6 +212,7 @@ fn link(shared: &Shared, spec: FunctionSpec, component: &Component) -> Result<Fu
         http,
         call,
         spec,
+        _component: running,
     })
 }
 

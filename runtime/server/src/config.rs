@@ -43,6 +43,8 @@ pub(crate) struct NodeConfig {
     pub(crate) storage: Storage,
     /// The function host.
     pub(crate) functions: Functions,
+    /// How long deployments stay.
+    pub(crate) deployments: Deployments,
     /// Lifetimes of tokens.
     pub(crate) auth: AuthTimes,
     /// Cross-origin requests.
@@ -141,6 +143,17 @@ pub(crate) struct Functions {
     pub(crate) memory_bytes_max: usize,
     /// Largest component accepted at a deploy.
     pub(crate) component_bytes_max: usize,
+}
+
+/// Which deployments of an app are kept. Those that serve requests and pinned ones always are.
+#[derive(Debug, Clone)]
+pub(crate) struct Deployments {
+    /// The last ones, besides the active one.
+    pub(crate) kept: usize,
+    /// Also those that are younger than this.
+    pub(crate) kept_for: Option<Duration>,
+    /// How long components, their compiled code and site files stay that no deployment uses.
+    pub(crate) unused_for: Duration,
 }
 
 /// Lifetimes of tokens.
@@ -288,6 +301,12 @@ settings! {
     functions_memory_bytes_max, "functions.memory_bytes_max", "CLOUDLET_FUNCTIONS_MEMORY_BYTES_MAX";
     /// Largest component accepted at a deploy [default: 64MiB]
     functions_component_bytes_max, "functions.component_bytes_max", "CLOUDLET_FUNCTIONS_COMPONENT_BYTES_MAX";
+    /// Deployments of an app that are kept besides the active one [default: 10]
+    deployments_kept, "deployments.kept", "CLOUDLET_DEPLOYMENTS_KEPT";
+    /// Keep also deployments that are younger than this [default: by number only]
+    deployments_kept_for, "deployments.kept_for", "CLOUDLET_DEPLOYMENTS_KEPT_FOR";
+    /// How long deployed content stays that no deployment uses [default: 1h]
+    deployments_unused_for, "deployments.unused_for", "CLOUDLET_DEPLOYMENTS_UNUSED_FOR";
     /// How long an access token is good [default: 2h]
     auth_access_ttl, "auth.access_ttl", "CLOUDLET_AUTH_ACCESS_TTL";
     /// How long a refresh token is good after its last use [default: 30d]
@@ -476,6 +495,11 @@ impl<'a> Settings<'a> {
                 memory_bytes_max: self.get("functions.memory_bytes_max", 256 << 20, bytes_usize),
                 component_bytes_max: self.get("functions.component_bytes_max", 64 << 20, bytes_usize),
             },
+            deployments: Deployments {
+                kept: self.get("deployments.kept", 10, kept),
+                kept_for: self.get("deployments.kept_for", None, |text| duration(text).map(Some)),
+                unused_for: self.get("deployments.unused_for", Duration::from_secs(3600), duration),
+            },
             auth: AuthTimes {
                 access_ttl: self.get("auth.access_ttl", Duration::from_secs(2 * 3600), duration),
                 refresh_ttl: self.get("auth.refresh_ttl", Duration::from_secs(30 * 24 * 3600), duration),
@@ -604,6 +628,18 @@ fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number @ 1..=COUNT_MAX) => Ok(number),
         _ => Err(format!("expected a whole number from 1 to {COUNT_MAX}")),
+    }
+}
+
+/// How many deployments of an app are kept at most, whatever their age.
+pub(crate) const DEPLOYMENTS_KEPT_MAX: usize = 1000;
+
+fn kept(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=DEPLOYMENTS_KEPT_MAX) => Ok(number),
+        _ => Err(format!(
+            "expected a whole number from 1 to {DEPLOYMENTS_KEPT_MAX}"
+        )),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the node does by the clock: for every app expired sessions and the content of interrupted uploads go, and in
-//! the database the documents that TTL indexes say are over their time. Started by node.rs beside the front, ended
+//! What the node does by the clock: for every app expired sessions and the content of interrupted uploads go, then old
+//! deployments with what only they used, and in the database the documents that TTL indexes say are over their time. Started by node.rs beside the front, ended
 //! before the drain.
 
 use std::sync::Arc;
@@ -8,6 +8,8 @@ use std::time::Duration;
 use cloudlet_base::AppId;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
+use crate::apps::collect::{self, Collected};
+use crate::apps::deploy::DeployError;
 use crate::node::Node;
 
 /// Documents that one commit removes for being over their time.
@@ -19,6 +21,9 @@ const EXPIRE_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Metrics {
     sessions: IntCounter,
     objects: IntCounter,
+    deployments: IntCounter,
+    contents: IntCounter,
+    artifacts: IntCounter,
     failures: IntCounter,
 }
 
@@ -31,7 +36,7 @@ impl Metrics {
         let removed = IntCounterVec::new(
             Opts::new(
                 "cloudlet_maintenance_removed_total",
-                "Expired sessions and left-over contents of objects removed.",
+                "Expired sessions, left-over contents of objects, old deployments and what only they used removed.",
             ),
             &["what"],
         )?;
@@ -44,6 +49,9 @@ impl Metrics {
         Ok(Self {
             sessions: removed.with_label_values(&["sessions"]),
             objects: removed.with_label_values(&["objects"]),
+            deployments: removed.with_label_values(&["deployments"]),
+            contents: removed.with_label_values(&["contents"]),
+            artifacts: removed.with_label_values(&["artifacts"]),
             failures,
         })
     }
@@ -60,7 +68,28 @@ pub(crate) async fn run(node: Arc<Node>) {
                 tracing::warn!(%app, "maintenance failed and will be tried again: {error:#}");
             }
         }
+        if let Err(error) = collect(&node).await {
+            node.maintenance.failures.inc();
+            tracing::warn!(%error, "old deployments could not be collected and will be tried again");
+        }
     }
+}
+
+/// Removes old deployments and what nothing else uses. `None` when deploys were under way all the time.
+///
+/// # Errors
+/// When records or content can't be read; what was removed stays removed, and another round goes on.
+pub(crate) async fn collect(node: &Node) -> Result<Option<Collected>, DeployError> {
+    let collected = collect::collect(node).await?;
+    if let Some(collected) = &collected {
+        node.maintenance.deployments.inc_by(collected.deployments);
+        node.maintenance.contents.inc_by(collected.contents);
+        node.maintenance.artifacts.inc_by(collected.artifacts);
+        if *collected != Collected::default() {
+            tracing::info!(?collected, "collected old deployments and unused content");
+        }
+    }
+    Ok(collected)
 }
 
 /// Removes documents that are over their time, a round an interval. Never ends by itself.

@@ -131,6 +131,8 @@ pub(crate) struct Metrics {
     connections: [IntGauge; 3],
     connections_total: [IntCounter; 3],
     closed: Vec<IntCounter>,
+    /// By the active deployment, by candidates.
+    split: [[IntCounter; 5]; 2],
     /// Bytes of request bodies received.
     pub(crate) request_body_bytes: IntCounter,
     /// Bytes of response bodies handed to connections.
@@ -192,6 +194,11 @@ impl Metrics {
             "Connections that the node closed for a reason of its own.",
             &["reason"],
         )?;
+        let split = counters(
+            "cloudlet_split_requests_total",
+            "Requests of apps whose requests are split between deployments, by which answered and status class.",
+            &["deployment", "status_class"],
+        )?;
         let handshakes = counters(
             "cloudlet_tls_handshakes_total",
             "TLS handshakes, by outcome.",
@@ -214,6 +221,8 @@ impl Metrics {
             closed: Closed::ALL
                 .map(|reason| closed.with_label_values(&[reason.label()]))
                 .into(),
+            split: ["active", "candidate"]
+                .map(|deployment| STATUS_CLASSES.map(|class| split.with_label_values(&[deployment, class]))),
             request_body_bytes: counter(
                 "cloudlet_http_request_body_bytes_total",
                 "Bytes of request bodies received.",
@@ -232,9 +241,13 @@ impl Metrics {
 
     /// Counts one answered request.
     pub(crate) fn answered(&self, kind: Kind, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        self.requests[kind as usize][class].inc();
+        self.requests[kind as usize][class(status)].inc();
         self.seconds[kind as usize].observe(took.as_secs_f64());
+    }
+
+    /// Counts one answered request of an app whose requests are split.
+    pub(crate) fn split(&self, candidate: bool, status: StatusCode) {
+        self.split[usize::from(candidate)][class(status)].inc();
     }
 
     /// The gauge of open connections.
@@ -251,6 +264,11 @@ impl Metrics {
     pub(crate) fn closed(&self, reason: Closed) {
         self.closed[reason as usize].inc();
     }
+}
+
+/// The place of a status among [`STATUS_CLASSES`].
+fn class(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, 5) - 1
 }
 
 /// Everything in `registry` in Prometheus' text form.

@@ -1,18 +1,21 @@
-//! Content, deployments, rollbacks and secrets over HTTP. What they do is apps/deploy.rs's business.
+//! Content, deployments and secrets over HTTP. What they do is the business of `apps`; which deployments serve is in
+//! traffic.rs.
 
 use cloudlet_base::{AppId, ContentHash, Fault};
 use http::{Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Request, invalid, json, ok, refused, to_the_end};
+use super::{Request, invalid, json, not_found, ok, refused, to_the_end};
 use crate::apps::deploy::{self, DeployError, DeployRequest};
+use crate::apps::records::{AppRecord, ComponentEntry};
 use crate::apps::secrets::VALUE_BYTES_MAX;
+use crate::apps::{diff, traffic};
 use crate::front::body::Body;
 use crate::front::respond::{self, Failure};
 
 /// Largest manifest with the lists of components and files around it.
-const DEPLOY_BYTES_MAX: u64 = 12 << 20;
+pub(super) const DEPLOY_BYTES_MAX: u64 = 12 << 20;
 /// Largest site file; what is larger belongs into storage. Components have a limit of their own.
 const CONTENT_BYTES_MAX: u64 = 64 << 20;
 /// Hashes in one question for what is missing.
@@ -26,8 +29,10 @@ pub(super) async fn content(request: Request<'_>, hash: &str) -> Result<Response
     let mut body = request.body;
     body.limit(CONTENT_BYTES_MAX.max(node.config.functions.component_bytes_max as u64));
     let bytes = body.collect().await?;
-    node.blobs.put_content(hash, bytes).await?;
-    Ok(respond::empty(StatusCode::NO_CONTENT))
+    match deploy::put_content(node, hash, bytes).await {
+        Ok(()) => Ok(respond::empty(StatusCode::NO_CONTENT)),
+        Err(error) => refused(request.cx, error),
+    }
 }
 
 /// `POST /v1/apps/APP/plan`
@@ -45,7 +50,7 @@ pub(super) async fn plan(request: Request<'_>) -> Result<Response<Body>, Failure
     }
     let hashes = plan.hashes.iter().map(|hash| hash.parse::<ContentHash>());
     let hashes = hashes.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
-    match deploy::missing(request.cx.node(), hashes).await {
+    match deploy::plan(request.cx.node(), hashes).await {
         Ok(missing) => {
             let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
             Ok(ok(&json!({ "missing": missing })))
@@ -58,7 +63,7 @@ pub(super) async fn plan(request: Request<'_>) -> Result<Response<Body>, Failure
 pub(super) async fn apps(request: Request<'_>) -> Result<Response<Body>, Failure> {
     request.only(&Method::GET)?;
     let node = request.cx.node();
-    let records = match deploy::apps(node).await {
+    let records = match traffic::apps(node).await {
         Ok(records) => records,
         Err(error) => return refused(request.cx, error),
     };
@@ -75,49 +80,130 @@ pub(super) async fn apps(request: Request<'_>) -> Result<Response<Body>, Failure
                 "app": record.app,
                 "active": record.active,
                 "latest": record.latest,
-                "running": running.is_some_and(|app| app.deployment.0 == record.active.unsigned_abs()),
+                "running": running.is_some_and(|app| app.active.deployment.0 == record.active.unsigned_abs()),
             })
         })
         .collect();
     Ok(ok(&json!({ "apps": apps })))
 }
 
-/// `GET` and `POST /v1/apps/APP/deployments`
-pub(super) async fn serve(request: Request<'_>, app: &AppId) -> Result<Response<Body>, Failure> {
-    match request.parts.method {
-        Method::GET => list(request, app).await,
-        Method::POST => deploy(request, app).await,
-        _ => Err(Failure::method_not_allowed("GET, POST")),
+/// `GET` and `POST /v1/apps/APP/deployments`, `GET .../N`, `PUT` and `DELETE .../N/pin`
+pub(super) async fn serve(
+    request: Request<'_>,
+    app: &AppId,
+    rest: &[&str],
+) -> Result<Response<Body>, Failure> {
+    let number = |text: &str| {
+        let number = text.parse::<i64>().ok().filter(|number| *number > 0);
+        number.ok_or_else(|| invalid(format!("{text:?} is no deployment's number")))
+    };
+    match (rest, &request.parts.method) {
+        ([], &Method::GET) => list(request, app).await,
+        ([], &Method::POST) => deploy(request, app).await,
+        ([], _) => Err(Failure::method_not_allowed("GET, POST")),
+        ([text], _) => show(request, app, number(text)?).await,
+        ([text, "pin"], _) => pin(request, app, number(text)?).await,
+        _ => Err(not_found("there is only pin under a deployment")),
     }
 }
 
+/// What of an app's requests a deployment serves, in percent.
+fn percent(record: &AppRecord, number: i64) -> u8 {
+    let traffic = record.traffic();
+    let share = traffic.iter().find(|share| share.deployment == number);
+    share.map_or(0, |share| share.percent)
+}
+
+fn by_function(components: &[ComponentEntry]) -> serde_json::Map<String, serde_json::Value> {
+    components
+        .iter()
+        .map(|component| (component.function.clone(), component.hash.clone().into()))
+        .collect()
+}
+
 async fn list(request: Request<'_>, app: &AppId) -> Result<Response<Body>, Failure> {
-    let (active, kept) = match deploy::deployments(request.cx.node(), app).await {
+    let (record, kept) = match traffic::deployments(request.cx.node(), app).await {
         Ok(listed) => listed,
         Err(error) => return refused(request.cx, error),
     };
     let deployments: Vec<_> = kept
         .iter()
         .map(|kept| {
-            let components: serde_json::Map<_, _> = kept
-                .components
-                .iter()
-                .map(|component| (component.function.clone(), component.hash.clone().into()))
-                .collect();
             json!({
                 "deployment": kept.number,
-                "active": kept.number == active,
+                "active": kept.number == record.active,
+                "percent": percent(&record, kept.number),
+                "staged": kept.staged,
+                "pinned": kept.pinned,
                 "created": kept.created.timestamp_millis(),
                 "env": kept.env,
                 "by": kept.by,
                 "hash": kept.hash,
-                "components": components,
+                "components": by_function(&kept.components),
             })
         })
         .collect();
-    Ok(ok(
-        &json!({ "app": app.as_str(), "active": active, "deployments": deployments }),
-    ))
+    Ok(ok(&json!({
+        "app": app.as_str(),
+        "active": record.active,
+        "revision": record.revision,
+        "deployments": deployments,
+    })))
+}
+
+async fn show(request: Request<'_>, app: &AppId, number: i64) -> Result<Response<Body>, Failure> {
+    request.only(&Method::GET)?;
+    let (record, found) = match traffic::deployment(request.cx.node(), app, number).await {
+        Ok(found) => found,
+        Err(error) => return refused(request.cx, error),
+    };
+    Ok(ok(&json!({
+        "app": app.as_str(),
+        "deployment": found.number,
+        "active": found.number == record.active,
+        "percent": percent(&record, number),
+        "staged": found.staged,
+        "pinned": found.pinned,
+        "created": found.created.timestamp_millis(),
+        "env": found.env,
+        "by": found.by,
+        "hash": found.hash,
+        "components": by_function(&found.components),
+        "site": found.site,
+        "manifest": found.manifest,
+    })))
+}
+
+async fn pin(request: Request<'_>, app: &AppId, number: i64) -> Result<Response<Body>, Failure> {
+    let pinned = match request.parts.method {
+        Method::PUT => true,
+        Method::DELETE => false,
+        _ => return Err(Failure::method_not_allowed("PUT, DELETE")),
+    };
+    let (node, app) = (request.cx.node().clone(), app.clone());
+    let work = async move { traffic::pin(&node, &app, number, pinned).await };
+    match to_the_end(work).await {
+        Ok(()) => Ok(ok(&json!({ "deployment": number, "pinned": pinned }))),
+        Err(error) => refused(request.cx, error),
+    }
+}
+
+/// `POST /v1/apps/APP/diff`
+pub(super) async fn diff(request: Request<'_>, app: &AppId) -> Result<Response<Body>, Failure> {
+    request.only(&Method::POST)?;
+    let against = match request.query("against")? {
+        None => None,
+        Some(text) => {
+            let number = text.parse().ok().filter(|number| *number > 0);
+            Some(number.ok_or_else(|| invalid(format!("{text:?} is no deployment's number")))?)
+        }
+    };
+    let wanted: DeployRequest = json(request.body, DEPLOY_BYTES_MAX).await?;
+    let node = request.cx.node();
+    match diff::diff(node, app, against, wanted, &request.principal).await {
+        Ok(diff) => Ok(ok(&diff)),
+        Err(error) => refused(request.cx, error),
+    }
 }
 
 async fn deploy(request: Request<'_>, app: &AppId) -> Result<Response<Body>, Failure> {
@@ -127,22 +213,7 @@ async fn deploy(request: Request<'_>, app: &AppId) -> Result<Response<Body>, Fai
     answer(request.cx, to_the_end(work).await)
 }
 
-/// `POST /v1/apps/APP/rollback`
-pub(super) async fn rollback(request: Request<'_>, app: &AppId) -> Result<Response<Body>, Failure> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Rollback {
-        #[serde(default)]
-        deployment: Option<i64>,
-    }
-    request.only(&Method::POST)?;
-    let Rollback { deployment } = json(request.body, DEPLOY_BYTES_MAX).await?;
-    let (node, app) = (request.cx.node().clone(), app.clone());
-    let work = async move { deploy::rollback(&node, &app, deployment).await };
-    answer(request.cx, to_the_end(work).await)
-}
-
-fn answer(
+pub(super) fn answer(
     cx: &crate::front::pipeline::Cx,
     outcome: Result<deploy::Outcome, DeployError>,
 ) -> Result<Response<Body>, Failure> {
@@ -160,7 +231,7 @@ pub(super) async fn secrets(
 ) -> Result<Response<Body>, Failure> {
     let (node, app) = (request.cx.node().clone(), app.clone());
     let result = match (rest, &request.parts.method) {
-        ([], &Method::GET) => deploy::list_secrets(&node, &app)
+        ([], &Method::GET) => traffic::list_secrets(&node, &app)
             .await
             .map(|secrets| ok(&json!({ "secrets": secrets }))),
         ([name], &Method::PUT) => {
@@ -171,14 +242,14 @@ pub(super) async fn secrets(
                 .map_err(|_| invalid("the secret is not UTF-8"))?
                 .to_owned();
             let name = (*name).to_owned();
-            let work = async move { deploy::put_secret(&node, &app, &name, &value).await };
+            let work = async move { traffic::put_secret(&node, &app, &name, &value).await };
             to_the_end(work)
                 .await
                 .map(|reloaded| ok(&json!({ "reloaded": reloaded })))
         }
         ([name], &Method::DELETE) => {
             let name = (*name).to_owned();
-            let work = async move { deploy::delete_secret(&node, &app, &name).await };
+            let work = async move { traffic::delete_secret(&node, &app, &name).await };
             to_the_end(work)
                 .await
                 .map(|reloaded| ok(&json!({ "reloaded": reloaded })))

@@ -12,12 +12,13 @@ use crate::apps::registry::{ActiveApp, InvokeRule};
 use crate::front::body::Body;
 use crate::front::respond::{self, Failure};
 
-/// The running app.
+/// The running app: its active deployment.
 ///
 /// # Errors
 /// When there is none of that name.
 pub(super) fn running(request: &Request<'_>, app: &AppId) -> Result<Arc<ActiveApp>, Failure> {
-    let found = request.cx.node().apps.snapshot().apps.get(app).cloned();
+    let snapshot = request.cx.node().apps.snapshot();
+    let found = snapshot.apps.get(app).map(|running| running.active.clone());
     found.ok_or_else(|| {
         not_found(format!(
             "no app {:?} is running on this node; deploy it first",

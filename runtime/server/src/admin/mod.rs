@@ -9,6 +9,7 @@ mod functions;
 mod keys;
 mod logs;
 mod objects;
+mod traffic;
 mod transfer;
 
 use cloudlet_base::{AppId, Fault, Principal};
@@ -17,7 +18,7 @@ use http::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::apps::deploy::DeployError;
+use crate::apps::deploy::{DeployError, Raced};
 use crate::apps::secrets::SecretError;
 use crate::front::body::{Body, RequestBody};
 use crate::front::pipeline::Cx;
@@ -46,6 +47,7 @@ pub(crate) async fn serve(
         ["whoami"] => keys::whoami(request),
         ["keys", rest @ ..] => keys::serve(request, rest).await,
         ["content", hash] => deployments::content(request, hash).await,
+        ["collect"] => traffic::collect(request).await,
         ["apps"] => deployments::apps(request).await,
         ["apps", app, rest @ ..] => {
             let app = app.parse::<AppId>().map_err(invalid)?;
@@ -58,8 +60,11 @@ pub(crate) async fn serve(
 async fn of_app(request: Request<'_>, app: &AppId, rest: &[&str]) -> Result<Response<Body>, Failure> {
     match rest {
         ["plan"] => deployments::plan(request).await,
-        ["deployments"] => deployments::serve(request, app).await,
-        ["rollback"] => deployments::rollback(request, app).await,
+        ["diff"] => deployments::diff(request, app).await,
+        ["deployments", rest @ ..] => deployments::serve(request, app, rest).await,
+        ["traffic"] => traffic::serve(request, app).await,
+        ["promote"] => traffic::promote(request, app).await,
+        ["rollback"] => traffic::rollback(request, app).await,
         ["secrets", rest @ ..] => deployments::secrets(request, app, rest).await,
         ["functions", rest @ ..] => functions::serve(request, app, rest).await,
         ["logs"] => logs::serve(request, app),
@@ -163,6 +168,8 @@ fn refused(cx: &Cx, error: DeployError) -> Result<Response<Body>, Failure> {
         message: &'a str,
         request_id: String,
         problems: &'a [String],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        now: Option<&'a Raced>,
     }
     let problems = error.problems();
     if !problems.is_empty() {
@@ -176,6 +183,17 @@ fn refused(cx: &Cx, error: DeployError) -> Result<Response<Body>, Failure> {
             message: &error.to_string(),
             request_id: cx.id.to_string(),
             problems: &problems,
+            now: None,
+        };
+        return Ok(respond::json(respond::status_of(error.kind()), &wire));
+    }
+    if let DeployError::Raced(now) = &error {
+        let wire = Wire {
+            code: "CONFLICT",
+            message: &error.to_string(),
+            request_id: cx.id.to_string(),
+            problems: &problems,
+            now: Some(now),
         };
         return Ok(respond::json(respond::status_of(error.kind()), &wire));
     }

@@ -11,7 +11,7 @@ use cloudlet_host::{AppSpec, FunctionSpec, Host, LoadError, LoadedApp, Services}
 use super::deploy::DeployError;
 use super::manifest::{self, Manifest};
 use super::records::{self, ComponentEntry, Deployment, SiteEntry};
-use super::registry::{ActiveApp, BUCKET, HttpRoute, Site, SiteFile};
+use super::registry::{ActiveApp, BUCKET, HttpRoute, Site, SiteFile, Tally};
 use super::secrets::{self, SecretKey};
 use crate::node::Node;
 
@@ -312,6 +312,8 @@ fn active(parts: &Parts, functions: Arc<LoadedApp>, data: AppData) -> ActiveApp 
     ActiveApp {
         id: parts.app.clone(),
         deployment: parts.number,
+        domains: manifest.domains.clone(),
+        tally: Tally::default(),
         routes,
         site: Site {
             files: parts.site.files.clone(),

@@ -1,17 +1,20 @@
 //! What is active right now: an immutable snapshot, swapped whole when a deployment is activated. A request takes
 //! the snapshot once and sees one state of the world to its end.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cloudlet_base::{AppId, ContentHash, DeploymentId};
 use cloudlet_data::AppData;
 use cloudlet_host::LoadedApp;
 use http::Method;
-use tokio::sync::{Mutex, OnceCell, Semaphore};
+use tokio::sync::{Mutex, OnceCell, RwLock, Semaphore};
 
 use super::secrets::SecretKey;
+use super::split;
 
 /// The name of an app's one bucket, in `cloud://APP.BUCKET/PATH`.
 pub(crate) const BUCKET: &str = "files";
@@ -19,9 +22,17 @@ pub(crate) const BUCKET: &str = "files";
 /// Components compiled at once, on all apps together; each takes a core for seconds.
 const COMPILES_MAX: usize = 1;
 
+/// Contents that were promised to stay for deploys to come; with more, all contents stay as long.
+const LEASES_MAX: usize = 100_000;
+
 /// The apps of a node.
 pub(crate) struct Registry {
     snapshot: ArcSwap<Snapshot>,
+    /// Deployments that were replaced; requests that began on them keep them.
+    replaced: std::sync::Mutex<Vec<Weak<ActiveApp>>>,
+    /// Read by those who rely on stored content that nothing names yet, written by the collection of it.
+    pub(super) content: RwLock<()>,
+    leases: std::sync::Mutex<Leases>,
     /// Held from reading what an app is made of to activating it, so that snapshots follow each other as the
     /// records do.
     pub(super) changing: Mutex<()>,
@@ -35,6 +46,9 @@ impl Default for Registry {
     fn default() -> Self {
         Self {
             snapshot: ArcSwap::default(),
+            replaced: std::sync::Mutex::default(),
+            content: RwLock::default(),
+            leases: std::sync::Mutex::default(),
             changing: Mutex::default(),
             compiling: Semaphore::new(COMPILES_MAX),
             secret_key: OnceCell::new(),
@@ -45,16 +59,86 @@ impl Default for Registry {
 /// One state of the world.
 #[derive(Default)]
 pub(crate) struct Snapshot {
-    /// Active apps by name.
-    pub(crate) apps: HashMap<AppId, Arc<ActiveApp>>,
+    /// Running apps by name.
+    pub(crate) apps: HashMap<AppId, Arc<RunningApp>>,
     /// Custom domains (lower-case, without port) to apps.
     pub(crate) domains: HashMap<String, AppId>,
 }
 
-/// One app's active deployment with everything that a request needs.
+/// An app's deployments that serve requests.
+pub(crate) struct RunningApp {
+    pub(crate) active: Arc<ActiveApp>,
+    /// Others beside the active one.
+    pub(crate) split: Option<Split>,
+}
+
+impl RunningApp {
+    /// An app whose requests all go to one deployment.
+    pub(crate) fn whole(active: Arc<ActiveApp>) -> Self {
+        Self { active, split: None }
+    }
+
+    /// All of them, the active one first.
+    pub(crate) fn deployments(&self) -> impl Iterator<Item = &Arc<ActiveApp>> {
+        let candidates = self.split.iter().flat_map(|split| &split.candidates);
+        std::iter::once(&self.active).chain(candidates.map(|(_, app)| app))
+    }
+
+    /// The one of that number.
+    pub(crate) fn deployment(&self, number: i64) -> Option<&Arc<ActiveApp>> {
+        self.deployments()
+            .find(|app| app.deployment.0 == number.unsigned_abs())
+    }
+}
+
+/// The deployments that serve part of an app's requests, each with its part in percent. The rest is the active one's.
+pub(crate) struct Split {
+    pub(crate) seed: i64,
+    pub(crate) candidates: Vec<(u8, Arc<ActiveApp>)>,
+}
+
+impl Split {
+    /// The candidate that serves a visitor; without one the active deployment does.
+    pub(crate) fn candidate(&self, visitor: u64) -> Option<&Arc<ActiveApp>> {
+        let percents = self.candidates.iter().map(|(percent, _)| *percent);
+        split::choose(self.seed, visitor, percents).map(|at| &self.candidates[at].1)
+    }
+}
+
+/// Contents that stay although no deployment names them: a client was told that they are there.
+#[derive(Default)]
+struct Leases {
+    /// Until when, on the monotonic clock.
+    until: HashMap<ContentHash, Duration>,
+    /// Until when everything stays, because there were too many to remember.
+    all_until: Duration,
+}
+
+/// What a deployment served while the app's requests were split.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) requests: AtomicU64,
+    /// Those that ended with a status of 500 or above.
+    pub(crate) failures: AtomicU64,
+}
+
+impl Tally {
+    /// Counts a request.
+    pub(crate) fn count(&self, failed: bool) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if failed {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One deployment of an app with everything that a request needs.
 pub(crate) struct ActiveApp {
     pub(crate) id: AppId,
     pub(crate) deployment: DeploymentId,
+    /// Host names of its own.
+    pub(crate) domains: Vec<String>,
+    pub(crate) tally: Tally,
     /// HTTP triggers, longest route first.
     pub(crate) routes: Vec<HttpRoute>,
     /// The hosted site.
@@ -142,19 +226,107 @@ impl Registry {
         self.snapshot.load()
     }
 
-    /// Puts `app` in the place of its older deployment; what was running finishes on the old one.
-    pub(crate) fn activate(&self, app: Arc<ActiveApp>, domains: Vec<String>) {
+    /// Puts `app` in the place of what ran before; what was running finishes there.
+    pub(crate) fn run(&self, app: RunningApp) {
+        let (id, app) = (app.active.id.clone(), Arc::new(app));
+        if let Some(before) = self.snapshot().apps.get(&id) {
+            let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+            replaced.retain(|older| older.strong_count() > 0);
+            replaced.extend(before.deployments().map(Arc::downgrade));
+        }
         self.snapshot.rcu(|old| {
             let mut apps = old.apps.clone();
-            apps.insert(app.id.clone(), app.clone());
+            apps.insert(id.clone(), app.clone());
             let mut all: HashMap<_, _> = old
                 .domains
                 .iter()
-                .filter(|(_, id)| **id != app.id)
-                .map(|(d, id)| (d.clone(), id.clone()))
+                .filter(|(_, owner)| **owner != id)
+                .map(|(domain, owner)| (domain.clone(), owner.clone()))
                 .collect();
-            all.extend(domains.iter().map(|domain| (domain.clone(), app.id.clone())));
+            let domains = app.deployments().flat_map(|deployment| &deployment.domains);
+            all.extend(domains.map(|domain| (domain.clone(), id.clone())));
             Snapshot { apps, domains: all }
         });
+    }
+
+    /// The site files that running deployments may still read, those included that only finish requests.
+    pub(super) fn site_files_in_use(&self) -> HashSet<ContentHash> {
+        let files = |app: &ActiveApp| app.site.files.values().map(|file| file.hash).collect::<Vec<_>>();
+        let mut used = HashSet::new();
+        for app in self.snapshot().apps.values() {
+            used.extend(app.deployments().flat_map(|deployment| files(deployment)));
+        }
+        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        used.extend(
+            replaced
+                .iter()
+                .filter_map(Weak::upgrade)
+                .flat_map(|app| files(&app)),
+        );
+        used
+    }
+
+    /// Lets contents stay until then, for a deploy that is to come.
+    pub(super) fn lease(
+        &self,
+        hashes: impl IntoIterator<Item = ContentHash>,
+        now: Duration,
+        until: Duration,
+    ) {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        for hash in hashes {
+            if leases.until.len() >= LEASES_MAX && !leases.until.contains_key(&hash) {
+                leases.until.retain(|_, end| *end > now);
+            }
+            if leases.until.len() >= LEASES_MAX && !leases.until.contains_key(&hash) {
+                leases.all_until = leases.all_until.max(until);
+                return;
+            }
+            leases.until.insert(hash, until);
+        }
+    }
+
+    /// The contents that are to stay; `None` when all are.
+    pub(super) fn leased(&self, now: Duration) -> Option<HashSet<ContentHash>> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.until.retain(|_, end| *end > now);
+        (leases.all_until <= now).then(|| leases.until.keys().copied().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(number: usize) -> ContentHash {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        ContentHash::from_bytes(bytes)
+    }
+
+    #[test]
+    fn promised_contents_stay_until_their_time() {
+        let registry = Registry::default();
+        let at = Duration::from_secs;
+        registry.lease([hash(1), hash(2)], at(0), at(10));
+        registry.lease([hash(2)], at(5), at(15));
+        assert_eq!(registry.leased(at(9)), Some(HashSet::from([hash(1), hash(2)])));
+        assert_eq!(registry.leased(at(10)), Some(HashSet::from([hash(2)])));
+        assert_eq!(registry.leased(at(15)), Some(HashSet::new()));
+    }
+
+    #[test]
+    fn more_promises_than_can_be_remembered_keep_everything() {
+        let registry = Registry::default();
+        let at = Duration::from_secs;
+        registry.lease((0..LEASES_MAX).map(hash), at(0), at(10));
+        assert_eq!(registry.leased(at(0)).map(|kept| kept.len()), Some(LEASES_MAX));
+        registry.lease([hash(0), hash(LEASES_MAX)], at(1), at(11));
+        assert_eq!(registry.leased(at(10)), None);
+        assert_eq!(registry.leased(at(11)), Some(HashSet::new()));
+        // Those that are over make room.
+        registry.lease((0..LEASES_MAX).map(hash), at(20), at(30));
+        registry.lease([hash(LEASES_MAX)], at(30), at(40));
+        assert_eq!(registry.leased(at(30)), Some(HashSet::from([hash(LEASES_MAX)])));
     }
 }

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::api::Client;
 use super::out;
-use crate::apps::deploy::DeployRequest;
+use crate::apps::deploy::{DeployRequest, Plan};
 use crate::apps::manifest::Manifest;
 use crate::apps::records::{ComponentEntry, SiteEntry};
 
@@ -80,6 +80,7 @@ impl Bundle {
                 components,
                 site,
                 dry_run: false,
+                plan: Plan::default(),
             },
             files,
         })

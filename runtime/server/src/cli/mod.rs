@@ -30,6 +30,7 @@ mod secret;
 mod serve;
 mod storage;
 mod templates;
+mod versions;
 mod watch;
 
 use std::process::ExitCode;
@@ -67,12 +68,20 @@ enum Command {
     Whoami,
     /// Check the manifest
     Validate(deploy::ValidateArgs),
+    /// Tell what a deploy would change; exit code 3 when anything would
+    Diff(deploy::DiffArgs),
     /// Deploy the app to a node
     Deploy(deploy::DeployArgs),
-    /// List the deployments of the app
-    Versions,
-    /// Make an older deployment the active one
-    Rollback(deploy::RollbackArgs),
+    /// List, show and keep the deployments of the app
+    #[command(visible_alias = "deployments")]
+    Versions(versions::Args),
+    /// Show or change which deployments serve how much of the requests
+    #[command(visible_alias = "split")]
+    Traffic(versions::TrafficArgs),
+    /// Make a deployment the active one that serves a part of the requests, or nothing yet
+    Promote(versions::PromoteArgs),
+    /// Make an older deployment the active one, or withdraw a canary
+    Rollback(versions::RollbackArgs),
     /// List and call functions
     #[command(subcommand)]
     Fn(functions::Command),
@@ -104,12 +113,21 @@ struct Told;
 #[error("{0}")]
 struct NoMatch(String);
 
+/// `diff` found differences, and has told them: neither success nor failure.
+#[derive(Debug, thiserror::Error)]
+#[error("a deploy would change something")]
+struct Differs;
+
+/// The exit code of [`Differs`].
+const EXIT_DIFFERS: u8 = 3;
+
 /// Parses the arguments and runs the command.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Differs>() => ExitCode::from(EXIT_DIFFERS),
         Err(error) => {
             report(&error, json);
             match error.downcast_ref::<crate::config::Problems>() {
@@ -142,8 +160,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Whoami => auth::whoami(&context).await,
             Command::Validate(args) => deploy::validate(&context, args),
             Command::Deploy(args) => deploy::deploy(&context, args).await,
-            Command::Versions => deploy::versions(&context).await,
-            Command::Rollback(args) => deploy::rollback(&context, args).await,
+            Command::Diff(args) => deploy::diff(&context, args).await,
+            Command::Versions(args) => versions::run(&context, args).await,
+            Command::Traffic(args) => versions::traffic(&context, args).await,
+            Command::Promote(args) => versions::promote(&context, args).await,
+            Command::Rollback(args) => versions::rollback(&context, args).await,
             Command::Fn(command) => functions::run(&context, command).await,
             Command::Logs(args) => logs::run(&context, args).await,
             Command::Secret(command) => secret::run(&context, command).await,

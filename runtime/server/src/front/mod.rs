@@ -17,6 +17,7 @@ mod route;
 pub(crate) mod signer;
 pub(crate) mod static_files;
 mod tls;
+mod version;
 mod workers;
 
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! One request, as the list of its phases: id and deadline, route, authenticate, serve, finish. Later features are a
+//! One request, as the list of its phases: id and deadline, version and route, authenticate, serve, finish. Later features are a
 //! phase here or they wait. Called by conn.rs for every request; calls what the route says.
 
 use std::sync::Arc;
@@ -12,11 +12,13 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::admin;
+use crate::apps::registry::ActiveApp;
 use crate::client_api;
 use crate::front::body::{Body, RequestBody};
 use crate::front::conn::Conn;
 use crate::front::respond::Failure;
 use crate::front::route::{self, Route};
+use crate::front::version::{self, Assigned};
 use crate::front::{cors, function, static_files};
 use crate::metrics::{Kind, Surface};
 use crate::node::Node;
@@ -48,21 +50,26 @@ pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
     let body = RequestBody::new(incoming, conn.clone(), conn.node.config.limits.body_bytes_max);
     let cx = Cx { conn, id, deadline };
 
-    // Route.
-    let routed = match cx.conn.surface {
-        Surface::Public => route::public(cx.node(), &parts),
-        Surface::Admin => route::admin(&parts),
-        // Its connections go to the wire protocol and never come here.
-        Surface::Mongo => Err(Failure::new(
-            cloudlet_base::Fault::NotFound,
-            "this listener does not speak HTTP",
-        )),
+    // The version of the app, route.
+    let Routed {
+        route,
+        split,
+        principal,
+    } = route(&cx, &parts);
+    let secure = cx.conn.secure;
+    let mark = |mut response: Response<Body>| {
+        if let Some(split) = &split {
+            split.mark(response.headers_mut(), secure);
+        }
+        response
     };
-    let route = match routed {
+    finish.split = split.as_ref().map(|split| (split.candidate, split.app.clone()));
+    let route = match route {
         Ok(route) => route,
-        Err(failure) => return finish.answer(failure.into_response(id), None),
+        Err(failure) => return finish.answer(mark(failure.into_response(id)), None),
     };
     finish.kind = route.kind();
+    let object = route.is_object();
     let origin = route
         .cors(&cx.node().config.cors)
         .then(|| cors::allowed_origin(&cx.node().config.cors, &parts.headers));
@@ -72,7 +79,7 @@ pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
 
     // Authenticate, serve. A failure is told in the dialect of the route.
     let dialect = route.dialect();
-    let served = match authenticate(cx.node(), &route, &parts.headers) {
+    let served = match authenticate(cx.node(), &route, &parts.headers, principal) {
         Ok(principal) => serve(&cx, route, principal, parts, body).await,
         Err(failure) => Err(failure),
     };
@@ -84,11 +91,62 @@ pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
         }
         dialect.failed(failure, id)
     });
+    // Objects are the same in all deployments: caches may share them as ever.
+    let response = if object { response } else { mark(response) };
     finish.answer(response, origin.flatten())
 }
 
-/// Who asks: the bearer of an access token or an admin key, or nobody in particular.
-fn authenticate(node: &Node, route: &Route, headers: &HeaderMap) -> Result<Principal, Failure> {
+/// What answers a request.
+struct Routed {
+    route: Result<Route, Failure>,
+    /// The visitor's place, when the app's requests are split.
+    split: Option<Assigned>,
+    /// Who asks, when that is known already: it decides the place.
+    principal: Option<Principal>,
+}
+
+fn route(cx: &Cx, parts: &Parts) -> Routed {
+    let whole = |route| Routed {
+        route,
+        split: None,
+        principal: None,
+    };
+    match cx.conn.surface {
+        Surface::Public => match route::target(cx.node(), parts) {
+            Ok(target) => {
+                let asks = (target.app.split.is_some() && target.takes_principal())
+                    .then(|| bearer(cx.node(), &target.app.active.id, &parts.headers).ok());
+                let principal = asks.flatten();
+                let version::Version { app, split } =
+                    version::choose(cx.node(), &target.app, principal.as_ref(), &parts.headers);
+                Routed {
+                    route: route::public(cx.node(), target, app, parts),
+                    split,
+                    principal,
+                }
+            }
+            Err(failure) => whole(Err(failure)),
+        },
+        Surface::Admin => whole(route::admin(parts)),
+        // Its connections go to the wire protocol and never come here.
+        Surface::Mongo => whole(Err(Failure::new(
+            cloudlet_base::Fault::NotFound,
+            "this listener does not speak HTTP",
+        ))),
+    }
+}
+
+/// Who asks: the bearer of an access token or an admin key, or nobody in particular. `known` is who bears a good one.
+fn authenticate(
+    node: &Node,
+    route: &Route,
+    headers: &HeaderMap,
+    known: Option<Principal>,
+) -> Result<Principal, Failure> {
+    let bearer = |node: &Node, app: &AppId, headers: &HeaderMap| match known {
+        Some(known) => Ok(known),
+        None => bearer(node, app, headers),
+    };
     match route {
         Route::Probe(_) | Route::Site { .. } | Route::Legacy => Ok(Principal::Public),
         Route::Metrics if node.config.metrics_public => Ok(Principal::Public),
@@ -191,6 +249,8 @@ pub(crate) struct Finish {
     began: Duration,
     bytes: u64,
     head: bool,
+    /// Whether a candidate answers, and which deployment, when the app's requests are split.
+    split: Option<(bool, Arc<ActiveApp>)>,
     /// For the access log; only when somebody listens.
     line: Option<Box<(Method, String)>>,
 }
@@ -207,6 +267,7 @@ impl Finish {
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             began: conn.node.clock.monotonic(),
             bytes: 0,
+            split: None,
             head: parts.method == Method::HEAD,
             line,
             conn,
@@ -257,6 +318,10 @@ impl Drop for Finish {
         let took = now.saturating_sub(self.began);
         node.metrics.answered(self.kind, self.status, took);
         node.metrics.response_body_bytes.inc_by(self.bytes);
+        if let Some((candidate, app)) = &self.split {
+            app.tally.count(self.status.is_server_error());
+            node.metrics.split(*candidate, self.status);
+        }
         self.conn
             .pace
             .request_ended(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, Version};
 use serde::Serialize;
 
-use crate::apps::registry::{ActiveApp, HttpRoute, Snapshot};
+use crate::apps::registry::{ActiveApp, HttpRoute, RunningApp, Snapshot};
 use crate::client_api::{Api, Dialect};
 use crate::config::Cors;
 use crate::front::body::Body;
@@ -58,6 +58,17 @@ impl Route {
             Route::Admin => Kind::Admin,
             Route::Probe(_) | Route::Metrics => Kind::System,
         }
+    }
+
+    /// Whether it is about a stored object, which all deployments of an app share.
+    pub(crate) fn is_object(&self) -> bool {
+        matches!(
+            self,
+            Route::Client {
+                api: Api::Object(_) | Api::Upload(_),
+                ..
+            }
+        )
     }
 
     /// Whether the platform speaks for it to browsers of other origins.
@@ -114,8 +125,22 @@ pub(crate) fn admin(parts: &Parts) -> Result<Route, Failure> {
     }
 }
 
-/// Routes a request of the public listener.
-pub(crate) fn public(node: &Node, parts: &Parts) -> Result<Route, Failure> {
+/// What a request of the public listener is for, before a deployment of the app is chosen.
+pub(crate) struct Target {
+    pub(crate) app: Arc<RunningApp>,
+    /// The part of the client API, when its path is reserved.
+    api: Option<Api>,
+}
+
+impl Target {
+    /// Whether the authorization header is a caller's bearer token here.
+    pub(crate) fn takes_principal(&self) -> bool {
+        self.api.as_ref().is_none_or(Api::takes_principal)
+    }
+}
+
+/// The app that a request of the public listener is for.
+pub(crate) fn target(node: &Node, parts: &Parts) -> Result<Target, Failure> {
     let host = host(parts)?;
     let path = parts.uri.path();
     check_path(path)?;
@@ -123,22 +148,29 @@ pub(crate) fn public(node: &Node, parts: &Parts) -> Result<Route, Failure> {
         return Err(Failure::method_not_allowed(ANY_METHOD));
     }
     let snapshot = node.apps.snapshot();
-    let app = app(&snapshot, &node.config.domains, &host)?;
-    if let Some(api) = Api::parse(path)? {
-        return Ok(Route::Client {
-            app: app.clone(),
-            api,
-        });
+    Ok(Target {
+        app: app(&snapshot, &node.config.domains, &host)?.clone(),
+        api: Api::parse(path)?,
+    })
+}
+
+/// Routes a request of the public listener, as `app`, one deployment of the target's, has it.
+pub(crate) fn public(
+    node: &Node,
+    target: Target,
+    app: Arc<ActiveApp>,
+    parts: &Parts,
+) -> Result<Route, Failure> {
+    if let Some(api) = target.api {
+        return Ok(Route::Client { app, api });
     }
     if is_legacy(parts) {
         return Ok(Route::Legacy);
     }
+    let path = parts.uri.path();
     match trigger(&app.routes, path, &parts.method, node.config.cors.triggers)? {
-        Some(route) => Ok(Route::Function {
-            app: app.clone(),
-            route,
-        }),
-        None => Ok(Route::Site { app: app.clone() }),
+        Some(route) => Ok(Route::Function { app, route }),
+        None => Ok(Route::Site { app }),
     }
 }
 
@@ -154,7 +186,7 @@ fn is_legacy(parts: &Parts) -> bool {
 }
 
 /// The app that a host names: a custom domain, `APP.DOMAIN`, or the only one there is.
-fn app<'a>(snapshot: &'a Snapshot, domains: &[String], host: &str) -> Result<&'a Arc<ActiveApp>, Failure> {
+fn app<'a>(snapshot: &'a Snapshot, domains: &[String], host: &str) -> Result<&'a Arc<RunningApp>, Failure> {
     if let Some(app) = snapshot.domains.get(host).and_then(|id| snapshot.apps.get(id)) {
         return Ok(app);
     }

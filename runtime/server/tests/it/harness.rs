@@ -277,6 +277,18 @@ impl Node {
 
     /// Deploys an app through the admin API.
     pub(crate) fn deploy(&self, app: &App) -> Response {
+        self.deploy_as(app, json!({}))
+    }
+
+    /// Deploys an app as `plan` has it: as a canary, staged, based on what was seen.
+    pub(crate) fn deploy_as(&self, app: &App, plan: Value) -> Response {
+        let request = self.upload(app, plan);
+        let path = format!("/v1/apps/{}/deployments", app.name);
+        self.admin("POST", &path, request.to_string().as_bytes())
+    }
+
+    /// Sends an app's content; gives the request that deploys it.
+    pub(crate) fn upload(&self, app: &App, plan: Value) -> Value {
         let mut components = Vec::new();
         for (function, guest) in &app.functions {
             let hash = self.put_content(guest);
@@ -289,12 +301,7 @@ impl Node {
                 json!({ "path": path, "hash": hash, "size": bytes.len(), "contentType": content_type }),
             );
         }
-        let request = json!({ "manifest": app.manifest(), "components": components, "site": site });
-        self.admin(
-            "POST",
-            &format!("/v1/apps/{}/deployments", app.name),
-            request.to_string().as_bytes(),
-        )
+        json!({ "manifest": app.manifest(), "components": components, "site": site, "plan": plan })
     }
 
     /// Deploys an example as it stands in the repository, but for the port at which it finds other apps.
@@ -332,7 +339,7 @@ impl Node {
         )
     }
 
-    fn put_content(&self, bytes: &[u8]) -> String {
+    pub(crate) fn put_content(&self, bytes: &[u8]) -> String {
         let hash: String = Sha256::digest(bytes)
             .iter()
             .map(|byte| format!("{byte:02x}"))
@@ -459,8 +466,15 @@ impl App {
     }
 }
 
+/// A fixture component with another hash, which does the same: it has a custom section more.
+pub(crate) fn variant(guest: &str, number: u8) -> Vec<u8> {
+    let mut bytes = guest_bytes(guest);
+    bytes.extend_from_slice(&[0, 3, 1, b'v', number]);
+    bytes
+}
+
 /// A fixture component, as `cargo xtask test` builds it before the tests.
-fn guest_bytes(name: &str) -> Vec<u8> {
+pub(crate) fn guest_bytes(name: &str) -> Vec<u8> {
     let path = workspace().join(format!("target/guests/wasm32-wasip2/release/{name}.wasm"));
     std::fs::read(&path).unwrap_or_else(|error| {
         panic!("can't read {path:?}: {error}; `cargo xtask test` builds the fixtures")

@@ -26,6 +26,8 @@ mod limits;
 mod metrics;
 mod mongo;
 mod routing;
+mod split;
 mod storage;
 mod tls;
 mod transfer;
+mod versions;
