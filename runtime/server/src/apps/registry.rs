@@ -12,6 +12,7 @@ use http::Method;
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::secrets::SecretKey;
+use crate::triggers::timers::Timer;
 
 /// The name of an app's one bucket, in `cloud://APP.BUCKET/PATH`.
 pub(crate) const BUCKET: &str = "files";
@@ -57,6 +58,8 @@ pub(crate) struct ActiveApp {
     pub(crate) deployment: DeploymentId,
     /// HTTP triggers, longest route first.
     pub(crate) routes: Vec<HttpRoute>,
+    /// Timer triggers.
+    pub(crate) timers: Vec<Timer>,
     /// The hosted site.
     pub(crate) site: Site,
     /// The functions.

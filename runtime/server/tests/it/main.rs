@@ -29,3 +29,4 @@ mod routing;
 mod storage;
 mod tls;
 mod transfer;
+mod triggers;
