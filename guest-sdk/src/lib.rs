@@ -106,6 +106,7 @@ mod response;
 mod router;
 mod serve;
 pub mod storage;
+mod timer;
 
 // An `extern crate` takes the name as a module only and leaves it free for the attribute.
 #[doc(no_inline)]
@@ -155,6 +156,7 @@ pub use invoke::{call, call_raw};
 pub use response::{IntoResponse, Json};
 pub use router::{Calls, Context, Next, Router};
 pub use serve::{CallHandler, FromPayload, HttpHandler, IntoPayload, Raw};
+pub use timer::TimerEvent;
 
 /// For the macros.
 #[doc(hidden)]

@@ -44,7 +44,15 @@ struct Scenario {
     name: &'static str,
     path: &'static str,
     method: &'static str,
+    /// What loads the server meanwhile.
+    neighbour: Option<Neighbour>,
     servers: &'static [Kind],
+}
+
+/// Requests beside those that are measured.
+struct Neighbour {
+    path: &'static str,
+    connections: usize,
 }
 
 const SCENARIOS: &[Scenario] = &[
@@ -52,30 +60,46 @@ const SCENARIOS: &[Scenario] = &[
         name: "hello, fresh instance",
         path: "/hello",
         method: "GET",
+        neighbour: None,
         servers: &[Kind::Cloudlet, Kind::WasmtimeServe, Kind::Workerd],
+    },
+    Scenario {
+        name: "hello beside 32 that spin",
+        path: "/hello",
+        method: "GET",
+        // More than the function's limit, so that as many as it allows compute all the time.
+        neighbour: Some(Neighbour {
+            path: "/spin",
+            connections: 34,
+        }),
+        servers: &[Kind::Cloudlet],
     },
     Scenario {
         name: "read one document",
         path: "/read-one",
         method: "GET",
+        neighbour: None,
         servers: &[Kind::Cloudlet],
     },
     Scenario {
         name: "insert one document",
         path: "/insert-one",
         method: "POST",
+        neighbour: None,
         servers: &[Kind::Cloudlet],
     },
     Scenario {
         name: "object, 1 KiB",
         path: "/1k.bin",
         method: "GET",
+        neighbour: None,
         servers: &[Kind::Cloudlet, Kind::Nginx],
     },
     Scenario {
         name: "object, 1 MiB",
         path: "/1m.bin",
         method: "GET",
+        neighbour: None,
         servers: &[Kind::Cloudlet, Kind::Nginx],
     },
 ];
@@ -129,14 +153,17 @@ async fn run(options: &Options) -> Result<Table> {
             for round in 0..options.rounds {
                 for server in &servers {
                     let before = server.cpu_seconds()?;
-                    let outcome = client::load(
+                    let measured = client::load(
                         server.address(),
                         scenario.method,
                         scenario.path,
                         connections,
                         options.duration,
-                    )
-                    .await
+                    );
+                    let outcome = match &scenario.neighbour {
+                        None => measured.await,
+                        Some(neighbour) => beside(server.address(), neighbour, options, measured).await,
+                    }
                     .with_context(|| format!("{} on {}", scenario.name, server.kind().name()))?;
                     let cpu = server.cpu_seconds()? - before;
                     let sample = Sample::new(&outcome, cpu, server.resident_bytes()?);
@@ -161,6 +188,28 @@ async fn run(options: &Options) -> Result<Table> {
         }
     }
     Ok(table)
+}
+
+/// What is measured, while a neighbour loads the server.
+async fn beside(
+    address: std::net::SocketAddr,
+    neighbour: &Neighbour,
+    options: &Options,
+    measured: impl Future<Output = Result<client::Outcome>>,
+) -> Result<client::Outcome> {
+    // It begins when it is at work, and is over before the neighbour stops asking.
+    let time = options.warm_up + options.duration + options.warm_up;
+    let load = client::load(address, "GET", neighbour.path, neighbour.connections, time);
+    let (noise, outcome) = tokio::join!(load, async {
+        tokio::time::sleep(options.warm_up).await;
+        measured.await
+    });
+    let noise = noise.context("the neighbour")?;
+    eprintln!(
+        "the neighbour: {} requests, {} refused",
+        noise.requests, noise.errors
+    );
+    outcome
 }
 
 /// The files of the object scenarios: bytes that don't compress away.

@@ -35,6 +35,10 @@ pub trait Clock: Send + Sync + 'static {
 
     /// Time since an arbitrary fixed moment, never decreasing.
     fn monotonic(&self) -> Duration;
+
+    /// Computing time that the calling thread has had, never decreasing on it: the time that it waited, for a core
+    /// as well, does not count. A system call, where the others are none.
+    fn thread_cpu(&self) -> Duration;
 }
 
 /// The machine's clocks.
@@ -78,6 +82,12 @@ impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
     }
+
+    fn thread_cpu(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        // The kernel counts up from zero.
+        Duration::try_from(time).unwrap_or_default()
+    }
 }
 
 /// A clock that moves only when told to; for tests and simulation.
@@ -110,5 +120,31 @@ impl Clock for ManualClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_millis(self.millis.load(Ordering::SeqCst))
+    }
+
+    /// As if every thread had computed all the time.
+    fn thread_cpu(&self) -> Duration {
+        self.monotonic()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_does_not_compute() {
+        let clock = SystemClock::new();
+        let (wall, cpu) = (clock.monotonic(), clock.thread_cpu());
+        let (_sender, nothing) = std::sync::mpsc::channel::<()>();
+        assert!(nothing.recv_timeout(Duration::from_millis(30)).is_err());
+        let waited = clock.monotonic() - wall;
+        let computed = clock.thread_cpu() - cpu;
+        assert!(computed < waited / 2, "{computed:?} of {waited:?}");
+        let mut turns = 0_u64;
+        while clock.thread_cpu() - cpu < Duration::from_millis(5) {
+            turns += 1;
+        }
+        assert!(turns > 0);
     }
 }

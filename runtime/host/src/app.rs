@@ -78,7 +78,8 @@ pub struct FunctionLimits {
     pub memory_bytes_max: usize,
     /// Wall-clock time from admission to the last body byte.
     pub timeout: Duration,
-    /// Consumed computing time, measured in epochs while the guest runs.
+    /// Computing time, by the clock of the thread that runs the guest: waiting, for a core as well, does not count. It is
+    /// looked at when the guest has computed for a tick (2 ms), and with every tick from there on.
     pub cpu: Duration,
     /// Invocations at once; more are refused with busy.
     pub concurrency: usize,

@@ -27,10 +27,23 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use crate::error::LoadError;
 use crate::host::HostConfig;
+use crate::turns::Computing;
 
 /// One tick of the epoch: how long a guest may compute before its thread's other connections get a turn. 500
 /// wake-ups a second are an estimated 0.1% of one core on an idle node; not measured.
 pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(2);
+
+/// One while there are guests that compute for longer than that: the length of their slices, which is what everybody else
+/// on their threads waits for.
+const EPOCH_TICK_SHORT: Duration = Duration::from_micros(250);
+
+/// How long the epoch stays what it is.
+pub(crate) fn epoch_tick(computing: &Computing) -> Duration {
+    match computing.any() {
+        true => EPOCH_TICK_SHORT,
+        false => EPOCH_TICK,
+    }
+}
 
 /// Core instances per component instance: the guest's own module, its adapter and the shims that
 /// wit-component makes between them, with room for a composition of two.
@@ -95,13 +108,13 @@ pub(crate) struct Ticker {
 
 impl Ticker {
     /// Starts the thread.
-    pub(crate) fn start(engine: &Engine) -> Result<Self, LoadError> {
+    pub(crate) fn start(engine: &Engine, computing: Computing) -> Result<Self, LoadError> {
         let (stop, stopped) = channel::<()>();
         let engine = engine.weak();
         let thread = std::thread::Builder::new()
             .name("epoch-ticker".into())
             .spawn(move || {
-                while stopped.recv_timeout(EPOCH_TICK) == Err(RecvTimeoutError::Timeout) {
+                while stopped.recv_timeout(epoch_tick(&computing)) == Err(RecvTimeoutError::Timeout) {
                     match engine.upgrade() {
                         Some(engine) => engine.increment_epoch(),
                         None => return,

@@ -19,6 +19,7 @@ use crate::link;
 use crate::logs::LogSink;
 use crate::metrics::Metrics;
 use crate::outbound::Origins;
+use crate::turns::Computing;
 
 /// How to run functions.
 #[derive(Debug, Clone)]
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) permits: Arc<Permits>,
     pub(crate) origins: Origins,
+    pub(crate) computing: Computing,
     compiling: Compiling,
     _ticker: Ticker,
 }
@@ -86,12 +88,14 @@ impl Host {
         let engine = engine::engine(&config)?;
         let artifacts = ArtifactCache::open(config.artifact_dir.clone(), &engine)?;
         let permits = Permits::new(config.instances_max as usize);
+        let computing = Computing::default();
         Ok(Self(Arc::new(Shared {
             linker: link::linker(&engine)?,
             metrics: Metrics::register(registry, &engine, &permits)?,
             compiling: Compiling::new(config.compile_permits),
             origins: Origins::new(),
-            _ticker: Ticker::start(&engine)?,
+            _ticker: Ticker::start(&engine, computing.clone())?,
+            computing,
             artifacts,
             components: Components::default(),
             permits,

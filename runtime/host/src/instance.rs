@@ -13,13 +13,14 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::admit::Permit;
-use crate::engine::EPOCH_TICK;
+use crate::engine::epoch_tick;
 use crate::error::{InvokeError, TrapReason};
 use crate::imports::{View, wasi};
 use crate::logs::LogLevel;
 use crate::metrics::Outcome;
 use crate::outbound::Outbound;
-use crate::run::Run;
+use crate::run::{Run, lock};
+use crate::turns;
 
 /// Host resources (streams, pollables, headers, cursors) that one guest may hold at once.
 const RESOURCES_MAX: usize = 4096;
@@ -164,19 +165,26 @@ impl std::error::Error for Spent {}
 /// thread's other connections have their turn.
 fn on_tick(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let run = &store.data().run;
+    let shared = &run.app.shared;
     let now = run.now();
     let limit = run.limits().cpu;
-    if run.meter.used(now) > limit {
+    if run.meter.tick(&*shared.clock, now) > limit {
         return Err(wasmtime::Error::new(Spent::Cpu(limit)));
     }
-    if now >= run.ends_at || run.invocation.deadline.check(&*run.app.shared.clock).is_err() {
+    if now >= run.ends_at || run.invocation.deadline.check(&*shared.clock).is_err() {
         return Err(wasmtime::Error::new(Spent::Time));
     }
-    if run.meter.in_this_poll(now) < EPOCH_TICK / 2 {
+    if run.meter.in_this_poll(now) < epoch_tick(&shared.computing) / 2 {
         // The tick fell into this poll by chance.
         return Ok(UpdateDeadline::Continue(1));
     }
-    Ok(UpdateDeadline::Yield(1))
+    let next = turns::next(lock(&run.turn).take(), &shared.computing);
+    let run = Arc::clone(run);
+    let wait = async move {
+        let turn = next.await;
+        *lock(&run.turn) = turn;
+    };
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(wait)))
 }
 
 /// Why a guest did not come to its own end.
@@ -248,10 +256,13 @@ impl<T> Guest<T> {
         let Some(work) = &mut self.work else {
             return Poll::Ready(Err(Stop::Deadline));
         };
-        self.run.meter.begin(self.run.now());
+        let clock = &*self.run.app.shared.clock;
+        self.run.meter.begin(clock);
         let polled = work.as_mut().poll(cx);
-        let now = self.run.now();
-        self.run.meter.end(now);
+        let now = clock.monotonic();
+        self.run.meter.end(clock, now);
+        // Whether it is done or waits for something: a slice is for computing. One that waits for its next has none.
+        drop(lock(&self.run.turn).take());
         let end = match polled {
             Poll::Ready(Ok(value)) => {
                 self.outcome = Outcome::Ok;

@@ -7,7 +7,8 @@
 //! Code map, in reading order:
 //! - [`app`](AppSpec): what a function is.  `error`: what can go wrong.  `logs`: the handle for what guests say.
 //! - `host`, `engine`, `artifact`, `link`: from bytes to a loaded app.
-//! - `admit`, `instance`, `http`, `call`: an invocation, from its permit to its last body byte.
+//! - `admit`, `instance`, `http`, `call`: an invocation, from its permit to its last body byte. `run`: its record, and
+//!   what it used. `turns`: who computes when many want to.
 //! - `imports`, `outbound`, `bindings`: what a guest can reach.  `metrics`.
 //!
 //! Invariant: nothing compiled is ever accepted from outside; only files this host wrote are deserialized.
@@ -31,6 +32,7 @@ mod call;
 mod http;
 mod instance;
 mod run;
+mod turns;
 
 mod bindings;
 mod imports;

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cloudlet_base::{Deadline, Principal};
+use cloudlet_base::{Clock, Deadline, Principal};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::app::{Function, FunctionLimits, Invocation, LoadedApp, Trigger};
+use crate::engine::EPOCH_TICK;
 use crate::logs::{LogLevel, LogLine, LogStream};
+use crate::turns::Turn;
 
 /// Longest log line; what a guest writes beyond it becomes the next line.
 const LINE_BYTES_MAX: usize = 8 * 1024;
@@ -29,17 +31,28 @@ pub(crate) struct Run {
     /// Its monotonic time, for comparing without going through an `Option`.
     pub(crate) ends_at: Duration,
     pub(crate) meter: Meter,
+    /// Its slice, while it computes for long.
+    pub(crate) turn: Mutex<Option<Turn>>,
     pub(crate) answer: Mutex<Option<Answer>>,
     lines: Lines,
 }
 
 /// What an invocation has used and run into. Written by the one task that drives it; atomics because the record is
 /// shared.
+///
+/// What a guest computes is told by the thread's own clock, so that a busy machine is not charged to it. That clock is a
+/// system call, and most guests answer long before a tick: it is read from the first tick on that finds the guest computing.
+/// What came before in that poll counts as the time that went by, but for a tick at most, for more would be time in which
+/// the thread had no core.
 #[derive(Default)]
 pub(crate) struct Meter {
     /// When the poll that runs now began, nanoseconds of monotonic time.
     poll_began: AtomicU64,
-    /// Time of earlier polls, less what was not the guest's own.
+    /// What the thread had computed when the poll began or a tick first came, nanoseconds; [`UNREAD`] before.
+    cpu_began: AtomicU64,
+    /// A tick has come while it computed.
+    computes: AtomicBool,
+    /// Computing time of earlier polls, less what was not the guest's own.
     used: AtomicU64,
     /// A memory or table could not grow to what the guest asked for.
     pub(crate) growth_denied: AtomicBool,
@@ -49,6 +62,9 @@ pub(crate) struct Meter {
     pub(crate) outbound_sent: AtomicU32,
 }
 
+/// The thread's clock was not read.
+const UNREAD: u64 = u64::MAX;
+
 #[derive(Default)]
 struct Lines {
     written: AtomicU32,
@@ -56,26 +72,47 @@ struct Lines {
     stderr: Mutex<Vec<u8>>,
 }
 
+/// What counts at most of a poll that the thread's clock does not tell of.
+const TICK_NANOS: u64 = EPOCH_TICK.as_nanos() as u64;
+
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Meter {
     /// A poll of the guest begins.
-    pub(crate) fn begin(&self, now: Duration) {
-        self.poll_began.store(nanos(now), Ordering::Relaxed);
+    pub(crate) fn begin(&self, clock: &dyn Clock) {
+        let cpu = match self.computes.load(Ordering::Relaxed) {
+            true => nanos(clock.thread_cpu()),
+            false => UNREAD,
+        };
+        self.cpu_began.store(cpu, Ordering::Relaxed);
+        self.poll_began.store(nanos(clock.monotonic()), Ordering::Relaxed);
     }
 
-    /// The poll has ended.
-    pub(crate) fn end(&self, now: Duration) {
-        let began = self.poll_began.load(Ordering::Relaxed);
-        self.used
-            .fetch_add(nanos(now).saturating_sub(began), Ordering::Relaxed);
+    /// The poll has ended, `now`.
+    pub(crate) fn end(&self, clock: &dyn Clock, now: Duration) {
+        let used = match self.cpu_began.load(Ordering::Relaxed) {
+            UNREAD => nanos(self.in_this_poll(now)).min(TICK_NANOS),
+            began => nanos(clock.thread_cpu()).saturating_sub(began),
+        };
+        self.used.fetch_add(used, Ordering::Relaxed);
     }
 
-    /// Computing time up to `now`, within a poll.
-    pub(crate) fn used(&self, now: Duration) -> Duration {
-        Duration::from_nanos(self.used.load(Ordering::Relaxed)) + self.in_this_poll(now)
+    /// A tick finds the guest computing, `now`: what it has computed in all.
+    pub(crate) fn tick(&self, clock: &dyn Clock, now: Duration) -> Duration {
+        let cpu = nanos(clock.thread_cpu());
+        let in_this_poll = match self.cpu_began.load(Ordering::Relaxed) {
+            UNREAD => {
+                self.computes.store(true, Ordering::Relaxed);
+                let before = nanos(self.in_this_poll(now)).min(TICK_NANOS);
+                self.cpu_began
+                    .store(cpu.saturating_sub(before), Ordering::Relaxed);
+                before
+            }
+            began => cpu.saturating_sub(began),
+        };
+        Duration::from_nanos(self.used.load(Ordering::Relaxed).saturating_add(in_this_poll))
     }
 
     /// Time since the poll that runs now began.
@@ -84,9 +121,18 @@ impl Meter {
         Duration::from_nanos(nanos(now).saturating_sub(began))
     }
 
-    /// Takes `time` of the poll that runs now off the guest's account: another function ran in it.
-    pub(crate) fn exclude(&self, time: Duration) {
-        self.poll_began.fetch_add(nanos(time), Ordering::Relaxed);
+    /// Runs another function within this guest's poll, and takes that off its account.
+    pub(crate) fn excluding<T>(&self, clock: &dyn Clock, other: impl FnOnce() -> T) -> T {
+        let reads_cpu = self.cpu_began.load(Ordering::Relaxed) != UNREAD;
+        let (began, cpu_began) = (clock.monotonic(), reads_cpu.then(|| clock.thread_cpu()));
+        let result = other();
+        let took = clock.monotonic().saturating_sub(began);
+        self.poll_began.fetch_add(nanos(took), Ordering::Relaxed);
+        if let Some(cpu_began) = cpu_began {
+            let computed = clock.thread_cpu().saturating_sub(cpu_began);
+            self.cpu_began.fetch_add(nanos(computed), Ordering::Relaxed);
+        }
+        result
     }
 }
 
@@ -115,6 +161,7 @@ impl Run {
             deadline,
             ends_at,
             meter: Meter::default(),
+            turn: Mutex::new(None),
             answer: Mutex::new(None),
             lines: Lines::default(),
         })
@@ -233,19 +280,71 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    /// Both clocks in milliseconds, to be set.
+    #[derive(Default)]
+    struct Clocks {
+        wall: AtomicU64,
+        cpu: AtomicU64,
+    }
+
+    impl Clocks {
+        /// Time goes by, in part of which the thread computes.
+        fn pass(&self, wall: u64, cpu: u64) {
+            self.wall.fetch_add(wall, Ordering::Relaxed);
+            self.cpu.fetch_add(cpu, Ordering::Relaxed);
+        }
+    }
+
+    impl Clock for Clocks {
+        fn now(&self) -> cloudlet_base::Timestamp {
+            cloudlet_base::Timestamp::default()
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.wall.load(Ordering::Relaxed))
+        }
+
+        fn thread_cpu(&self) -> Duration {
+            Duration::from_millis(self.cpu.load(Ordering::Relaxed))
+        }
+    }
+
     #[test]
-    fn counts_polls_and_leaves_out_what_was_excluded() {
-        let ms = Duration::from_millis;
-        let meter = Meter::default();
-        meter.begin(ms(100));
-        meter.end(ms(130));
-        meter.begin(ms(200));
-        assert_eq!(meter.used(ms(205)), ms(35));
-        meter.exclude(ms(4));
-        assert_eq!(meter.used(ms(205)), ms(31));
-        assert_eq!(meter.in_this_poll(ms(205)), ms(1));
-        meter.end(ms(210));
-        meter.begin(ms(300));
-        assert_eq!(meter.used(ms(300)), ms(36));
+    fn a_guest_is_charged_what_its_thread_computes_and_not_what_it_waits() {
+        let (meter, clocks) = (Meter::default(), Clocks::default());
+        let used = || meter.tick(&clocks, clocks.monotonic()).as_millis();
+        clocks.pass(100, 50);
+        meter.begin(&clocks);
+        // Before the first tick there is only the time that went by to go by, and most of this was no computing.
+        clocks.pass(40, 3);
+        assert_eq!(used(), 2);
+        clocks.pass(30, 20);
+        assert_eq!(used(), 22);
+        meter.end(&clocks, clocks.monotonic());
+        // Other guests on the thread.
+        clocks.pass(100, 100);
+        meter.begin(&clocks);
+        clocks.pass(9, 5);
+        assert_eq!(used(), 27);
+        // A function that it calls.
+        meter.excluding(&clocks, || clocks.pass(50, 40));
+        assert_eq!(used(), 27);
+        assert_eq!(meter.in_this_poll(clocks.monotonic()).as_millis(), 9);
+        meter.end(&clocks, clocks.monotonic());
+        meter.begin(&clocks);
+        assert_eq!(used(), 27);
+    }
+
+    #[test]
+    fn a_guest_that_never_meets_a_tick_is_charged_a_tick_for_each_poll_at_most() {
+        let (meter, clocks) = (Meter::default(), Clocks::default());
+        for (wall, callee) in [(1, 0), (40, 0), (41, 40)] {
+            meter.begin(&clocks);
+            clocks.pass(wall - callee, 1);
+            meter.excluding(&clocks, || clocks.pass(callee, callee));
+            meter.end(&clocks, clocks.monotonic());
+        }
+        meter.begin(&clocks);
+        assert_eq!(meter.tick(&clocks, clocks.monotonic()).as_millis(), 1 + 2 + 1);
     }
 }

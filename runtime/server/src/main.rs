@@ -13,6 +13,7 @@ mod maintenance;
 mod metrics;
 mod node;
 mod telemetry;
+mod triggers;
 
 /// A fresh instance for each request makes many short-lived allocations, some freed by another thread: with the C
 /// library's allocator a request costs a tenth more CPU.

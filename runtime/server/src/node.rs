@@ -21,6 +21,7 @@ use crate::logs::Logs;
 use crate::maintenance;
 use crate::metrics::Metrics;
 use crate::telemetry;
+use crate::triggers;
 
 /// Everything a running node consists of. Held in an `Arc` by the listeners.
 pub(crate) struct Node {
@@ -30,6 +31,7 @@ pub(crate) struct Node {
     pub(crate) prometheus: prometheus::Registry,
     pub(crate) metrics: Metrics,
     pub(crate) maintenance: maintenance::Metrics,
+    pub(crate) triggers: triggers::Metrics,
     pub(crate) documents: Arc<dyn Documents>,
     /// The engine behind `documents`, for what only its own node asks of it.
     pub(crate) docs: Docs,
@@ -58,6 +60,7 @@ impl Node {
         let prometheus = prometheus::Registry::new();
         let metrics = Metrics::new(&prometheus)?;
         let maintenance = maintenance::Metrics::new(&prometheus)?;
+        let triggers = triggers::Metrics::new(&prometheus)?;
 
         let docs = Docs::open(
             docdb_config(&config)?,
@@ -119,6 +122,7 @@ impl Node {
             prometheus,
             metrics,
             maintenance,
+            triggers,
             documents,
             docs,
             wire,
@@ -168,6 +172,7 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         }
         let front = front::Front::start(Arc::clone(&node)).await?;
         let maintenance = [
+            tokio::spawn(triggers::run::run(Arc::clone(&node))),
             tokio::spawn(maintenance::run(Arc::clone(&node))),
             tokio::spawn(maintenance::expire(node)),
         ];

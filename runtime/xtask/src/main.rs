@@ -18,6 +18,7 @@ mod bench;
 mod cache;
 mod component_check;
 mod fixtures;
+mod fuzz;
 mod guest;
 mod process;
 mod tally;
@@ -34,6 +35,8 @@ cargo xtask COMMAND
   up               build everything, start a node with the example app deployed, print what to try
                    [--listen ADDR] [--admin-listen ADDR] [--fresh]
   test             run every check and test there is; the last line counts them
+                   [--fuzz SECONDS: run each fuzz target for so long, too]
+  fuzz             run the fuzz targets [--seconds N, default 60] [TARGET ..]
   guest            make sure that functions can be compiled (targets wasm32-wasip1 and wasm32-wasip2)
                    [--arg: print only what to put after `cargo`, for scripts]
   fixtures         compile the test components and the examples
@@ -64,6 +67,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         "test" => return test::run(rest),
         "guest" => guest::run(rest)?,
         "fixtures" => fixtures::run(rest)?,
+        "fuzz" => fuzz::run(rest)?,
         "bench" => bench::run(rest)?,
         "component-check" => component_check::run(rest)?,
         "help" | "--help" | "-h" => println!("{HELP}"),

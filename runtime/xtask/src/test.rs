@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every check and test there is, in one run. Continuous integration runs this and nothing else.
+//! `cargo xtask test [--fuzz SECONDS]`: every check and test there is, in one run. Continuous integration runs this and
+//! nothing else, with the fuzz targets.
 //!
 //! Steps run one after another, each under a header line. One that fails does not keep the others from running, so that
 //! a run tells all there is to tell; only without the components that tests need it ends early. The last line is
@@ -16,16 +17,24 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::{cache_dir, repo_root};
 use crate::fixtures;
+use crate::fuzz;
 use crate::guest::{GuestToolchain, guest_toolchain};
 use crate::process;
 use crate::tally::Tally;
 
 /// Runs the command. Success is an exit code, for the closing line must be the last whatever happened.
 pub(crate) fn run(rest: &[String]) -> Result<ExitCode> {
-    crate::no_arguments("test", rest)?;
+    let fuzz_seconds = match rest {
+        [] => None,
+        [flag, seconds] if flag == "--fuzz" => Some(fuzz::parse_seconds(seconds)?),
+        _ => bail!("`cargo xtask test` takes no arguments but --fuzz SECONDS"),
+    };
     let started = Instant::now();
     let mut report = Report::default();
     steps(&mut report);
+    if let Some(seconds) = fuzz_seconds {
+        report.step("fuzz targets", || fuzzing(seconds));
+    }
 
     println!("\n== {} s in all", started.elapsed().as_secs());
     for note in &report.notes {
@@ -179,6 +188,14 @@ fn answers(arguments: &[&str]) -> bool {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// Each fuzz target counts as a test.
+fn fuzzing(seconds: u64) -> Result<Outcome<()>> {
+    Ok(match fuzz::compiler() {
+        Ok(()) => Outcome::Tested(fuzz::fuzz(seconds, &[])?),
+        Err(remedy) => Outcome::Skipped(remedy),
+    })
 }
 
 /// Runs `cargo test` in a workspace.

@@ -1,4 +1,4 @@
-//! Removes stays older than `days` days with their photos. For admins and for other functions of the app.
+//! Removes stays older than `days` days with their photos. For admins, for the app's timer and its other functions.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Most stays removed by one call, so that it ends in time.
 const STAYS_MAX: usize = 1000;
 
-/// What to remove.
+/// What to remove. A timer's event says nothing about it.
 #[derive(Deserialize)]
 struct Request {
     /// Stays older than so many days; 30 when absent.

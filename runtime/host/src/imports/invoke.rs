@@ -47,13 +47,8 @@ impl invoke::Host for View<'_> {
         };
         let mut callee = Arc::clone(&run.app).boxed_call(function, call, invocation);
         // The callee runs on this task, within this guest's poll, and pays for itself.
-        let reply = poll_fn(|cx| {
-            let began = run.now();
-            let polled = callee.as_mut().poll(cx);
-            run.meter.exclude(run.now().saturating_sub(began));
-            polled
-        })
-        .await;
+        let clock = &*run.app.shared.clock;
+        let reply = poll_fn(|cx| run.meter.excluding(clock, || callee.as_mut().poll(cx))).await;
         Ok(match reply {
             Ok(CallReply::Ok(bytes)) => Ok(bytes.into()),
             Ok(CallReply::Invalid(text)) => Err(types::Error::Invalid(text)),

@@ -11,6 +11,7 @@ mod logs;
 mod objects;
 mod traffic;
 mod transfer;
+mod triggers;
 
 use cloudlet_base::{AppId, Fault, Principal};
 use http::request::Parts;
@@ -68,6 +69,7 @@ async fn of_app(request: Request<'_>, app: &AppId, rest: &[&str]) -> Result<Resp
         ["secrets", rest @ ..] => deployments::secrets(request, app, rest).await,
         ["functions", rest @ ..] => functions::serve(request, app, rest).await,
         ["logs"] => logs::serve(request, app),
+        ["triggers", rest @ ..] => triggers::serve(request, app, rest).await,
         ["collections", rest @ ..] => collections::serve(request, app, rest).await,
         ["documents", collection, verb] => documents::serve(request, app, collection, verb).await,
         ["objects", path @ ..] => objects::serve(request, app, &path.join("/")).await,

@@ -221,7 +221,7 @@ fn over_node_limits(node: &Node, manifest: &Manifest) -> Vec<String> {
     .collect()
 }
 
-/// HTTP triggers whose function does not answer HTTP.
+/// HTTP triggers whose function does not answer HTTP, and timers whose function takes no calls.
 fn unanswered(manifest: &Manifest, functions: &LoadedApp) -> Vec<String> {
     let silent: BTreeSet<&str> = manifest
         .routes
@@ -229,15 +229,23 @@ fn unanswered(manifest: &Manifest, functions: &LoadedApp) -> Vec<String> {
         .map(|route| route.function.as_str())
         .filter(|function| !functions.serves_http(function))
         .collect();
-    silent
-        .iter()
-        .map(|function| {
+    let without_http = silent.iter().map(|function| {
+        format!(
+            "function {function:?} has an HTTP trigger and does not export wasi:http/incoming-handler; \
+             remove the trigger, or export the handler"
+        )
+    });
+    let timers = manifest.timers.iter();
+    let without_call = timers
+        .filter(|timer| !functions.serves_calls(&timer.function))
+        .map(|timer| {
             format!(
-                "function {function:?} has an HTTP trigger and does not export wasi:http/incoming-handler; \
-                 remove the trigger, or export the handler"
+                "function {:?} has the timer {:?} and does not export cloudlet:function/handler; \
+                 remove the timer, or export the handler",
+                timer.function, timer.name
             )
-        })
-        .collect()
+        });
+    without_http.chain(without_call).collect()
 }
 
 async fn link(node: &Node, spec: AppSpec, services: Services) -> Result<Arc<LoadedApp>, DeployError> {
@@ -315,6 +323,7 @@ fn active(parts: &Parts, functions: Arc<LoadedApp>, data: AppData) -> ActiveApp 
         domains: manifest.domains.clone(),
         tally: Tally::default(),
         routes,
+        timers: manifest.timers.clone(),
         site: Site {
             files: parts.site.files.clone(),
             spa: parts.site.spa,

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, OnceCell, RwLock, Semaphore};
 
 use super::secrets::SecretKey;
 use super::split;
+use crate::triggers::timers::Timer;
 
 /// The name of an app's one bucket, in `cloud://APP.BUCKET/PATH`.
 pub(crate) const BUCKET: &str = "files";
@@ -141,6 +142,8 @@ pub(crate) struct ActiveApp {
     pub(crate) tally: Tally,
     /// HTTP triggers, longest route first.
     pub(crate) routes: Vec<HttpRoute>,
+    /// Timer triggers.
+    pub(crate) timers: Vec<Timer>,
     /// The hosted site.
     pub(crate) site: Site,
     /// The functions.

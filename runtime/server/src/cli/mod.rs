@@ -30,6 +30,7 @@ mod secret;
 mod serve;
 mod storage;
 mod templates;
+mod trigger;
 mod versions;
 mod watch;
 
@@ -85,6 +86,9 @@ enum Command {
     /// List and call functions
     #[command(subcommand)]
     Fn(functions::Command),
+    /// See what invokes functions by itself, and send again what failed
+    #[command(subcommand)]
+    Trigger(trigger::Command),
     /// Show what functions say
     Logs(logs::Args),
     /// Manage secrets
@@ -166,6 +170,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Promote(args) => versions::promote(&context, args).await,
             Command::Rollback(args) => versions::rollback(&context, args).await,
             Command::Fn(command) => functions::run(&context, command).await,
+            Command::Trigger(command) => trigger::run(&context, command).await,
             Command::Logs(args) => logs::run(&context, args).await,
             Command::Secret(command) => secret::run(&context, command).await,
             Command::Db(command) => db::run(&context, command).await,

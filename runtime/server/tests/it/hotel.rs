@@ -254,6 +254,9 @@ fn only_an_admin_cleans_up() {
     assert_eq!(refused.status, 403, "{refused:?}");
     assert_eq!(guest.stays(), [stay.id.as_str()]);
 
+    let timers = node.admin("GET", "/v1/apps/hotel/triggers", b"").json();
+    assert_eq!(timers["timers"][0]["schedule"], "0 0 4 * * * Asia/Shanghai");
+    assert_eq!(timers["timers"][0]["function"], "cleanup");
     let done = node.admin("POST", "/v1/apps/hotel/functions/cleanup/call", br#"{"days":0}"#);
     assert_eq!(done.status, 200, "{done:?}");
     assert_eq!(done.json(), json!({ "stays": 1, "photos": 1, "more": false }));

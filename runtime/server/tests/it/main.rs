@@ -30,4 +30,5 @@ mod split;
 mod storage;
 mod tls;
 mod transfer;
+mod triggers;
 mod versions;

@@ -24,6 +24,7 @@ pub(crate) use problems::{Problem, nearest};
 pub(crate) use values::duration;
 
 use super::registry::{InvokeRule, StorageRule};
+use crate::triggers::timers::Timer;
 use problems::Report;
 
 /// The manifest's file name.
@@ -45,6 +46,7 @@ pub(crate) struct Manifest {
     /// Functions by name, in order.
     pub(crate) functions: BTreeMap<String, Function>,
     pub(crate) routes: Vec<Route>,
+    pub(crate) timers: Vec<Timer>,
     pub(crate) collections: BTreeMap<String, Collection>,
     /// Rules of path prefixes, longest first.
     pub(crate) storage: Vec<StorageRule>,

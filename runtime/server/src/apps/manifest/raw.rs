@@ -189,9 +189,8 @@ pub(super) struct RawReuse {
 pub(super) struct RawTriggers {
     /// HTTP requests on a route.
     pub(super) http: Vec<At<RawHttpTrigger>>,
-    /// Not offered yet.
-    #[schemars(with = "Vec<BTreeMap<String, serde_json::Value>>")]
-    pub(super) timer: Vec<Later>,
+    /// Times.
+    pub(super) timer: Vec<At<RawTimerTrigger>>,
     /// Not offered yet.
     #[schemars(with = "Vec<BTreeMap<String, serde_json::Value>>")]
     pub(super) database: Vec<Later>,
@@ -212,6 +211,28 @@ pub(super) struct RawHttpTrigger {
     pub(super) methods: Vec<Text>,
     /// The function.
     pub(super) function: Option<Text>,
+}
+
+/// Times at which a function is invoked.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["schedule", "function"]))]
+#[schemars(rename = "TimerTrigger")]
+pub(super) struct RawTimerTrigger {
+    /// Its name, unique in the app; the function's when absent.
+    pub(super) name: Option<Text>,
+    /// `second minute hour day month weekday [year]`, e.g. "0 30 3 * * *".
+    pub(super) schedule: Option<Text>,
+    /// The time zone that the schedule is read in, e.g. "Asia/Shanghai"; "UTC" when absent.
+    pub(super) time_zone: Option<Text>,
+    /// The function.
+    pub(super) function: Option<Text>,
+    /// A text that the function gets.
+    pub(super) message: Option<Text>,
+    /// What becomes of ticks that the node was not there for: "skip" (the default), or "once" to make up for the last.
+    pub(super) missed: Option<Text>,
+    /// How often a failed invocation is tried again, 0 to 20; 3 when absent.
+    pub(super) retries: Option<At<i64>>,
 }
 
 /// Collections that need a rule or indexes.

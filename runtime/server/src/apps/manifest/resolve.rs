@@ -15,6 +15,8 @@ use super::raw::*;
 use super::values::{self, Wrong};
 use super::{Build, Collection, Function, Hosting, Manifest, Route};
 use crate::apps::registry::{InvokeRule, StorageAccess, StorageRule};
+use crate::triggers::Schedule;
+use crate::triggers::timers::{Missed, Timer};
 
 /// The format's version.
 const VERSION: i64 = 1;
@@ -28,6 +30,14 @@ const MEMORY_BYTES_MAX: u64 = 4 << 30;
 const CONCURRENCY_MAX: i64 = 100_000;
 /// Largest body that a function may be allowed.
 const BODY_BYTES_MAX: u64 = 1 << 30;
+/// Timers of one app.
+const TIMERS_MAX: usize = 100;
+/// How often a failed invocation is tried again, unless the manifest says.
+const RETRIES: u32 = 3;
+/// The same at most.
+const RETRIES_MAX: i64 = 20;
+/// Longest text that a timer gives its function.
+const MESSAGE_BYTES_MAX: usize = 4 << 10;
 /// Fields of one index.
 const INDEX_KEYS_MAX: usize = 32;
 
@@ -65,6 +75,7 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
     };
     let functions = resolver.functions(function, &names);
     let routes = resolver.routes(trigger, &names);
+    let timers = resolver.timers(&trigger.timer, &names, &functions);
     let collections = resolver.collections(database);
     let (rules, cache_control) = resolver.storage(storage);
     resolver.auth(auth);
@@ -82,6 +93,7 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
         secrets,
         functions,
         routes,
+        timers,
         collections,
         storage: rules,
         cache_control,
@@ -347,11 +359,11 @@ impl Resolver<'_, '_> {
     fn routes(&mut self, raw: &RawTriggers, names: &Names<'_>) -> Vec<Route> {
         let RawTriggers {
             http,
-            timer,
+            timer: _,
             database,
             storage,
         } = raw;
-        let later = [("timer", timer), ("database", database), ("storage", storage)];
+        let later = [("database", database), ("storage", storage)];
         for (kind, triggers) in later {
             for trigger in triggers {
                 self.later(trigger.span(), &format!("[[trigger.{kind}]]"));
@@ -405,6 +417,92 @@ impl Resolver<'_, '_> {
             });
         }
         routes
+    }
+
+    fn timers(
+        &mut self,
+        raw: &[At<RawTimerTrigger>],
+        names: &Names<'_>,
+        functions: &BTreeMap<String, Function>,
+    ) -> Vec<Timer> {
+        if let Some(one_more) = raw.get(TIMERS_MAX) {
+            let message = format!("the app has {} timers", raw.len());
+            self.report
+                .add(one_more.span(), message, format!("keep to {TIMERS_MAX}"));
+        }
+        let mut timers: Vec<Timer> = Vec::new();
+        for trigger in raw {
+            let RawTimerTrigger {
+                name,
+                schedule,
+                time_zone,
+                function,
+                message,
+                missed,
+                retries,
+            } = trigger.value();
+            let Some(function) = function else { continue };
+            self.known(
+                "function",
+                std::slice::from_ref(function),
+                &names.functions,
+                "add [function.NAME]",
+            );
+            let at = name.as_ref().unwrap_or(function);
+            self.take(at.span(), values::name("timer", at.value()));
+            if timers.iter().any(|other| other.name == *at.value()) {
+                let message = format!("there is a timer {:?} already", at.value());
+                self.report.add(
+                    at.span(),
+                    message,
+                    "give each timer a name of its own: name = \"...\"",
+                );
+            }
+            let missed = self.parsed(missed.as_ref(), values::missed, Missed::default());
+            let retries = match retries {
+                Some(number) if !(0..=RETRIES_MAX).contains(number.value()) => {
+                    let message = format!("retries is {}", number.value());
+                    self.report
+                        .add(number.span(), message, format!("write 0 to {RETRIES_MAX}"));
+                    RETRIES
+                }
+                Some(number) => u32::try_from(*number.value()).unwrap_or(RETRIES),
+                None => RETRIES,
+            };
+            if let Some(text) = message
+                .as_ref()
+                .filter(|text| text.value().len() > MESSAGE_BYTES_MAX)
+            {
+                let wrong = format!("the message has {} bytes", text.value().len());
+                self.report
+                    .add(text.span(), wrong, format!("keep to {MESSAGE_BYTES_MAX}"));
+            }
+            let Some(text) = schedule else { continue };
+            let zone = time_zone.as_ref().map_or("UTC", |zone| zone.value());
+            let parsed = match (Schedule::parse(text.value(), zone), time_zone) {
+                // What is wrong may be the zone: then its place is told.
+                (Err(wrong), Some(zone)) if Schedule::parse(text.value(), "UTC").is_ok() => {
+                    self.take(zone.span(), Err(wrong))
+                }
+                (parsed, _) => self.take(text.span(), parsed),
+            };
+            let (Some(schedule), Some(known)) = (parsed, functions.get(function.value())) else {
+                continue;
+            };
+            timers.push(Timer {
+                name: at.value().clone(),
+                schedule,
+                function: function.value().as_str().into(),
+                message: message
+                    .as_ref()
+                    .map(|text| text.value().clone())
+                    .unwrap_or_default(),
+                missed,
+                retries,
+                timeout: known.limits.timeout,
+            });
+        }
+        timers
     }
 
     fn collections(&mut self, raw: &RawDatabase) -> BTreeMap<String, Collection> {

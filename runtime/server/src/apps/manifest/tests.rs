@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::apps::registry::StorageAccess;
+use crate::triggers::timers::Missed;
 
 const HEAD: &str = "manifest_version = 1\n[app]\nname = \"hotel\"\n";
 
@@ -180,12 +181,64 @@ fn wrong_types_are_told_and_the_rest_is_still_checked() {
 }
 
 #[test]
-fn what_is_not_offered_yet_is_told_never_ignored() {
-    check(
-        "[function.a]\nsource = \"x\"\n[[trigger.timer]]\nschedule = \"0 0 3 * * *\"\nfunction = \"a\"\n",
-        3,
-        &["[[trigger.timer]] is not offered yet"],
+fn timers_are_read_and_what_is_wrong_with_one_is_told_at_its_place() {
+    let function = "[function.a]\nsource = \"x\"\nlimits = { timeout = \"7s\" }\n";
+    let text = format!(
+        "{HEAD}{function}[[trigger.timer]]\nschedule = \"0 30 3 * * *\"\nfunction = \"a\"\n\
+         [[trigger.timer]]\nname = \"b\"\nschedule = \"0 0 0 1 1 * 2030\"\ntime_zone = \"Asia/Shanghai\"\n\
+         function = \"a\"\nmessage = \"m\"\nmissed = \"once\"\nretries = 0\n"
     );
+    let timers = parse(FILE, &text, None).unwrap().timers;
+    assert_eq!(timers.len(), 2);
+    assert_eq!((timers[0].name.as_str(), timers[0].retries), ("a", 3));
+    assert_eq!(timers[0].missed, Missed::Skip);
+    assert_eq!(timers[0].timeout, Duration::from_secs(7));
+    assert_eq!(timers[1].schedule.text(), "0 0 0 1 1 * 2030 Asia/Shanghai");
+    assert_eq!((timers[1].missed, timers[1].retries), (Missed::Once, 0));
+    assert_eq!((&*timers[1].function, timers[1].message.as_str()), ("a", "m"));
+
+    let timer = |line: &str| format!("{function}[[trigger.timer]]\nfunction = \"a\"\n{line}\n");
+    for (line, at, words) in [
+        (
+            "schedule = \"0 0 * * *\"",
+            6,
+            ["no cron expression", "second minute hour"],
+        ),
+        (
+            "schedule = \"0 0 3 * * *\"\ntime_zone = \"Mars\"",
+            7,
+            ["time zone \"Mars\"", "IANA"],
+        ),
+        (
+            "schedule = \"0 0 3 * * *\"\nmissed = \"all\"",
+            7,
+            ["missed is \"all\"", "\"once\""],
+        ),
+        (
+            "schedule = \"0 0 3 * * *\"\nretries = 21",
+            7,
+            ["retries is 21", "0 to 20"],
+        ),
+        (
+            "schedule = \"0 0 3 * * *\"\nname = \"-\"",
+            7,
+            ["timer name", "letters"],
+        ),
+        ("name = \"t\"", 4, ["schedule", "trigger.timer"]),
+    ] {
+        check(&timer(line), at, &words);
+    }
+    check(
+        "[[trigger.timer]]\nschedule = \"0 0 3 * * *\"\nfunction = \"b\"\n",
+        3,
+        &["no function \"b\""],
+    );
+    let twice = "[[trigger.timer]]\nschedule = \"0 0 3 * * *\"\nfunction = \"a\"\n".repeat(2);
+    check(&format!("{function}{twice}"), 9, &["a timer \"a\" already"]);
+}
+
+#[test]
+fn what_is_not_offered_yet_is_told_never_ignored() {
     check(
         "[[trigger.database]]\ncollection = \"a\"\n",
         1,

@@ -8,6 +8,7 @@ use cloudlet_host::OutboundRule;
 use http::Method;
 
 use crate::apps::registry::{InvokeRule, StorageAccess};
+use crate::triggers::timers::Missed;
 
 /// What is wrong, and what to write instead.
 pub(super) type Wrong = (String, String);
@@ -216,6 +217,18 @@ pub(super) fn preset(text: &str) -> Result<Rule, Wrong> {
         _ => Err(wrong(
             format!("unknown preset {text:?}"),
             "write READONLY, PRIVATE, ADMINWRITE or ADMINONLY",
+        )),
+    }
+}
+
+/// What becomes of missed ticks.
+pub(super) fn missed(text: &str) -> Result<Missed, Wrong> {
+    match text {
+        "skip" => Ok(Missed::Skip),
+        "once" => Ok(Missed::Once),
+        _ => Err(wrong(
+            format!("missed is {text:?}"),
+            "write \"skip\", or \"once\" to make up for the last tick that was missed",
         )),
     }
 }
