@@ -9,7 +9,6 @@ use super::{Request, functions, json, not_found, ok};
 use crate::front::body::Body;
 use crate::front::respond::Failure;
 use crate::triggers::deliveries::{self, Delivery, FAILED_MAX, State, WAITING_MAX};
-use crate::triggers::timers::Missed;
 
 /// Largest body here.
 const BYTES_MAX: u64 = 4 << 10;
@@ -59,10 +58,7 @@ async fn overview(request: Request<'_>, app: &AppId) -> Result<Response<Body>, F
                 "name": timer.name,
                 "schedule": timer.schedule.text(),
                 "function": &*timer.function,
-                "missed": match timer.missed {
-                    Missed::Skip => "skip",
-                    Missed::Once => "once",
-                },
+                "missed": timer.missed.as_str(),
                 "retries": timer.retries,
                 "next": timer.schedule.after(now).map(Timestamp::millis),
             })

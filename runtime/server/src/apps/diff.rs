@@ -14,6 +14,7 @@ use super::manifest::{Function, Manifest};
 use super::records;
 use super::registry::{InvokeRule, StorageAccess};
 use crate::node::Node;
+use crate::triggers::timers::Timer;
 
 /// What a fact is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub(crate) enum What {
     Invoke,
     /// An HTTP trigger: method and path to function.
     Route,
+    /// A timer.
+    Timer,
     /// A value that functions may be granted.
     Var,
     /// A secret that must be there.
@@ -165,6 +168,7 @@ fn of_manifest(manifest: &Manifest, add: &mut impl FnMut(What, &str, String)) {
         secrets,
         functions,
         routes,
+        timers,
         collections,
         storage,
         cache_control,
@@ -192,6 +196,24 @@ fn of_manifest(manifest: &Manifest, add: &mut impl FnMut(What, &str, String)) {
         for method in &route.methods {
             add(What::Route, &format!("{method} {path}"), route.function.clone());
         }
+    }
+    for timer in timers {
+        let Timer {
+            name,
+            schedule,
+            function,
+            message,
+            missed,
+            retries,
+            // The function's own.
+            timeout: _,
+        } = timer;
+        let text = format!(
+            "{function} at {}, missed: {}, retries: {retries}, message: {message:?}",
+            schedule.text(),
+            missed.as_str()
+        );
+        add(What::Timer, name, text);
     }
     for (name, collection) in collections {
         let rule = match collection.rule {
@@ -255,6 +277,8 @@ fn options(index: &cloudlet_data::IndexSpec) -> String {
         partial_filter,
         expire_after_seconds,
         clustered: _,
+        background: _,
+        collation,
     } = index;
     let mut text = String::new();
     if *kind != Default::default() {
@@ -268,6 +292,9 @@ fn options(index: &cloudlet_data::IndexSpec) -> String {
     }
     if let Some(filter) = partial_filter {
         text += &format!(" where {filter:?}");
+    }
+    if let Some(collation) = collation {
+        text += &format!(" in the order of {collation:?}");
     }
     if let Some(seconds) = expire_after_seconds {
         text += &format!(" expires after {seconds} s");

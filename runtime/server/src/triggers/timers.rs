@@ -50,6 +50,16 @@ pub(crate) enum Missed {
     Once,
 }
 
+impl Missed {
+    /// As the manifest has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Missed::Skip => "skip",
+            Missed::Once => "once",
+        }
+    }
+}
+
 /// What is to be done about a timer that ticked last at some time.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
