@@ -125,7 +125,8 @@ impl Log {
     }
 
     /// The log that had `contents`, to go on after `records`, those newer than the last checkpoint. What was read may
-    /// have been on its way to the disk only, or may never get there, if an fsync had failed: it is written again.
+    /// have been on its way to the disk only, or may never get there, if an fsync had failed: it is written again, unless
+    /// all of it is known to be `durable`.
     ///
     /// # Errors
     /// The file's.
@@ -134,9 +135,11 @@ impl Log {
         contents: &Contents,
         end: usize,
         sequence: u64,
+        durable: bool,
     ) -> Result<Self, Failure> {
         let from = RECORDS_AT as usize;
-        if let Some(records) = contents.bytes.get(from..end)
+        if !durable
+            && let Some(records) = contents.bytes.get(from..end)
             && !records.is_empty()
         {
             file.write(RECORDS_AT, records)?;

@@ -64,6 +64,8 @@ pub struct RedbKv {
 struct Opened {
     /// How many times it was opened, so that of many who saw it fail one reopens it.
     generation: u64,
+    /// The sequence up to which all commits were acknowledged by this process, so that they are on disk for certain.
+    acknowledged: u64,
     store: Option<Store>,
 }
 
@@ -113,7 +115,7 @@ struct Noted {
 }
 
 impl Store {
-    fn open(open: &Opener, options: &RedbOptions) -> Result<Self, Failure> {
+    fn open(open: &Opener, options: &RedbOptions, acknowledged: u64) -> Result<Self, Failure> {
         let backend = open_part(open, Part::Database, options)?;
         let backend = backend.ok_or_else(|| Failure::Medium(damaged("it is not there")))?;
         let database = Builder::new()
@@ -122,7 +124,7 @@ impl Store {
         make_table(&database)?;
         let noted = Noted::read(&database)?;
         let delta = Delta::default();
-        let writing = Writing::open(open, options, noted, &delta)?;
+        let writing = Writing::open(open, options, noted, acknowledged, &delta)?;
         let sequence = writing.log.as_ref().map_or(noted.sequence, Log::sequence);
         Ok(Self {
             newest: RwLock::new(Newest {
@@ -279,7 +281,14 @@ impl Store {
 
 impl Writing {
     /// Opens the log, if there is one, and brings into `delta` what redb has not.
-    fn open(open: &Opener, options: &RedbOptions, noted: Noted, delta: &Delta) -> Result<Self, Failure> {
+    /// Those up to `acknowledged` need not be made durable once more, which a full disk might refuse.
+    fn open(
+        open: &Opener,
+        options: &RedbOptions,
+        noted: Noted,
+        acknowledged: u64,
+        delta: &Delta,
+    ) -> Result<Self, Failure> {
         let mut writing = Self {
             log: None,
             noted,
@@ -310,7 +319,8 @@ impl Writing {
                 delta.add(record.sequence, record.changes);
                 Ok(())
             })?;
-            writing.log = Some(Log::resume(file, &contents, end, sequence)?);
+            let log = Log::resume(file, &contents, end, sequence, sequence <= acknowledged)?;
+            writing.log = Some(log);
             return Ok(writing);
         }
         // Closed in order, or older than logs. What another log has must not be lost by writing over it.
@@ -469,11 +479,15 @@ impl RedbKv {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn with_opener(open: Opener, options: RedbOptions) -> Result<Self> {
-        let store = Some(open_store(&open, &options)?);
+        let store = Some(open_store(&open, &options, 0)?);
         Ok(Self {
             open,
             options,
-            opened: RwLock::new(Opened { generation: 0, store }),
+            opened: RwLock::new(Opened {
+                generation: 0,
+                acknowledged: 0,
+                store,
+            }),
         })
     }
 
@@ -503,8 +517,10 @@ impl RedbKv {
             return;
         }
         // The old one must let go of the files before they can be opened again.
-        opened.store = None;
-        match open_store(&self.open, &self.options) {
+        if let Some(store) = opened.store.take() {
+            opened.acknowledged = store.writing().log.as_ref().map_or(0, Log::sequence);
+        }
+        match open_store(&self.open, &self.options, opened.acknowledged) {
             Ok(store) => {
                 opened.store = Some(store);
                 opened.generation += 1;
@@ -575,9 +591,9 @@ fn open_part(open: &Opener, part: Part, options: &RedbOptions) -> Result<Option<
     }))
 }
 
-fn open_store(open: &Opener, options: &RedbOptions) -> Result<Store> {
+fn open_store(open: &Opener, options: &RedbOptions, acknowledged: u64) -> Result<Store> {
     // redb panics rather than erring on some damaged files when it was built with debug assertions.
-    let opened = catch_unwind(AssertUnwindSafe(|| Store::open(open, options)));
+    let opened = catch_unwind(AssertUnwindSafe(|| Store::open(open, options, acknowledged)));
     opened
         .unwrap_or_else(|_| Err(Failure::Medium(damaged("its pages contradict each other"))))
         .map_err(Failure::into_error)
