@@ -3,10 +3,12 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cloudlet_host::{Grants, LoadError};
+use cloudlet_host::{Collected, Grants, LoadError};
 use support::{Node, fixture, function_spec};
 use tempfile::TempDir;
 
@@ -143,4 +145,40 @@ fn component_importing(names: &[&str]) -> Vec<u8> {
         bytes.extend(body);
     }
     bytes
+}
+
+#[tokio::test]
+async fn unused_artifacts_go_and_what_runs_goes_on() {
+    let dir = Arc::new(TempDir::new().unwrap());
+    let node = Node::start_in(Arc::clone(&dir));
+    let (hello, echo) = (fixture("hello"), fixture("echo"));
+    let (used, unused) = (
+        node.host.compile(&hello).unwrap(),
+        node.host.compile(&echo).unwrap(),
+    );
+    let artifacts = dir.path().join("artifacts");
+    // Left by an interrupted write, by another engine, and by somebody else.
+    fs::write(artifacts.join("temp-1-1"), b"half").unwrap();
+    fs::write(artifacts.join(format!("{used}-0123456789abcdef.cwasm")), b"old").unwrap();
+    fs::write(artifacts.join("README"), b"not ours").unwrap();
+    let files = || fs::read_dir(&artifacts).unwrap().count();
+    assert_eq!(files(), 7);
+
+    let keep = HashSet::from([used]);
+    let day = Duration::from_secs(24 * 3600);
+    assert_eq!(node.host.collect(&keep, day).unwrap(), Collected::default());
+    let running = node.try_load(vec![function_spec("echo", unused)]).ok().unwrap();
+    assert_eq!(node.host.collect(&keep, Duration::ZERO).unwrap().artifacts, 2);
+    assert_eq!(files(), 3);
+    assert_eq!(
+        node.host.collect(&keep, Duration::ZERO).unwrap(),
+        Collected::default()
+    );
+
+    // A component that runs is shared with another deployment, artifact or not.
+    let again = node.try_load(vec![function_spec("echo", unused)]).ok().unwrap();
+    drop((running, again));
+    let gone = node.try_load(vec![function_spec("echo", unused)]).err().unwrap();
+    assert!(matches!(gone[..], [LoadError::NotCompiled(_)]), "{gone:?}");
+    assert!(node.try_load(vec![function_spec("hello", used)]).is_ok());
 }

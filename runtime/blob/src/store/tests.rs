@@ -408,3 +408,43 @@ async fn garbage_goes_after_a_day_and_live_blobs_stay() {
         );
     }
 }
+
+#[tokio::test]
+async fn unused_content_goes_when_it_is_old_enough() {
+    for t in both() {
+        let put = async |text: &'static [u8]| {
+            let hash = ContentHash::from_bytes(Sha256::digest(text).into());
+            t.store.put_content(hash, Bytes::from_static(text)).await.unwrap();
+            hash
+        };
+        let (kept, unused) = (put(b"kept").await, put(b"unused").await);
+        std::fs::write(t.dir.path().join("content/README"), b"not ours").unwrap();
+        let keep = HashSet::from([kept]);
+        let age = Duration::from_secs(3600);
+        // The manual clock stands in 1970: nothing is old yet.
+        assert_eq!(t.store.collect_content(&keep, age).await.unwrap(), (0, 0));
+        t.clock.advance(Duration::from_secs(200 * 365 * 24 * 3600));
+        assert_eq!(t.store.collect_content(&keep, age).await.unwrap(), (1, 6));
+        assert_eq!(t.store.collect_content(&keep, age).await.unwrap(), (0, 0));
+        assert!(t.store.has_content(kept).await.unwrap());
+        assert!(!t.store.has_content(unused).await.unwrap());
+        assert!(t.dir.path().join("content/README").exists());
+        put(b"unused").await;
+        assert!(t.store.has_content(unused).await.unwrap());
+    }
+}
+
+#[test]
+fn what_cut_off_puts_of_content_left_goes_at_the_next_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = dir.path().join("content");
+    std::fs::create_dir_all(&content).unwrap();
+    let hash = "ab".repeat(32);
+    let names = [hash.clone(), format!("{hash}#12"), "other#1".to_owned()];
+    for name in &names {
+        std::fs::write(content.join(name), b"").unwrap();
+    }
+    BlobStore::local_backend(dir.path()).unwrap();
+    let there: Vec<bool> = names.iter().map(|name| content.join(name).exists()).collect();
+    assert_eq!(there, [true, false, true]);
+}
