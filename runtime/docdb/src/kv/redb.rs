@@ -518,7 +518,8 @@ impl RedbKv {
         }
         // The old one must let go of the files before they can be opened again.
         if let Some(store) = opened.store.take() {
-            opened.acknowledged = store.writing().log.as_ref().map_or(0, Log::sequence);
+            let sequence = store.writing().log.as_ref().map_or(0, Log::sequence);
+            opened.acknowledged = opened.acknowledged.max(sequence);
         }
         match open_store(&self.open, &self.options, opened.acknowledged) {
             Ok(store) => {
