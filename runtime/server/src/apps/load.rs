@@ -221,7 +221,7 @@ fn over_node_limits(node: &Node, manifest: &Manifest) -> Vec<String> {
     .collect()
 }
 
-/// HTTP triggers whose function does not answer HTTP, and timers whose function takes no calls.
+/// HTTP triggers whose function does not answer HTTP.
 fn unanswered(manifest: &Manifest, functions: &LoadedApp) -> Vec<String> {
     let silent: BTreeSet<&str> = manifest
         .routes
@@ -229,23 +229,15 @@ fn unanswered(manifest: &Manifest, functions: &LoadedApp) -> Vec<String> {
         .map(|route| route.function.as_str())
         .filter(|function| !functions.serves_http(function))
         .collect();
-    let without_http = silent.iter().map(|function| {
-        format!(
-            "function {function:?} has an HTTP trigger and does not export wasi:http/incoming-handler; \
-             remove the trigger, or export the handler"
-        )
-    });
-    let timers = manifest.timers.iter();
-    let without_call = timers
-        .filter(|timer| !functions.serves_calls(&timer.function))
-        .map(|timer| {
+    silent
+        .iter()
+        .map(|function| {
             format!(
-                "function {:?} has the timer {:?} and does not export cloudlet:function/handler; \
-                 remove the timer, or export the handler",
-                timer.function, timer.name
+                "function {function:?} has an HTTP trigger and does not export wasi:http/incoming-handler; \
+                 remove the trigger, or export the handler"
             )
-        });
-    without_http.chain(without_call).collect()
+        })
+        .collect()
 }
 
 async fn link(node: &Node, spec: AppSpec, services: Services) -> Result<Arc<LoadedApp>, DeployError> {

@@ -162,7 +162,7 @@ fn validate_tells_every_problem_and_fails() {
     desk.run(&["validate", "--env", "prod"]).ok();
     desk.run(&["validate", "--env", "prdo"])
         .fails(&["did you mean \"prod\"?"]);
-    let mistakes = "manifest_version = 1\n[app]\nname = \"A\"\n[vras]\n[auth]\nanonymous = 1\n[[trigger.timer]]\n[hosting]\n";
+    let mistakes = "manifest_version = 1\n[app]\nname = \"A\"\n[vras]\n[auth]\nanonymous = 1\n[[trigger.database]]\n[hosting]\n";
     desk.write("cloudlet.toml", mistakes);
     let words = [
         "cloudlet.toml:3:",

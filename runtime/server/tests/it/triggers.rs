@@ -12,10 +12,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An app whose timer ticks each second and tells its function this.
 fn ticking(message: &str, more: &str) -> App {
-    App::new("clock").function("calls", "calls", "").lines(&format!(
-        "[[trigger.timer]]\nname = \"each-second\"\nschedule = \"* * * * * *\"\nfunction = \"calls\"\n\
+    App::new("clock")
+        .function("calls", "calls", "grants = { functions = [\"calls\"] }")
+        .lines(&format!(
+            "[[trigger.timer]]\nname = \"each-second\"\nschedule = \"* * * * * *\"\nfunction = \"calls\"\n\
          message = \"{message}\"\n{more}"
-    ))
+        ))
 }
 
 fn triggers(node: &Node, rest: &str) -> Value {
@@ -128,17 +130,13 @@ fn deliveries_outlive_a_node_that_is_killed() {
 }
 
 #[test]
-fn a_timer_of_a_function_that_takes_no_calls_is_refused_at_deploy() {
-    let node = Node::start();
-    let app = App::new("clock")
-        .function("hello", "hello", "")
-        .lines("[[trigger.timer]]\nschedule = \"* * * * * *\"\nfunction = \"hello\"\n");
-    let answer = node.deploy(&app);
-    assert_eq!(answer.status, 400);
-    let text = answer.text();
-    assert!(
-        text.contains("cloudlet:function/handler") && text.contains("timer"),
-        "{text}"
+fn a_function_of_http_alone_is_called_by_post() {
+    let node = Node::with(
+        &App::new("clock")
+            .function("echo", "echo", "")
+            .lines("[[trigger.timer]]\nschedule = \"* * * * * *\"\nfunction = \"echo\"\n"),
     );
+    until("a tick", || outcome(&node, "answered") >= 1.0);
+    assert_eq!(triggers(&node, "")["timers"][0]["name"], "echo");
     node.stop();
 }
