@@ -1,5 +1,5 @@
-//! `cargo xtask test [--fuzz SECONDS]`: every check and test there is, in one run. Continuous integration runs this and
-//! nothing else, with the fuzz targets.
+//! `cargo xtask test [--fuzz SECONDS]`: every check and test there is, in one run, and then the fuzz targets if told
+//! to. Continuous integration runs the former and nothing else.
 //!
 //! Steps run one after another, each under a header line. One that fails does not keep the others from running, so that
 //! a run tells all there is to tell; only without the components that tests need it ends early. The last line is
