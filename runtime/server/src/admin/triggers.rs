@@ -67,8 +67,8 @@ async fn overview(request: Request<'_>, app: &AppId) -> Result<Response<Body>, F
     let documents = &*node.documents;
     Ok(ok(&json!({
         "timers": timers,
-        "waiting": deliveries::count(documents, app, State::Waiting, WAITING_MAX).await?,
-        "failed": deliveries::count(documents, app, State::Failed, FAILED_MAX).await?,
+        "waiting": deliveries::count(documents, app.as_str(), State::Waiting, WAITING_MAX).await?,
+        "failed": deliveries::count(documents, app.as_str(), State::Failed, FAILED_MAX).await?,
     })))
 }
 

@@ -254,7 +254,11 @@ pub(crate) async fn find_all(
     Ok(all)
 }
 
-fn read<T: serde::de::DeserializeOwned>(document: &RawDocumentBuf) -> Result<T, Error> {
+/// What a document of the node's own collections says.
+///
+/// # Errors
+/// When it says something else.
+pub(crate) fn read<T: serde::de::DeserializeOwned>(document: &RawDocumentBuf) -> Result<T, Error> {
     bson::deserialize_from_slice(document.as_bytes()).map_err(|error| {
         Error::new(
             Code::InternalError,
@@ -263,7 +267,11 @@ fn read<T: serde::de::DeserializeOwned>(document: &RawDocumentBuf) -> Result<T, 
     })
 }
 
-fn write<T: Serialize>(value: &T) -> Result<RawDocumentBuf, Error> {
+/// The document of a record.
+///
+/// # Errors
+/// When it can't be one.
+pub(crate) fn write<T: Serialize>(value: &T) -> Result<RawDocumentBuf, Error> {
     bson::serialize_to_raw_document_buf(value).map_err(|error| {
         Error::new(
             Code::InternalError,

@@ -7,10 +7,12 @@
 use bson::{RawDocumentBuf, rawdoc};
 use cloudlet_base::{AppId, Deadline, Timestamp};
 use cloudlet_data::{
-    Code, Delete, DeleteOne, Documents, Error, Find, FindAndModify, IndexSpec, Insert, Namespace, Update,
+    Delete, DeleteOne, Documents, Error, Find, FindAndModify, IndexSpec, Insert, Namespace, Update,
     UpdateOne, Write, default_index_name, pipeline_update,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::apps::records::{find_all, read, write};
 
 /// Deliveries of one app that wait; further events are refused.
 pub(crate) const WAITING_MAX: u64 = 10_000;
@@ -79,13 +81,6 @@ fn deliveries() -> Namespace {
     Namespace::new("/node", "deliveries")
 }
 
-fn read(document: &RawDocumentBuf) -> Result<Delivery, Error> {
-    bson::deserialize_from_slice(document.as_bytes()).map_err(|error| {
-        let message = format!("a delivery can't be read: {error}");
-        Error::new(Code::InternalError, message)
-    })
-}
-
 /// Makes the indexes that the queries here use.
 ///
 /// # Errors
@@ -109,12 +104,8 @@ pub(crate) async fn prepare(documents: &dyn Documents) -> Result<(), Error> {
 /// # Errors
 /// When it can't be written as a document.
 pub(crate) fn make(delivery: &Delivery) -> Result<Write, Error> {
-    let document = bson::serialize_to_raw_document_buf(delivery).map_err(|error| {
-        let message = format!("a delivery can't be written: {error}");
-        Error::new(Code::InternalError, message)
-    })?;
     let insert = Insert {
-        documents: vec![document],
+        documents: vec![write(delivery)?],
         ordered: true,
         ..Insert::default()
     };
@@ -127,12 +118,12 @@ pub(crate) fn make(delivery: &Delivery) -> Result<Write, Error> {
 /// Those of the database.
 pub(crate) async fn count(
     documents: &dyn Documents,
-    app: &AppId,
+    app: &str,
     state: State,
     most: u64,
 ) -> Result<u64, Error> {
     let find = Find {
-        filter: rawdoc! { "app": app.as_str(), "state": state.as_str() },
+        filter: rawdoc! { "app": app, "state": state.as_str() },
         limit: Some(most + 1),
         ..Find::default()
     };
@@ -186,7 +177,7 @@ pub(crate) async fn next_due(documents: &dyn Documents) -> Result<Option<Timesta
     };
     let page = documents.find(&deliveries(), find, Deadline::NEVER).await?;
     let first = page.documents.first().map(read).transpose()?;
-    Ok(first.map(|delivery| Timestamp(delivery.due.timestamp_millis())))
+    Ok(first.map(|delivery: Delivery| Timestamp(delivery.due.timestamp_millis())))
 }
 
 /// Makes every delivery due that somebody has taken: at the start of the only node, nobody has.
@@ -246,16 +237,10 @@ pub(crate) async fn give_up(
     };
     let filter = rawdoc! { "_id": delivery.id.as_str() };
     update(documents, filter, change, false).await?;
-    let failed = rawdoc! { "app": delivery.app.as_str(), "state": State::Failed.as_str() };
-    let find = Find {
-        filter: failed.clone(),
-        limit: Some(FAILED_MAX + 1),
-        ..Find::default()
-    };
-    let count = documents.count(&deliveries(), find, Deadline::NEVER).await?;
+    let count = count(documents, &delivery.app, State::Failed, FAILED_MAX).await?;
     if count > FAILED_MAX {
         let oldest = FindAndModify {
-            filter: failed,
+            filter: failed_of(&delivery.app, None),
             sort: Some(rawdoc! { "made": 1 }),
             ..FindAndModify::default()
         };
@@ -282,7 +267,7 @@ pub(crate) async fn list(
         limit: Some(most),
         ..Find::default()
     };
-    let found = crate::apps::records::find_all(documents, &deliveries(), find).await?;
+    let found = find_all(documents, &deliveries(), find).await?;
     found.iter().map(read).collect()
 }
 
@@ -300,7 +285,7 @@ pub(crate) async fn replay(
         "$set": { "state": State::Waiting.as_str(), "due": date(now), "attempts": 0 },
         "$unset": { "error": 1, "failed": 1 },
     };
-    update(documents, failed_of(app, id), change, true).await
+    update(documents, failed_of(app.as_str(), id), change, true).await
 }
 
 /// Removes failed deliveries of an app, one or all. Returns how many.
@@ -308,11 +293,11 @@ pub(crate) async fn replay(
 /// # Errors
 /// Those of the database.
 pub(crate) async fn discard(documents: &dyn Documents, app: &AppId, id: Option<&str>) -> Result<u64, Error> {
-    remove(documents, failed_of(app, id), true).await
+    remove(documents, failed_of(app.as_str(), id), true).await
 }
 
-fn failed_of(app: &AppId, id: Option<&str>) -> RawDocumentBuf {
-    let mut filter = rawdoc! { "app": app.as_str(), "state": State::Failed.as_str() };
+fn failed_of(app: &str, id: Option<&str>) -> RawDocumentBuf {
+    let mut filter = rawdoc! { "app": app, "state": State::Failed.as_str() };
     if let Some(id) = id {
         filter.append(bson::raw::cstr!("_id"), id);
     }

@@ -127,6 +127,11 @@ async fn round(
         *let_go = true;
     }
     let tick = clockwork.round(node).await?;
+    // Taking is a turn of the writer; a node at rest only looks.
+    let due = deliveries::next_due(documents).await?;
+    if due.is_none_or(|due| due > node.clock.now()) {
+        return Ok([tick, due].into_iter().flatten().min());
+    }
     while running.all() < RUNNING_MAX {
         let Some(delivery) = deliveries::take(documents, node.clock.now(), &running.busy()).await? else {
             let due = deliveries::next_due(documents).await?;

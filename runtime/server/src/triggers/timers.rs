@@ -249,7 +249,7 @@ async fn record(documents: &dyn Documents, app: &AppId, timer: &Timer, last: Tim
 /// Makes the delivery of a tick and records the tick, both or none.
 async fn fire(node: &Node, app: &AppId, timer: &Timer, tick: Timestamp, now: Timestamp) -> Result<(), Error> {
     let documents = &*node.documents;
-    let waiting = deliveries::count(documents, app, State::Waiting, WAITING_MAX).await?;
+    let waiting = deliveries::count(documents, app.as_str(), State::Waiting, WAITING_MAX).await?;
     if waiting >= WAITING_MAX {
         node.triggers.refused.inc();
         let text = format!(
