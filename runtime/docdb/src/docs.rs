@@ -98,6 +98,7 @@ impl Docs {
                     log_bytes: LOG_BYTES,
                     log_id,
                     fsyncs: metrics.fsyncs.clone(),
+                    waits: metrics.checkpoint_waits.clone(),
                 };
                 Box::new(RedbKv::open(path, options)?)
             }

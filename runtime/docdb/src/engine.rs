@@ -9,6 +9,7 @@ use crate::catalog::Catalog;
 use crate::expression::{Runtime, Scope};
 use crate::feed::{self, Bell};
 use crate::kv::{Kv, KvRead, KvSnapshot, KvWrite};
+use crate::lanes::guarded;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::object_ids::ObjectIds;
@@ -154,6 +155,26 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Whether [`tend`](Self::tend) has something to do.
+    pub(crate) fn is_due(&self) -> bool {
+        self.kv.is_due()
+    }
+
+    /// Does what the store put off, beside readers and writers.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn tend(&self) -> Result<()> {
+        if !self.is_due() {
+            return Ok(());
+        }
+        let started = self.clock.monotonic();
+        guarded(|| self.kv.tend())?;
+        let took = self.clock.monotonic().saturating_sub(started);
+        self.metrics.checkpoint_seconds.observe(took.as_secs_f64());
+        Ok(())
     }
 
     /// Tells metrics and waiting streams of events that were committed.

@@ -1,5 +1,5 @@
-//! Who runs operations: reader threads for scans, one writer thread with group commit for writes, and the caller's
-//! own thread for reads so short that a hop would cost more than they do. Both queues are bounded. Threads end,
+//! Who runs operations: reader threads for scans, one writer thread with group commit for writes, one that makes
+//! the store's checkpoints meanwhile, and the caller's own thread for reads so short that a hop would cost more than they do. Both queues are bounded. Threads end,
 //! their work done, when the lanes are dropped.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -16,6 +16,8 @@ use crate::engine::Engine;
 use crate::feed::{self, Pending};
 use crate::kv::{KvWrite, Overlay};
 use crate::{Code, Error, Result};
+
+use crate::tender::Tender;
 
 pub use crate::reply::Reply;
 
@@ -46,6 +48,7 @@ pub(crate) struct Lanes {
     reads: Arc<Queue<ReadJob>>,
     writes: Writer,
     background: Arc<Background>,
+    tender: Arc<Tender>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -77,6 +80,7 @@ impl Lanes {
             reads,
             writes,
             background: Arc::default(),
+            tender: Arc::default(),
             threads: Vec::new(),
         };
         for _ in 0..readers.max(1) {
@@ -87,8 +91,10 @@ impl Lanes {
         lanes.spawn("docdb-sweeper", move || sweeper.transactions.sweep(&sweeper))?;
         let (writer, background, shared) = (lanes.writes.clone(), lanes.background.clone(), engine.clone());
         lanes.spawn("docdb-background", move || background.run(&shared, &writer))?;
-        let queue = lanes.writes.0.clone();
-        lanes.spawn("docdb-writer", move || write_loop(&queue, &engine))?;
+        let (tender, tended) = (lanes.tender.clone(), engine.clone());
+        lanes.spawn("docdb-tender", move || tender.run(&tended))?;
+        let (queue, tender) = (lanes.writes.0.clone(), lanes.tender.clone());
+        lanes.spawn("docdb-writer", move || write_loop(&queue, &engine, &tender))?;
         Ok(lanes)
     }
 
@@ -211,6 +217,7 @@ impl Drop for Lanes {
     fn drop(&mut self) {
         self.reads.close();
         self.background.close();
+        self.tender.close();
         self.writes.0.close();
         self.engine.transactions.close();
         self.engine.bell.close();
@@ -360,7 +367,7 @@ fn read_loop(queue: &Queue<ReadJob>, engine: &Engine) {
     }
 }
 
-fn write_loop(queue: &Queue<Box<dyn WriteJob>>, engine: &Engine) {
+fn write_loop(queue: &Queue<Box<dyn WriteJob>>, engine: &Engine, tender: &Tender) {
     loop {
         let mut jobs = queue.take(OPERATIONS_PER_COMMIT_MAX);
         if jobs.is_empty() {
@@ -371,6 +378,9 @@ fn write_loop(queue: &Queue<Box<dyn WriteJob>>, engine: &Engine) {
             let rest = jobs.split_off(together.max(1));
             let group = std::mem::replace(&mut jobs, rest);
             let _ = catch_unwind(AssertUnwindSafe(|| run_group(engine, group)));
+            if engine.is_due() {
+                tender.wake();
+            }
         }
     }
 }

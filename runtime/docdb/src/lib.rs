@@ -67,6 +67,7 @@ mod properties;
 mod query;
 mod sort;
 mod specification;
+mod tender;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod update;

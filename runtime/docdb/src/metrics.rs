@@ -98,6 +98,10 @@ pub(crate) struct Metrics {
     pub(crate) commits: IntCounter,
     /// Calls of fsync on the database file and its log.
     pub(crate) fsyncs: IntCounter,
+    /// Seconds that checkpoints took, beside the commits.
+    pub(crate) checkpoint_seconds: Histogram,
+    /// Commits that waited for a checkpoint.
+    pub(crate) checkpoint_waits: IntCounter,
     /// Seconds from the first operation of a commit to its durability.
     pub(crate) commit_seconds: Histogram,
     /// Operations that shared a commit.
@@ -182,6 +186,15 @@ impl Metrics {
             fsyncs: counter(
                 "cloudlet_docdb_fsyncs_total",
                 "Calls of fsync on the database file and its log.",
+            )?,
+            checkpoint_seconds: histogram(
+                "cloudlet_docdb_checkpoint_seconds",
+                "Time to bring a half of the database's log into the database file, beside the commits.",
+                prometheus::exponential_buckets(0.001, 2.0, 14)?,
+            )?,
+            checkpoint_waits: counter(
+                "cloudlet_docdb_checkpoint_waits_total",
+                "Commits that waited for a checkpoint, or had to make it.",
             )?,
             commit_seconds: histogram(
                 "cloudlet_docdb_commit_seconds",

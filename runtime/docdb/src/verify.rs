@@ -87,13 +87,17 @@ pub fn check_file(
     found: &mut dyn FnMut(Finding),
     progress: &mut dyn FnMut(&Verified),
 ) -> Result<Verified> {
+    let uncounted = || {
+        prometheus::IntCounter::new("uncounted", "not shown")
+            .map_err(|error| Error::new(Code::InternalError, error.to_string()))
+    };
     let options = RedbOptions {
         cache_bytes,
         // Nothing is written but what closes the file in order: no log is made.
         log_bytes: LOG_BYTES,
         log_id: [0; 16],
-        fsyncs: prometheus::IntCounter::new("fsyncs", "not shown")
-            .map_err(|error| Error::new(Code::InternalError, error.to_string()))?,
+        fsyncs: uncounted()?,
+        waits: uncounted()?,
     };
     let store = RedbKv::open_existing(path, options)?;
     if !store.check_pages()? {

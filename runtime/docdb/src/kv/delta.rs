@@ -1,9 +1,11 @@
 //! What was committed since redb's last durable commit: rows in memory, in the log too, with the sequences of their
 //! commits. A reader of an older state goes by what is newer than it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::iter::Peekable;
+use std::sync::atomic::{self, AtomicUsize};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::overlay::Changes;
@@ -49,7 +51,7 @@ impl Versions {
 impl Delta {
     /// Bytes of memory that it takes, about.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Acquire)
+        self.bytes.load(atomic::Ordering::Acquire)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -75,7 +77,7 @@ impl Delta {
                 }
             }
         }
-        self.bytes.fetch_add(bytes, Ordering::Release);
+        self.bytes.fetch_add(bytes, atomic::Ordering::Release);
     }
 
     /// The value of `key` in the state of `sequence`, if that state has the row from here.
@@ -97,7 +99,7 @@ impl Delta {
     }
 
     /// The rows in `range` as the state of `sequence` has them from here, removals among them.
-    pub(super) fn ahead<'a>(&'a self, sequence: u64, range: Range<'a>, direction: Direction) -> Ahead<'a> {
+    fn ahead<'a>(&'a self, sequence: u64, range: Range<'a>, direction: Direction) -> Ahead<'a> {
         Ahead {
             delta: self,
             sequence,
@@ -109,13 +111,29 @@ impl Delta {
         }
     }
 
+    /// The same with the rows of `older`, an older delta, where this one has none.
+    pub(super) fn ahead_of<'a>(
+        &'a self,
+        older: Option<&'a Delta>,
+        sequence: u64,
+        range: Range<'a>,
+        direction: Direction,
+    ) -> AheadOf<'a> {
+        let ahead = |delta: &'a Delta| delta.ahead(sequence, range, direction).peekable();
+        AheadOf {
+            newer: ahead(self),
+            older: older.map(ahead),
+            direction,
+        }
+    }
+
     fn lock(&self) -> RwLockReadGuard<'_, BTreeMap<Vec<u8>, Versions>> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// An iterator over rows of a delta that holds no lock between them: some are taken at a time.
-pub(super) struct Ahead<'a> {
+struct Ahead<'a> {
     delta: &'a Delta,
     sequence: u64,
     range: Range<'a>,
@@ -169,5 +187,37 @@ impl Iterator for Ahead<'_> {
             self.refill(Some(&row.0));
         }
         Some(row)
+    }
+}
+
+/// An iterator over the rows of two deltas.
+pub(super) struct AheadOf<'a> {
+    newer: Peekable<Ahead<'a>>,
+    older: Option<Peekable<Ahead<'a>>>,
+    direction: Direction,
+}
+
+impl Iterator for AheadOf<'_> {
+    type Item = (Vec<u8>, Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(older) = &mut self.older else {
+            return self.newer.next();
+        };
+        let (Some((newer_key, _)), Some((older_key, _))) = (self.newer.peek(), older.peek()) else {
+            return self.newer.next().or_else(|| older.next());
+        };
+        let order = match self.direction {
+            Direction::Forward => newer_key.cmp(older_key),
+            Direction::Backward => older_key.cmp(newer_key),
+        };
+        match order {
+            Ordering::Less => self.newer.next(),
+            Ordering::Equal => {
+                older.next();
+                self.newer.next()
+            }
+            Ordering::Greater => older.next(),
+        }
     }
 }

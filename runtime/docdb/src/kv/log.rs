@@ -1,9 +1,10 @@
 //! The log beside the database file: what each commit changed, one record a commit, appended with one write and one
-//! fsync. It has one length from its making to its end, so that an fsync has no metadata to write, and is written
-//! from the start again after each checkpoint of `redb.rs`, which alone calls this. Bytes are in
-//! `runtime/docs/docdb-format.md`.
+//! fsync. It has one length from its making to its end, so that an fsync has no metadata to write. It is written in two
+//! halves by turns: while a checkpoint of `store.rs`, which alone calls this, brings one half's commits into the table,
+//! records go into the other. Bytes are in `runtime/docs/docdb-format.md`.
 
 use std::fmt;
+use std::ops::Range;
 
 use ::redb::StorageBackend as _;
 
@@ -16,8 +17,10 @@ use crate::{Code, Error, Result};
 const RECORDS_AT: u64 = 4096;
 /// The first bytes of a log.
 const MAGIC: [u8; 16] = *b"cloudlet log\0\0\0\0";
-/// The version of the format that is written, and the newest that is read.
-const VERSION: u32 = 1;
+/// The version of the format that is written, and the newest that is read. In version 1 a log was one part.
+const VERSION: u32 = 2;
+/// What the place between the halves is a multiple of: a whole sector is of one half.
+const HALF_ALIGNMENT: u64 = 4096;
 /// Bytes of the header that are used: magic, version, four zeroes, id, checksum.
 const HEADER_BYTES: usize = 48;
 /// Bytes of a record before its rows: sequence, length, mark, checksum.
@@ -39,6 +42,8 @@ pub(super) struct Log {
     file: Counted,
     id: LogId,
     len: u64,
+    /// The half that is written, 0 or 1.
+    half: usize,
     /// Where the next record goes.
     at: u64,
     /// The sequence of the newest record, or of the newest that a checkpoint made superfluous.
@@ -56,7 +61,28 @@ pub(super) struct Record {
 /// A log as it was found.
 pub(super) struct Contents {
     pub(super) id: LogId,
+    version: u32,
     bytes: Vec<u8>,
+}
+
+/// Records that follow one another in one half of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    /// 0 or 1.
+    half: usize,
+    /// Where the last of them ends.
+    end: usize,
+    /// The sequence of the last of them.
+    pub(super) sequence: u64,
+}
+
+/// Where a half of a log of `len` bytes begins and ends.
+fn half_of(len: u64, half: usize) -> Range<u64> {
+    let middle = RECORDS_AT + (len - RECORDS_AT) / 2 / HALF_ALIGNMENT * HALF_ALIGNMENT;
+    match half {
+        0 => RECORDS_AT..middle,
+        _ => middle..len,
+    }
 }
 
 impl fmt::Debug for Log {
@@ -101,14 +127,7 @@ impl Log {
     /// # Errors
     /// The file's.
     pub(super) fn take(file: Counted, id: LogId, len: u64, sequence: u64) -> Result<Self, Failure> {
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&VERSION.to_le_bytes());
-        header.extend_from_slice(&[0; 4]);
-        header.extend_from_slice(&id);
-        let checksum = checksum(0, &header);
-        header.extend_from_slice(&checksum.to_le_bytes());
-        file.write(0, &header)?;
+        file.write(0, &header(id, VERSION))?;
         file.sync_data()?;
         Ok(Self::at_start(file, id, len, sequence))
     }
@@ -118,35 +137,40 @@ impl Log {
             file,
             id,
             len,
+            half: 0,
             at: RECORDS_AT,
             sequence,
             buffer: Vec::new(),
         }
     }
 
-    /// The log that had `contents`, to go on after `records`, those newer than the last checkpoint. What was read may
-    /// have been on its way to the disk only, or may never get there, if an fsync had failed: it is written again, unless
-    /// all of it is known to be `durable`.
+    /// The log that had `contents`, to go on after the last of `runs`, the records newer than the last checkpoint; with
+    /// none, at its beginning. What was read may have been on its way to the disk only, or may never get there, if an
+    /// fsync had failed: it is written again, unless all of it is known to be `durable`.
     ///
     /// # Errors
     /// The file's.
     pub(super) fn resume(
         file: Counted,
         contents: &Contents,
-        end: usize,
+        runs: &[Run],
         sequence: u64,
         durable: bool,
     ) -> Result<Self, Failure> {
-        let from = RECORDS_AT as usize;
-        if !durable
-            && let Some(records) = contents.bytes.get(from..end)
-            && !records.is_empty()
-        {
-            file.write(RECORDS_AT, records)?;
+        let len = contents.bytes.len() as u64;
+        for run in runs.iter().filter(|_| !durable) {
+            let start = half_of(len, run.half).start;
+            if let Some(records) = contents.bytes.get(start as usize..run.end) {
+                file.write(start, records)?;
+            }
+        }
+        if !durable && !runs.is_empty() {
             file.sync_data()?;
         }
-        let mut log = Self::at_start(file, contents.id, contents.bytes.len() as u64, sequence);
-        log.at = end.max(from) as u64;
+        let mut log = Self::at_start(file, contents.id, len, sequence);
+        if let Some(run) = runs.last() {
+            (log.half, log.at) = (run.half, run.end as u64);
+        }
         Ok(log)
     }
 
@@ -154,15 +178,21 @@ impl Log {
         self.sequence
     }
 
-    /// Whether a record of `bytes` can be appended before a checkpoint.
+    /// Whether a record of `bytes` can be appended to the half that is written.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
-        self.at.saturating_add(bytes) <= self.len
+        self.at.saturating_add(bytes) <= half_of(self.len, self.half).end
     }
 
-    /// Bytes of the largest record that a log of `len` bytes takes; half of it, so that a record never costs more than
-    /// one checkpoint.
-    pub(super) fn record_bytes_max(len: u64) -> u64 {
-        (Self::len_of(len) - RECORDS_AT) / 2
+    /// Bytes of the largest record that it takes.
+    pub(super) fn record_bytes_max(&self) -> u64 {
+        Self::record_bytes_max_of(self.len)
+    }
+
+    /// Bytes of the largest record that a log takes for which `bytes` are wanted: those of a half, so that a record
+    /// never costs more than one checkpoint.
+    pub(super) fn record_bytes_max_of(bytes: u64) -> u64 {
+        let half = half_of(Self::len_of(bytes), 0);
+        half.end - half.start
     }
 
     /// Appends what a commit changed. It is on disk when this returns; when it fails, it may be there or not, and the
@@ -181,15 +211,33 @@ impl Log {
         Ok(sequence)
     }
 
-    /// Starts over: a checkpoint has all the records, durably.
+    /// Starts the half over that is written: the table has all the records, durably.
     pub(super) fn start_over(&mut self) {
-        self.at = RECORDS_AT;
+        self.at = half_of(self.len, self.half).start;
+    }
+
+    /// Goes on in the other half, whose records the table has, durably.
+    pub(super) fn switch(&mut self) {
+        self.half ^= 1;
+        self.start_over();
     }
 }
 
 /// Bytes of the record of a commit that changed rows of `bytes` bytes, `rows` of them.
 pub(super) fn record_bytes(rows: usize, bytes: usize) -> u64 {
     (RECORD_HEADER_BYTES + rows * ROW_HEADER_BYTES + bytes).next_multiple_of(ALIGNMENT) as u64
+}
+
+/// The header of a log.
+pub(super) fn header(id: LogId, version: u32) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    header.extend_from_slice(&MAGIC);
+    header.extend_from_slice(&version.to_le_bytes());
+    header.extend_from_slice(&[0; 4]);
+    header.extend_from_slice(&id);
+    let checksum = checksum(0, &header);
+    header.extend_from_slice(&checksum.to_le_bytes());
+    header
 }
 
 fn encode(record: &mut Vec<u8>, id: LogId, sequence: u64, changes: &Changes) -> Result<(), Failure> {
@@ -239,9 +287,9 @@ impl Contents {
             return Err(refused("the file beside it is no log of cloudlet"));
         }
         let version = u32::from_le_bytes(array(&header, 16));
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(refused(&format!(
-                "its log is of version {version}, and this program knows version {VERSION}"
+                "its log is of version {version}, and this program knows versions up to {VERSION}"
             )));
         }
         if checksum(0, &header[..40]) != u64::from_le_bytes(array(&header, 40))
@@ -252,62 +300,92 @@ impl Contents {
         let mut bytes = vec![0; len];
         file.read(0, &mut bytes)?;
         let id = array(&header, 24);
-        Ok(Some(Self { id, bytes }))
+        Ok(Some(Self { id, version, bytes }))
     }
 
     pub(super) fn len(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The records that follow the one of sequence `after`, in order, and where they end. The last record that was
-    /// begun may be there in part: nobody was told that it is durable. One that others follow was durable.
+    /// Whether it is of an older version, which is read and not gone on with.
+    pub(super) fn is_older(&self) -> bool {
+        self.version < VERSION
+    }
+
+    /// Shows `take` the records that follow the one of sequence `after`, in order, with the number of the run that each
+    /// is of; the runs are returned, at most one of each half. The last record that was begun may be there in part:
+    /// nobody was told that it is durable. One that others follow was durable.
     ///
     /// # Errors
     /// When records are missing or damaged that were durable, or what `take` says.
     pub(super) fn replay(
         &self,
         after: u64,
-        take: &mut dyn FnMut(Record) -> Result<(), Failure>,
-    ) -> Result<(usize, u64), Failure> {
-        let start = RECORDS_AT as usize;
-        let mut at = start;
+        take: &mut dyn FnMut(usize, Record) -> Result<(), Failure>,
+    ) -> Result<Vec<Run>, Failure> {
+        let len = self.bytes.len() as u64;
+        let halves: Vec<Range<u64>> = match self.version {
+            1 => [(RECORDS_AT, len)].map(|(from, to)| from..to).into(),
+            _ => [0, 1].map(|half| half_of(len, half)).into(),
+        };
+        let mut runs: Vec<Run> = Vec::new();
         let mut sequence = after;
-        while let Some((found, rows, next)) = self.record(at) {
-            if found != sequence + 1 {
-                break;
+        while runs.len() < halves.len() {
+            let follows = |at: u64| {
+                let record = self.record(at as usize);
+                record.is_some_and(|(found, ..)| found == sequence + 1)
+            };
+            let next = halves.iter().enumerate().find(|(half, bounds)| {
+                let unread = runs.iter().all(|run| run.half != *half);
+                unread && follows(bounds.start)
+            });
+            let Some((half, bounds)) = next else { break };
+            let mut at = bounds.start as usize;
+            while (at as u64) < bounds.end
+                && let Some((found, rows, next)) = self.record(at)
+                && found == sequence + 1
+            {
+                let changes = decode(rows)
+                    .ok_or_else(|| refused(&format!("the record {found} of its log is not well formed")))?;
+                let record = Record {
+                    sequence: found,
+                    changes,
+                };
+                take(runs.len(), record)?;
+                (at, sequence) = (next, found);
             }
-            let changes = decode(rows)
-                .ok_or_else(|| refused(&format!("the record {found} of its log is not well formed")))?;
-            take(Record {
-                sequence: found,
-                changes,
-            })?;
-            (at, sequence) = (next, found);
+            runs.push(Run {
+                half,
+                end: at,
+                sequence,
+            });
         }
         // What is left of earlier rounds is older. A newer record was appended when all before it were durable.
-        if let Some(newer) = self.newer(at, sequence) {
+        if let Some(newer) = self.newer(sequence) {
             return Err(refused(&format!(
                 "its log has the record {newer} and not the record {}: commits that were acknowledged are missing. \
                  The log is damaged, or the database file is a copy of another time than the log",
                 sequence + 1
             )));
         }
-        Ok((at, sequence))
+        Ok(runs)
     }
 
     /// Whether there are records newer than the one of sequence `after`.
     pub(super) fn has_newer(&self, after: u64) -> bool {
-        self.newer(RECORDS_AT as usize, after).is_some()
+        self.newer(after).is_some()
     }
 
-    fn newer(&self, from: usize, after: u64) -> Option<u64> {
-        (from..self.bytes.len()).step_by(ALIGNMENT).find_map(|at| {
-            let sequence = u64::from_le_bytes(self.bytes.get(at..at + 8)?.try_into().ok()?);
-            if sequence <= after {
-                return None;
-            }
-            self.record(at).map(|_| sequence)
-        })
+    fn newer(&self, after: u64) -> Option<u64> {
+        (RECORDS_AT as usize..self.bytes.len())
+            .step_by(ALIGNMENT)
+            .find_map(|at| {
+                let sequence = u64::from_le_bytes(self.bytes.get(at..at + 8)?.try_into().ok()?);
+                if sequence <= after {
+                    return None;
+                }
+                self.record(at).map(|_| sequence)
+            })
     }
 
     /// The sequence and rows of the record at `at`, if there is a whole one, and where the next one would be.
@@ -432,19 +510,32 @@ mod tests {
         let mut bytes = vec![0; RECORDS_AT as usize];
         bytes.extend(records.concat());
         bytes.resize(LOG_BYTES_MIN as usize, 0);
-        Contents { id: ID, bytes }
+        Contents {
+            id: ID,
+            version: VERSION,
+            bytes,
+        }
+    }
+
+    /// A log with records in both halves.
+    fn halves(first: &[Vec<u8>], second: &[Vec<u8>]) -> Contents {
+        let mut contents = contents(first);
+        let at = half_of(LOG_BYTES_MIN, 1).start as usize;
+        let second = second.concat();
+        contents.bytes[at..at + second.len()].copy_from_slice(&second);
+        contents
     }
 
     /// The newest sequence and how many were replayed, or why not.
     fn replay(contents: &Contents, after: u64) -> Result<(u64, usize), String> {
         let mut taken = 0;
-        let end = contents.replay(after, &mut |record| {
+        let runs = contents.replay(after, &mut |_, record| {
             assert_eq!(record.changes.len(), 2);
             taken += 1;
             Ok(())
         });
-        let (_, sequence) = end.map_err(|failure| failure.into_error().to_string())?;
-        Ok((sequence, taken))
+        let runs = runs.map_err(|failure| failure.into_error().to_string())?;
+        Ok((runs.last().map_or(after, |run| run.sequence), taken))
     }
 
     /// The bytes were made by another program from what `docdb-format.md` says.
@@ -476,6 +567,53 @@ mod tests {
             Ok((8, 1))
         );
         assert_eq!(replay(&contents(&[]), 3), Ok((3, 0)));
+    }
+
+    #[test]
+    fn replay_takes_the_halves_in_the_order_of_their_records() {
+        let runs = |contents: &Contents, after| {
+            let runs = contents.replay(after, &mut |_, _| Ok(()));
+            let runs = runs.map_err(|failure| failure.into_error().to_string())?;
+            Ok::<_, String>(
+                runs.iter()
+                    .map(|run| (run.half, run.sequence))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let forth = halves(&[record(5), record(6)], &[record(7)]);
+        assert_eq!(runs(&forth, 4), Ok(vec![(0, 6), (1, 7)]));
+        // A checkpoint had those of the first half, and the second goes on.
+        assert_eq!(runs(&forth, 6), Ok(vec![(1, 7)]));
+        let back = halves(&[record(8), record(9), record(6)], &[record(7)]);
+        assert_eq!(runs(&back, 6), Ok(vec![(1, 7), (0, 9)]));
+        assert_eq!(runs(&back, 9), Ok(vec![]));
+        // One that was begun in the other half and is not whole.
+        let mut torn = record(10);
+        torn[30] ^= 1;
+        assert_eq!(
+            runs(&halves(&[record(8), record(9)], &[torn]), 7),
+            Ok(vec![(0, 9)])
+        );
+        let missing = halves(&[record(5)], &[record(7)]);
+        assert!(runs(&missing, 4).unwrap_err().contains("not the record 6"));
+        // Version 1 had one part: what is in the middle follows what is before it, or nothing.
+        let mut older = contents(&(5..205).map(record).collect::<Vec<_>>());
+        older.version = 1;
+        assert_eq!(runs(&older, 4), Ok(vec![(0, 204)]));
+    }
+
+    #[test]
+    fn halves_are_whole_sectors() {
+        for len in [LOG_BYTES_MIN, LOG_BYTES_MIN + 1, 32 << 10, 12 << 20] {
+            let [first, second] = [0, 1].map(|half| half_of(len, half));
+            assert_eq!(
+                (first.start, first.end, second.end),
+                (RECORDS_AT, second.start, len)
+            );
+            assert_eq!(second.start % HALF_ALIGNMENT, 0);
+            assert!(first.end - first.start <= second.end - second.start);
+            assert_eq!(Log::record_bytes_max_of(len), first.end - first.start);
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The seam to the ordered store: byte strings to byte strings in `memcmp` order, with atomic durable writes and
-//! consistent reads. Seven methods, object-safe and synchronous; everything derived from them lives above, once.
+//! consistent reads. Nine methods, object-safe and synchronous; everything derived from them lives above, once.
 //! [`RedbKv`] is the store on disk, [`MemKv`] the one in memory. Only `catalog`, `index`, `exec`, `lanes`,
 //! `transaction`, `feed` and `verify` call it.
 
@@ -8,9 +8,11 @@ mod failure;
 mod file;
 mod log;
 mod mem;
+mod noted;
 mod overlay;
 mod redb;
 mod rows;
+mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod view;
@@ -139,6 +141,20 @@ pub trait Kv: Send + Sync + 'static {
     /// # Errors
     /// The body's own, or the store's.
     fn write(&self, body: &mut WriteBody<'_>) -> Result<()>;
+
+    /// Whether [`tend`](Self::tend) has something to do. Asked after each commit.
+    fn is_due(&self) -> bool {
+        false
+    }
+
+    /// Does on the caller's thread, beside readers and writers, what the store put off so that no commit waits for it.
+    /// A store that nobody tends makes writers wait now and then.
+    ///
+    /// # Errors
+    /// The store's; nothing is lost by it, and it may be asked again.
+    fn tend(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The value of `key`, copied.

@@ -339,6 +339,12 @@ impl StorageBackend for Handle {
     }
 }
 
+/// Makes a log one of version 1, as programs before this one left it: one part instead of two halves.
+pub fn make_older_log(log: &mut [u8], id: [u8; 16]) {
+    let header = super::log::header(id, 1);
+    log[..header.len()].copy_from_slice(&header);
+}
+
 /// Two stores in step: each answer of the first is compared with the second's, and a difference panics.
 pub struct Mirror {
     first: Box<dyn Kv>,
@@ -367,6 +373,14 @@ impl Kv for Mirror {
             self.second
                 .write(&mut |second| body(&mut BothMut { first, second }))
         })
+    }
+
+    fn is_due(&self) -> bool {
+        self.first.is_due() || self.second.is_due()
+    }
+
+    fn tend(&self) -> Result<()> {
+        self.first.tend().and_then(|()| self.second.tend())
     }
 }
 
@@ -492,5 +506,13 @@ impl Kv for Shaky {
             _ => {}
         }
         self.inner.write(body)
+    }
+
+    fn is_due(&self) -> bool {
+        self.inner.is_due()
+    }
+
+    fn tend(&self) -> Result<()> {
+        self.inner.tend()
     }
 }

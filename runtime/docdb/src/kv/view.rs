@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::ops::{Bound, ControlFlow};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::redb::{
     Database, Durability, ReadOnlyTable, ReadableTable, StorageError, Table, TableDefinition,
@@ -13,6 +13,7 @@ use ::redb::{
 use super::delta::Delta;
 use super::failure::{Failure, closed, storage_error, table_failed, transaction_failed};
 use super::log::record_bytes;
+use super::noted::Noted;
 use super::overlay::{Changes, Overlay};
 use super::rows::{Changed, Found, Rows, hash};
 use super::{Direction, GetVisitor, KvRead, KvWrite, Range, ScanVisitor};
@@ -25,7 +26,9 @@ pub(super) const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition
 pub(super) struct Committed {
     /// The table as redb's last durable commit left it.
     pub(super) table: Arc<ReadOnlyTable<&'static [u8], &'static [u8]>>,
-    /// What was committed since, and may be later than this state.
+    /// What was committed since and is being brought into the table, or is to be.
+    pub(super) frozen: Option<Arc<Delta>>,
+    /// What was committed since that, and may be later than this state.
     pub(super) delta: Arc<Delta>,
     /// The sequence of this state's newest commit.
     pub(super) sequence: u64,
@@ -95,7 +98,8 @@ impl KvRead for View {
             }
             visit(value);
         };
-        if let Some(value) = committed.delta.get(committed.sequence, key) {
+        let frozen = || committed.frozen.as_ref()?.get(committed.sequence, key);
+        if let Some(value) = committed.delta.get(committed.sequence, key).or_else(frozen) {
             return Ok(value.map(|value| keep(&value)).is_some());
         }
         let value = committed
@@ -111,6 +115,7 @@ impl KvRead for View {
         }
         let Committed {
             table,
+            frozen,
             delta,
             sequence,
             ..
@@ -118,7 +123,7 @@ impl KvRead for View {
         let bounds: (Bound<&[u8]>, Bound<&[u8]>) = range.as_bounds();
         let rows = table.range::<&[u8]>(bounds);
         let rows = rows.map_err(|error| fail(&self.failed, error))?;
-        let mut ahead = delta.ahead(*sequence, range, direction);
+        let mut ahead = delta.ahead_of(frozen.as_deref(), *sequence, range, direction);
         let mut next = ahead.next();
         if next.is_none() {
             return scan_rows(rows, &self.failed, direction, visit);
@@ -154,15 +159,32 @@ impl KvRead for View {
     }
 }
 
-/// A transaction of redb's, begun when it is needed.
-pub(super) type Straight = OnceCell<WriteTransaction>;
+/// A transaction of redb's, begun when it is needed, and the turn at the table that goes with it.
+pub(super) struct Straight<'s> {
+    table: &'s Mutex<Noted>,
+    begun: OnceCell<(WriteTransaction, MutexGuard<'s, Noted>)>,
+}
+
+impl<'s> Straight<'s> {
+    /// One that takes its turn at `table`.
+    pub(super) fn new(table: &'s Mutex<Noted>) -> Self {
+        Self {
+            table,
+            begun: OnceCell::new(),
+        }
+    }
+
+    pub(super) fn into_inner(self) -> Option<(WriteTransaction, MutexGuard<'s, Noted>)> {
+        self.begun.into_inner()
+    }
+}
 
 /// A write transaction. Its changes are held in memory, for the log, until they are too many for it: then they go to
 /// redb straight.
-pub(super) struct WriteView<'t> {
+pub(super) struct WriteView<'t, 's> {
     view: &'t View,
     database: &'t Database,
-    transaction: &'t Straight,
+    straight: &'t Straight<'s>,
     record_bytes_max: u64,
     held: Overlay<'t>,
     held_rows: usize,
@@ -182,17 +204,17 @@ pub(super) enum Outcome {
     Straight(Changed),
 }
 
-impl<'t> WriteView<'t> {
+impl<'t, 's> WriteView<'t, 's> {
     pub(super) fn new(
         view: &'t View,
         database: &'t Database,
-        transaction: &'t Straight,
+        straight: &'t Straight<'s>,
         record_bytes_max: u64,
     ) -> Self {
         Self {
             view,
             database,
-            transaction,
+            straight,
             record_bytes_max,
             held: Overlay::new(view),
             held_rows: 0,
@@ -238,10 +260,14 @@ impl<'t> WriteView<'t> {
     }
 
     fn go_straight(&mut self) -> Result<(), Failure> {
+        let noted = self.straight.table.lock().unwrap_or_else(PoisonError::into_inner);
         let transaction = begin(self.database)?;
-        let transaction = self.transaction.get_or_init(|| transaction);
-        let mut table = transaction.open_table(TABLE).map_err(table_failed)?;
-        apply(&self.view.committed.delta, &mut table)?;
+        let begun = self.straight.begun.get_or_init(|| (transaction, noted));
+        let mut table = begun.0.open_table(TABLE).map_err(table_failed)?;
+        let Committed { frozen, delta, .. } = &*self.view.committed;
+        for delta in frozen.iter().chain([delta]) {
+            apply(delta, &mut table)?;
+        }
         let held = std::mem::replace(&mut self.held, Overlay::new(self.view));
         for (key, value) in held.into_changes() {
             set(&mut table, &key, value.as_deref()).map_err(super::failure::storage_failed)?;
@@ -282,7 +308,7 @@ fn set(
     }
 }
 
-impl KvRead for WriteView<'_> {
+impl KvRead for WriteView<'_, '_> {
     fn get(&self, key: &[u8], visit: &mut GetVisitor<'_>) -> Result<bool> {
         let Some(table) = &self.table else {
             return self.held.get(key, visit);
@@ -305,7 +331,7 @@ impl KvRead for WriteView<'_> {
     }
 }
 
-impl KvWrite for WriteView<'_> {
+impl KvWrite for WriteView<'_, '_> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.change(key, Some(value))
     }

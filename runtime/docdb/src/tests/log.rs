@@ -8,8 +8,8 @@ use redb::ReadableDatabase as _;
 
 use super::stores::{on_disk, options};
 use super::*;
-use crate::kv::testing::Disk;
-use crate::kv::{Direction, Kv, KvRead, Part, Range, RedbKv, log_path};
+use crate::kv::testing::{Disk, make_older_log};
+use crate::kv::{Direction, Kv, KvRead, Part, Range, RedbKv, RedbOptions, log_path};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -74,6 +74,8 @@ fn simulate(seed: u64) -> Result<(), String> {
                 0 => disk.fail_sync_after(next(4) as u32),
                 1 => disk.limit(Some(disk.used_bytes() + next(8) * 4096)),
                 2 | 3 => disk.limit(None),
+                // A checkpoint at another moment than when a commit needs it. It may fail like anything else.
+                5..12 => drop(store.tend()),
                 4 if !disk.is_crash_pending() => disk.crash_after(next(40) as u32),
                 _ => {}
             }
@@ -207,9 +209,111 @@ fn a_log_that_is_missing_or_anothers_is_refused() {
 #[test]
 fn a_log_of_a_newer_version_is_refused() {
     let disk = crashed(3);
-    disk.edit(Part::Log, |log| log[16] = 2);
+    disk.edit(Part::Log, |log| log[16] = 3);
     let told = refusal(&disk);
-    assert!(told.contains("its log is of version 2"), "{told}");
+    assert!(told.contains("its log is of version 3"), "{told}");
+}
+
+/// What a program left that knew logs of one part.
+#[test]
+fn a_log_of_version_1_is_brought_in_and_replaced() {
+    for log_bytes in [options().log_bytes, 64 << 10] {
+        let disk = crashed(5);
+        disk.edit(Part::Log, |log| make_older_log(log, options().log_id));
+        let open = || {
+            let options = RedbOptions {
+                log_bytes,
+                ..options()
+            };
+            RedbKv::with_opener(disk.opener(), options).unwrap()
+        };
+        let version = || {
+            let mut version = 0;
+            disk.edit(Part::Log, |log| version = log[16]);
+            version
+        };
+        let store = open();
+        assert_eq!(rows(&store).unwrap()[&vec![2]], [5; 40]);
+        assert_eq!(version(), 1);
+        // It was brought in: nothing is lost if the power fails before anything is written.
+        disk.crash();
+        drop(store);
+        let store = open();
+        assert_eq!(rows(&store).unwrap()[&vec![2]], [5; 40]);
+        put(&store, 2, b"newer").unwrap();
+        assert_eq!(version(), 2);
+        disk.crash();
+        drop(store);
+        let found = rows(&open()).unwrap();
+        assert_eq!(
+            (&found[&vec![1]][..], &found[&vec![2]][..]),
+            (&b"newer"[..], &[5; 40][..])
+        );
+    }
+}
+
+/// While half of the log waits for its checkpoint, commits go on in the other half, and who reads sees all of them.
+#[test]
+fn a_checkpoint_comes_beside_commits() {
+    let disk = Disk::new(1);
+    let store = on_disk(&disk).unwrap();
+    let mut commits = 0;
+    let mut put_until = |due: bool| {
+        while store.is_due() != due {
+            commits += 1;
+            put(&*store, 20, &[commits; 40]).unwrap();
+        }
+        commits
+    };
+    put_until(true);
+    let snapshot = store.snapshot().unwrap();
+    let then = rows_of(&*snapshot).unwrap();
+    put(&*store, 1, b"one more").unwrap();
+    let now = rows(&*store).unwrap();
+    store.tend().unwrap();
+    assert!(!store.is_due());
+    assert_eq!(rows(&*store).unwrap(), now);
+    assert_eq!(rows_of(&*snapshot).unwrap(), then);
+    // Both halves and the table have something now.
+    let last = put_until(true);
+    disk.crash();
+    drop(store);
+    let store = on_disk(&disk).unwrap();
+    assert!(store.is_due(), "the half is there again");
+    assert_eq!(rows(&*store).unwrap()[&vec![19]], [last; 40]);
+    store.tend().unwrap();
+    assert_eq!(rows(&*store).unwrap()[&vec![19]], [last; 40]);
+    disk.crash();
+    drop(store);
+    assert_eq!(rows(&*on_disk(&disk).unwrap()).unwrap()[&vec![19]], [last; 40]);
+}
+
+/// A checkpoint that fails takes nothing with it, neither what it was to bring nor what was committed meanwhile.
+#[test]
+fn a_checkpoint_that_fails_loses_nothing() {
+    for sync in 0.. {
+        let disk = Disk::new(u64::from(sync));
+        let store = on_disk(&disk).unwrap();
+        for commit in 0.. {
+            put(&*store, 20, &[commit; 40]).unwrap();
+            if store.is_due() {
+                break;
+            }
+        }
+        let before = rows(&*store).unwrap();
+        disk.fail_sync_after(sync);
+        if store.tend().is_ok() {
+            assert!(sync > 0, "it has something to sync");
+            return;
+        }
+        assert_eq!(rows(&*store).unwrap(), before, "sync {sync}");
+        put(&*store, 3, b"after").unwrap();
+        let after = rows(&*store).unwrap();
+        assert_eq!(after.len(), before.len());
+        disk.crash();
+        drop(store);
+        assert_eq!(rows(&*on_disk(&disk).unwrap()).unwrap(), after, "sync {sync}");
+    }
 }
 
 #[test]

@@ -14,12 +14,13 @@ use crate::kv::testing::{Disk, Mirror, Shaky};
 use crate::kv::{Direction, KvRead, MemKv, Range, RedbKv, RedbOptions};
 
 pub(super) fn options() -> RedbOptions {
-    let fsyncs = IntCounter::new("fsyncs", "Test.").unwrap();
+    let uncounted = || IntCounter::new("uncounted", "Test.").unwrap();
     RedbOptions {
         cache_bytes: 1 << 20,
         log_bytes: 32 << 10,
         log_id: *b"a log for a test",
-        fsyncs,
+        fsyncs: uncounted(),
+        waits: uncounted(),
     }
 }
 
@@ -74,7 +75,7 @@ fn get_all(store: &dyn KvRead) -> Result<()> {
 /// writer sees both rows of one commit, and never goes back.
 #[test]
 fn a_reader_beside_commits_sees_rows_of_one_state() {
-    const COMMITS: u64 = 300;
+    const COMMITS: u64 = 1000;
     const KEYS: [&[u8]; 2] = [b"a", b"b"];
     let kv = on_disk(&Disk::new(1)).unwrap();
     let write =
@@ -94,6 +95,12 @@ fn a_reader_beside_commits_sees_rows_of_one_state() {
         scope.spawn(|| {
             (1..=COMMITS).for_each(|n| write(n).unwrap());
             done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                kv.tend().unwrap();
+                std::thread::yield_now();
+            }
         });
         for _ in 0..2 {
             scope.spawn(|| {

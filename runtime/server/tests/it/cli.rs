@@ -264,6 +264,7 @@ fn a_database_is_checked_when_its_node_is_stopped() {
         log_bytes: 1 << 20,
         log_id: [7; 16],
         fsyncs: prometheus::IntCounter::new("fsyncs", "not shown").unwrap(),
+        waits: prometheus::IntCounter::new("waits", "not shown").unwrap(),
     };
     let store = RedbKv::open(&file, options).unwrap();
     store
