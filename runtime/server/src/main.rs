@@ -8,6 +8,8 @@ mod cli;
 mod client_api;
 mod config;
 mod front;
+#[cfg(test)]
+mod fuzz;
 mod logs;
 mod maintenance;
 mod metrics;

@@ -1,6 +1,7 @@
 //! Gives a fuzz target its seeds and changes of them in an ordinary test run, the same ones each time: no fuzzer is
 //! needed. For the targets of every crate above this one, too.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use cloudlet_base::{Entropy as _, SeededEntropy};
@@ -48,20 +49,34 @@ impl Dice {
 ///
 /// # Panics
 /// When the target does, telling the input; and when there are no seeds.
-pub fn replay(name: &str, target: fn(&[u8]), mut change: impl FnMut(&mut Dice, &[u8]) -> Vec<u8>) {
-    let seeds = seeds(name);
+pub fn replay(name: &str, target: fn(&[u8]), change: impl FnMut(&mut Dice, &[u8]) -> Vec<u8>) {
+    replay_of(name, &seeds(name), CHANGED_PER_SEED, target, change);
+}
+
+/// The same with seeds of the caller's and so many changes of each.
+///
+/// # Panics
+/// As [`replay`].
+pub fn replay_of(
+    name: &str,
+    seeds: &[Vec<u8>],
+    changed: usize,
+    mut target: impl FnMut(&[u8]),
+    mut change: impl FnMut(&mut Dice, &[u8]) -> Vec<u8>,
+) {
     assert!(!seeds.is_empty(), "the target {name} has no seeds");
     let mut dice = Dice(SeededEntropy::new(1));
-    for seed in &seeds {
-        run(name, target, seed);
-        for _ in 0..CHANGED_PER_SEED {
-            run(name, target, &change(&mut dice, seed));
+    for seed in seeds {
+        run(name, &mut target, seed);
+        for _ in 0..changed {
+            run(name, &mut target, &change(&mut dice, seed));
         }
     }
 }
 
-fn run(name: &str, target: fn(&[u8]), input: &[u8]) {
-    let survived = std::panic::catch_unwind(|| target(input));
+fn run(name: &str, target: &mut impl FnMut(&[u8]), input: &[u8]) {
+    // The target is not called again after a panic.
+    let survived = catch_unwind(AssertUnwindSafe(|| target(input)));
     if survived.is_err() {
         let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
         panic!("target {name} fails with the bytes {hex}");

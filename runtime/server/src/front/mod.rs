@@ -13,7 +13,7 @@ mod listener;
 mod pace;
 pub(crate) mod pipeline;
 pub(crate) mod respond;
-mod route;
+pub(crate) mod route;
 pub(crate) mod signer;
 pub(crate) mod static_files;
 mod tls;

@@ -358,6 +358,50 @@ fn trigger(
     }
 }
 
+/// Whatever host and path are taken, nobody behind could read them differently; and of the routes of an app the longest
+/// wins.
+#[cfg(test)]
+pub(crate) fn fuzz(parts: &Parts) {
+    if let Ok(host) = host(parts) {
+        let odd =
+            |c: char| c.is_ascii_uppercase() || c.is_whitespace() || matches!(c, '/' | '@' | '\\' | '%');
+        assert!(!host.contains(odd), "{host:?}");
+    }
+    let path = parts.uri.path();
+    if check_path(path).is_err() {
+        return;
+    }
+    let decoded: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
+    assert!(!decoded.contains(&0) && !decoded.contains(&b'\\'), "{path:?}");
+    let slashes = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'/').count();
+    assert_eq!(slashes(&decoded), slashes(path.as_bytes()), "{path:?}");
+    for segment in decoded.split(|byte| *byte == b'/') {
+        assert!(!matches!(segment, b"." | b".."), "{path:?}");
+    }
+    // Longest first, as the registry has them.
+    let routes = [
+        ("/api/rooms/", true),
+        ("/hello", false),
+        ("/api/", true),
+        ("/", true),
+    ];
+    let routes = routes.map(|(path, prefix)| HttpRoute {
+        path: path.to_owned(),
+        prefix,
+        methods: Vec::new(),
+        function: "f".into(),
+    });
+    let won = trigger(&routes, path, &parts.method, false);
+    let under = |prefix: &str| format!("{path}/").starts_with(prefix);
+    let expected = match path {
+        _ if under("/api/rooms/") => 0,
+        "/hello" => 1,
+        _ if under("/api/") => 2,
+        _ => 3,
+    };
+    assert_eq!(won.ok().flatten(), Some(expected), "{path:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use http::Request;
