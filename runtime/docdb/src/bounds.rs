@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bson::{RawBson, RawBsonRef};
 
 use crate::collation::{self, Collation, holds_text};
-use crate::geo::{self, CellRange};
+use crate::geo::{self, CellRange, Geo, Grid};
 use crate::keycode;
 use crate::kv::successor;
 use crate::path::Path;
@@ -266,16 +266,25 @@ pub(crate) fn of_filter(filter: &Filter, path: &Path, multikey: bool, by: By<'_>
 /// Where a 2dsphere index has the places that `filter` asks for at `path`; `None` when it asks for none. With `leaves`
 /// all its cells are leaves.
 pub(crate) fn of_places(filter: &Filter, path: &Path, leaves: bool) -> Option<Bounds> {
-    fn of(predicate: &Predicate, leaves: bool) -> Option<Bounds> {
+    of_geo(filter, path, &|geo| Some(Bounds::cells(&geo.ranges(leaves)?)))
+}
+
+/// Where a 2d index of this grid has them.
+pub(crate) fn of_flat_places(filter: &Filter, path: &Path, grid: &Grid) -> Option<Bounds> {
+    of_geo(filter, path, &|geo| Some(Bounds::cells(&geo.flat_ranges(grid)?)))
+}
+
+fn of_geo(filter: &Filter, path: &Path, bounds: &dyn Fn(&Geo) -> Option<Bounds>) -> Option<Bounds> {
+    fn of(predicate: &Predicate, bounds: &dyn Fn(&Geo) -> Option<Bounds>) -> Option<Bounds> {
         match predicate {
-            Predicate::Geo(geo) => Some(Bounds::cells(&geo.ranges(leaves)?)),
-            Predicate::AllOf(all) => all.iter().find_map(|predicate| of(predicate, leaves)),
+            Predicate::Geo(geo) => bounds(geo),
+            Predicate::AllOf(all) => all.iter().find_map(|predicate| of(predicate, bounds)),
             _ => None,
         }
     }
     match filter {
-        Filter::Field { path: at, predicate } if at == path => of(predicate, leaves),
-        Filter::And(all) => all.iter().find_map(|filter| of_places(filter, path, leaves)),
+        Filter::Field { path: at, predicate } if at == path => of(predicate, bounds),
+        Filter::And(all) => all.iter().find_map(|filter| of_geo(filter, path, bounds)),
         _ => None,
     }
 }

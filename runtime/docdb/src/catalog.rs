@@ -12,15 +12,18 @@ use crate::collation::{self, Collation};
 use crate::index::Index;
 use crate::kv::{Direction, KvRead, KvWrite, Range, get_vec};
 use crate::limits::Limits;
-use crate::ops::{Capped, CollectionInfo, CollectionOptions, ValidationAction, ValidationLevel, View};
+use crate::ops::{
+    BucketSpan, Capped, CollectionInfo, CollectionOptions, Granularity, TimeSeries, ValidationAction,
+    ValidationLevel, View,
+};
 use crate::specification;
 use crate::validation::Validator;
 use crate::value::elements;
-use crate::{Code, Error, IndexSpec, Namespace, Result, view};
+use crate::{Code, Error, Grid, IndexKind, IndexSpec, Namespace, Result, time_series, view};
 
 /// The newest format this program reads and the one it writes. It reads the versions before
 /// too, whose catalog rows only lack what later ones brought; `runtime/docs/docdb-format.md` tells the versions apart.
-const FORMAT_VERSION: u32 = 5;
+const FORMAT_VERSION: u32 = 6;
 const FORMAT_VERSION_MIN: u32 = 1;
 /// The version since which a store has a row to make UUIDs of.
 const UUID_VERSION: u32 = 4;
@@ -55,6 +58,8 @@ pub(crate) struct Collection {
     pub(crate) clustered: Option<Arc<str>>,
     /// How it orders strings, if not by their bytes, in `_id`s and for whoever does not say.
     pub(crate) collation: Option<Arc<Collation>>,
+    /// What it is a series of, if its documents are stored by their time and not by their `_id`.
+    pub(crate) time_series: Option<TimeSeries>,
 }
 
 impl Collection {
@@ -76,6 +81,7 @@ impl Collection {
             capped: self.capped,
             clustered: self.clustered.clone(),
             collation: self.collation_document(),
+            time_series: self.time_series.clone(),
         }
     }
 
@@ -102,11 +108,12 @@ impl Collection {
         self.images = options.images;
         self.capped = options.capped;
         self.clustered = options.clustered;
+        self.time_series = options.time_series;
     }
 
-    /// Whether a name is that of the index on `_id`.
+    /// Whether a name is that of the index on `_id`. A time series has none.
     pub(crate) fn is_id_index(&self, name: &str) -> bool {
-        name == self.clustered.as_deref().unwrap_or(ID_INDEX)
+        self.time_series.is_none() && name == self.clustered.as_deref().unwrap_or(ID_INDEX)
     }
 
     /// The secondary index of that name.
@@ -456,8 +463,15 @@ impl Catalog {
             capped: None,
             clustered: None,
             collation: None,
+            time_series: None,
         };
         collection.set_options(options);
+        if let Some(spec) = collection.time_series.as_ref().and_then(TimeSeries::first_index) {
+            let id = self.allocate_id(kv)?;
+            collection
+                .indexes
+                .push(time_series::empty_index(id, spec, &collection)?);
+        }
         self.save(kv, ns, collection)
     }
 
@@ -657,6 +671,11 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         if let Some(seconds) = index.spec.expire_after_seconds {
             row.append(bson::raw::cstr!("expireAfterSeconds"), seconds);
         }
+        if let IndexKind::Plane(Grid { min, max, bits }) = index.spec.kind {
+            row.append(bson::raw::cstr!("min"), min);
+            row.append(bson::raw::cstr!("max"), max);
+            row.append(bson::raw::cstr!("bits"), i64::from(bits));
+        }
         if let Some(background) = index.spec.background {
             row.append(bson::raw::cstr!("background"), background);
         }
@@ -688,6 +707,9 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         row.append(bson::raw::cstr!("collation"), collation.document().to_owned());
         row.append(bson::raw::cstr!("collationTables"), collation::TABLES);
     }
+    if let Some(series) = &collection.time_series {
+        row.append(bson::raw::cstr!("timeSeries"), series_row(series));
+    }
     if let Some(validator) = &collection.validator {
         row.append(bson::raw::cstr!("validator"), validator.document());
     }
@@ -704,6 +726,42 @@ fn row_value(collection: &Collection) -> RawDocumentBuf {
         );
     }
     row
+}
+
+fn series_row(series: &TimeSeries) -> RawDocumentBuf {
+    let mut row = RawDocumentBuf::new();
+    row.append(bson::raw::cstr!("timeField"), &*series.time_field);
+    if let Some(meta) = &series.meta_field {
+        row.append(bson::raw::cstr!("metaField"), &**meta);
+    }
+    match series.span {
+        BucketSpan::Granularity(granularity) => {
+            row.append(bson::raw::cstr!("granularity"), granularity.name());
+        }
+        BucketSpan::Seconds(seconds) => row.append(bson::raw::cstr!("spanSeconds"), i64::from(seconds)),
+    }
+    if let Some(seconds) = series.expire_after_seconds {
+        row.append(bson::raw::cstr!("expireAfterSeconds"), seconds);
+    }
+    row
+}
+
+fn parse_series(row: &RawDocument) -> Option<TimeSeries> {
+    Some(TimeSeries {
+        time_field: row.get_str("timeField").ok()?.into(),
+        meta_field: match row.get("metaField").ok()? {
+            Some(meta) => Some(meta.as_str()?.into()),
+            None => None,
+        },
+        span: match row.get("spanSeconds").ok()? {
+            Some(seconds) => BucketSpan::Seconds(u32::try_from(seconds.as_i64()?).ok()?),
+            None => BucketSpan::Granularity(Granularity::from_name(row.get_str("granularity").ok()?)?),
+        },
+        expire_after_seconds: match row.get("expireAfterSeconds").ok()? {
+            Some(seconds) => Some(seconds.as_i64()?),
+            None => None,
+        },
+    })
 }
 
 /// Appends a field whose name is not a constant. Names come from parsed BSON or checked paths, which have no NUL.
@@ -825,11 +883,17 @@ fn parse_collection(row: &RawDocument) -> Option<Collection> {
         Some(name) => Some(Arc::from(name.as_str()?)),
         None => None,
     };
+    // Of version 6.
+    let time_series = match row.get("timeSeries").ok()? {
+        Some(series) => Some(parse_series(series.as_document()?)?),
+        None => None,
+    };
     Some(Collection {
         id,
         capped,
         clustered,
         collation,
+        time_series,
         // Absent from rows that were written before there was a change log.
         images: row.get_bool("images").unwrap_or(false),
         indexes: indexes.collect::<Option<_>>()?,
@@ -840,7 +904,14 @@ fn parse_collection(row: &RawDocument) -> Option<Collection> {
 }
 
 fn parse_index(row: &RawDocument) -> Option<Index> {
-    let (keys, kind) = specification::parse_keys(row.get_document("key").ok()?).ok()?;
+    let (keys, mut kind) = specification::parse_keys(row.get_document("key").ok()?).ok()?;
+    if let IndexKind::Plane(grid) = &mut kind {
+        *grid = Grid {
+            min: row.get_f64("min").ok()?,
+            max: row.get_f64("max").ok()?,
+            bits: u32::try_from(row.get_i64("bits").ok()?).ok()?,
+        };
+    }
     // Fields of version 2 are there only when they say something.
     let partial = row.get("partialFilterExpression").ok()?;
     let expiry = row.get("expireAfterSeconds").ok()?;

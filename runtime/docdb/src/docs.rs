@@ -655,7 +655,8 @@ impl Docs {
         let engine = self.begin(Op::Catalog);
         Reply::ready(engine.catalog().and_then(|catalog| {
             let collection = catalog.only_collection(ns)?;
-            Ok(std::iter::once(specification::of_id_of(collection))
+            Ok(specification::of_id_of(collection)
+                .into_iter()
                 .chain(
                     collection
                         .indexes
@@ -1072,6 +1073,7 @@ fn rename_one(tx: &mut Tx<'_>, from: &Namespace, to: &Namespace, drop_target: bo
         )
     })?;
     let collection = collection.clone();
+    crate::time_series::refuse(&collection, from, "renameCollection")?;
     if from == to {
         return Err(Error::new(
             Code::IllegalOperation,

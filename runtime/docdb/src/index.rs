@@ -9,6 +9,7 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::catalog::{Collection, append, entry_prefix};
 use crate::collation::{self, Collation};
+use crate::geo::Grid;
 use crate::kv::{Direction, KvRead, KvWrite, Range, successor};
 use crate::path::{IndexValues, Path, index_values};
 use crate::query::Filter;
@@ -20,7 +21,7 @@ const CHUNK_ROWS: usize = 1000;
 /// Bytes of documents after which a step of filling ends.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
-/// Keys of one document in a 2dsphere index: its cells, by the values of the other fields.
+/// Keys of one document in an index of places: its cells, by the values of the other fields.
 const SPHERE_KEYS_MAX: usize = 16_384;
 
 /// A secondary index.
@@ -95,7 +96,8 @@ impl Index {
             IndexKind::Sphere { places } if places.checked_shr(at as u32).unwrap_or(0) & 1 == 1 => {
                 Entered::Cell
             }
-            IndexKind::Sphere { .. } => Entered::Value,
+            IndexKind::Plane(_) if at == 0 => Entered::Cell,
+            IndexKind::Sphere { .. } | IndexKind::Plane(_) => Entered::Value,
         };
         let fields = spec
             .keys
@@ -129,16 +131,24 @@ impl Index {
         !self.spec.hidden && !self.building
     }
 
-    /// Whether it has places by their cells.
-    pub(crate) fn is_on_sphere(&self) -> bool {
-        matches!(self.spec.kind, IndexKind::Sphere { .. })
+    /// Whether it has places by their cells, and no documents without a place.
+    pub(crate) fn is_of_places(&self) -> bool {
+        matches!(self.spec.kind, IndexKind::Sphere { .. } | IndexKind::Plane(_))
+    }
+
+    /// The grid that its cells are of, if they are those of a plane.
+    pub(crate) fn grid(&self) -> Option<Grid> {
+        match self.spec.kind {
+            IndexKind::Plane(grid) => Some(grid),
+            _ => None,
+        }
     }
 
     /// The document's keys.
     ///
     /// # Errors
     /// `CannotIndexParallelArrays` when two independent arrays would be in one key; 16755 for what is no place, and for
-    /// too many keys, in a 2dsphere index.
+    /// too many keys, in a 2dsphere index; 13026, 13027 for what is no pair or not in the grid of a 2d index.
     pub(crate) fn keys(&self, document: &RawDocument) -> Result<DocumentKeys> {
         let mut keys = DocumentKeys::default();
         keys.multikey = self.tuples(document, &mut |tuple| {
@@ -166,9 +176,9 @@ impl Index {
         let values: Vec<IndexValues<'d>> = self
             .fields
             .iter()
-            .map(|field| field.values(document, self.collation.as_ref()))
+            .map(|field| field.values(document, self.collation.as_ref(), self.grid().as_ref()))
             .collect::<Result<_>>()?;
-        if self.is_on_sphere() {
+        if self.is_of_places() {
             return self.tuples_of_places(document, values, visit);
         }
         if self.spec.sparse && values.iter().all(|values| values.missing) {
@@ -189,7 +199,7 @@ impl Index {
         Ok(multikey)
     }
 
-    /// The keys of a 2dsphere index: a document without a place has none, and any array may be combined with any cells.
+    /// The keys of an index of places: a document without a place has none, and any array may be combined with any cells.
     fn tuples_of_places<'d>(
         &self,
         document: &'d RawDocument,
@@ -377,9 +387,13 @@ impl IndexField {
         &self,
         document: &'d RawDocument,
         collation: Option<&Arc<Collation>>,
+        grid: Option<&Grid>,
     ) -> Result<IndexValues<'d>> {
         if self.entered == Entered::Cell {
-            let found = geo::index_cells(document, &self.path)?;
+            let found = match grid {
+                Some(grid) => geo::index_points(document, &self.path, grid)?,
+                None => geo::index_cells(document, &self.path)?,
+            };
             return Ok(IndexValues {
                 missing: found.cells.is_empty(),
                 multikey: found.wide,

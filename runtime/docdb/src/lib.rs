@@ -12,7 +12,7 @@
 //! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
 //! - `forms`: what entries tell beside their keys, so that queries of their fields need no documents.
 //! - `validation`: the filters that collections ask their documents to match.  `view`: collections that are pipelines.
-//! - `capped`: the order and the bounds of capped collections.
+//! - `capped`: the order and the bounds of capped collections.  `time_series`: collections that are stored by time.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
 //! - `pipeline`: aggregation: stages, moving them into the query, running them, their cursors.
 //! - `spill`: what does not fit into memory: sorting and queueing with files.
@@ -70,6 +70,7 @@ mod specification;
 mod tender;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod time_series;
 mod update;
 mod value;
 
@@ -80,6 +81,7 @@ pub use check::check_well_formed;
 pub use docs::{Config, Docs};
 pub use error::{Code, Error, Result};
 pub use feed::{BeforeChange, ChangeCursor, Changed, Changes, FullDocument, Watch, WatchScope, WatchStart};
+pub use geo::Grid;
 pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;

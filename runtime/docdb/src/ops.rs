@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bson::{RawArrayBuf, RawBson, RawDocumentBuf};
 
-use crate::Error;
+use crate::{Error, Grid};
 
 /// A collection of a database. An app's own data live in the database named as the app; the platform's data
 /// about an app in `APP/system`, which no client, function or driver can name, and the node's in `/node`.
@@ -347,6 +347,47 @@ pub struct CollectionOptions {
     /// MongoDB's collation that its commands and indexes have when they name none; `None` is the simple one. It holds for
     /// its `_id`s too, and never changes.
     pub collation: Option<RawDocumentBuf>,
+    /// What its documents measure, if it is a time series: they are stored by their time and may share an `_id`.
+    pub time_series: Option<TimeSeries>,
+}
+
+/// What a time series is of: MongoDB's `timeseries`, and the `expireAfterSeconds` that stands beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeSeries {
+    /// The name of the field that has each document's date. It is never that of another one.
+    pub time_field: Arc<str>,
+    /// The name of the field that tells what is measured; updates ask about and change nothing else.
+    pub meta_field: Option<Arc<str>>,
+    /// What MongoDB's buckets span. It is shown and does nothing: documents are stored one by one.
+    pub span: BucketSpan,
+    /// After how many seconds, 0 to 2^31 - 1, documents expire by their date.
+    pub expire_after_seconds: Option<i64>,
+}
+
+/// How long MongoDB's buckets of measurements are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BucketSpan {
+    /// As goes with how far measurements are apart.
+    Granularity(Granularity),
+    /// So many seconds, `bucketMaxSpanSeconds` and `bucketRoundingSeconds`: 1 to 31,536,000.
+    Seconds(u32),
+}
+
+impl Default for BucketSpan {
+    fn default() -> Self {
+        Self::Granularity(Granularity::Seconds)
+    }
+}
+
+/// How far measurements of one thing are apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Granularity {
+    /// Seconds.
+    Seconds,
+    /// Minutes.
+    Minutes,
+    /// Hours.
+    Hours,
 }
 
 /// The bounds of a capped collection.
@@ -400,6 +441,10 @@ pub struct CollectionChange {
     /// Makes it a capped collection of this size, bytes, without its indexes: MongoDB's `convertToCapped`. Nothing else is
     /// changed then. It may have 100,000 documents.
     pub convert_to_capped: Option<u64>,
+    /// The new span of a time series' buckets, no shorter than the old one.
+    pub span: Option<BucketSpan>,
+    /// After how many seconds a time series' documents expire; `Some(None)` is never.
+    pub expire_after_seconds: Option<Option<i64>>,
 }
 
 /// Which documents a validator is asked of.
@@ -454,7 +499,7 @@ pub struct IndexSpec {
 }
 
 /// What an index enters for its fields.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum IndexKind {
     /// The values, in order.
     #[default]
@@ -467,6 +512,9 @@ pub enum IndexKind {
         /// At least one bit, below 2 to the number of fields; these fields have the direction 1.
         places: u32,
     },
+    /// MongoDB's `2d`: of the first field, whose direction is 1, the cells of a grid that its coordinate pairs are in, of
+    /// the others the values. Documents without such a pair are left out.
+    Plane(Grid),
 }
 
 /// What [`Docs::modify_index`](crate::Docs::modify_index) changes; `None` leaves things as they are.

@@ -17,7 +17,7 @@ use crate::catalog::{Collection, document_prefix, entry_prefix};
 use crate::check::check_well_formed;
 use crate::collation::{self, holds_text};
 use crate::forms;
-use crate::geo::Near;
+use crate::geo::{Grid, Near};
 use crate::index::{Entered, Index, IndexField};
 use crate::kv::{Direction, successor};
 use crate::path::Path;
@@ -41,6 +41,8 @@ static ID_PATH: LazyLock<Result<Path>> = LazyLock::new(|| Path::parse("_id"));
 pub(crate) enum Source {
     /// The documents themselves, in the order of `_id`.
     Documents,
+    /// The documents of a time series themselves, in the order of the dates in this field.
+    Times(Arc<str>),
     /// The documents of a capped collection, in the order in which they came.
     Order,
     /// An index.
@@ -109,13 +111,19 @@ pub(crate) struct NearPlan {
     descending: Vec<bool>,
     /// Whether all cells of the index are leaves.
     leaves: bool,
+    /// The index's grid, if it is one on a plane.
+    pub(crate) grid: Option<Grid>,
 }
 
 impl NearPlan {
     /// The plan for the documents of which something lies between two distances.
     pub(crate) fn in_ring(&self, plan: &Plan, from: f64, to: f64) -> Plan {
         let mut fields = plan.fields.clone();
-        fields.push(Bounds::cells(&self.near.ring(from, to, self.leaves)));
+        let ring = match &self.grid {
+            Some(grid) => self.near.flat_ring(from, to, grid),
+            None => self.near.ring(from, to, self.leaves),
+        };
+        fields.push(Bounds::cells(&ring));
         build(
             plan.collection,
             plan.source.clone(),
@@ -243,6 +251,7 @@ impl Plan {
                 ));
             }
             Source::Documents => (document_prefix(self.collection), vec![("_id", false)]),
+            Source::Times(field) => (document_prefix(self.collection), vec![(&**field, false)]),
             Source::Index(index) => (
                 entry_prefix(index.id),
                 index
@@ -283,7 +292,7 @@ impl Plan {
         self.points
             && match &self.source {
                 Source::Documents => true,
-                Source::Union(_) | Source::Order => false,
+                Source::Union(_) | Source::Order | Source::Times(_) => false,
                 // The begin of a descending field's range may be short of its key.
                 Source::Index(index) => {
                     let whole = self.fields.len() == index.fields.len();
@@ -294,7 +303,7 @@ impl Plan {
 
     /// Whether this reads all documents in the natural order for want of anything better.
     pub(crate) fn is_collection_scan(&self) -> bool {
-        matches!(self.source, Source::Documents | Source::Order) && !self.bounded
+        matches!(self.source, Source::Documents | Source::Times(_) | Source::Order) && !self.bounded
     }
 }
 
@@ -342,7 +351,7 @@ pub(crate) fn consider(
             })?;
             if !has_places(index, filter) {
                 let message = format!(
-                    "the hint names the 2dsphere index {name:?}, and the filter asks for no place that it could have"
+                    "the hint names the index {name:?} of places, and the filter asks for no place that it could have"
                 );
                 return Err(Error::new(Code::NoQueryExecutionPlans, message));
             }
@@ -376,7 +385,7 @@ pub(crate) fn consider(
 /// The plans by one index, the best one first; among equals the collection itself and older indexes come first.
 fn singles(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> Vec<(Plan, Score)> {
     let by_id = by_id(collection, filter, sort);
-    if by_id.0.points && by_id.0.bounded {
+    if by_id.0.points && by_id.0.bounded && collection.time_series.is_none() {
         return vec![by_id];
     }
     let mut plans = vec![by_id];
@@ -390,7 +399,7 @@ fn singles(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) ->
                     .iter()
                     .any(|field| bounds::implies_exists(filter, &field.path))
         };
-        let complete = if index.is_on_sphere() {
+        let complete = if index.is_of_places() {
             has_places(index, filter)
         } else {
             !index.spec.sparse || has_any()
@@ -450,13 +459,13 @@ fn union(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> O
 }
 
 /// Whether all documents that the filter matches have a place in one of the index's fields for places, or it has none:
-/// a 2dsphere index lacks the others.
+/// a 2dsphere or 2d index lacks the others.
 fn has_places(index: &Index, filter: &Filter) -> bool {
     let mut places = index.fields.iter().filter(|field| field.entered == Entered::Cell);
-    !index.is_on_sphere() || places.any(|field| bounds::of_places(filter, &field.path, false).is_some())
+    !index.is_of_places() || places.any(|field| bounds_of(index, field, filter, true).is_some())
 }
 
-/// The plans that give documents in the order of their distance: of 2dsphere indexes that have the place after fields
+/// The plans that give documents in the order of their distance: of 2dsphere and 2d indexes that have the place after fields
 /// that the filter fixes to values, the one with most of these first.
 ///
 /// # Errors
@@ -476,7 +485,12 @@ pub(crate) fn by_distance(
         let Some(place) = place.filter(|_| wanted && index.is_visible() && holds_all(index, filter)) else {
             continue;
         };
-        if !near.is_on_sphere() {
+        let grid = index.grid();
+        let can_serve = match grid {
+            Some(_) => near.is_of_pair(),
+            None => near.is_on_sphere(),
+        };
+        if !can_serve {
             continue;
         }
         let before = index.fields.iter().take(place).enumerate().map(|(at, field)| {
@@ -503,6 +517,7 @@ pub(crate) fn by_distance(
             prefix,
             descending,
             leaves: index.multikey >> place & 1 == 0,
+            grid,
         }));
         plans.push(plan);
     }
@@ -523,7 +538,10 @@ fn bounds_of(index: &Index, field: &IndexField, filter: &Filter, multikey: bool)
         Entered::Value => bounds::of_filter(filter, &field.path, multikey, by),
         Entered::Hash => bounds::of_filter(filter, &field.path, multikey, by)?.hashed(),
         // The bit of a place is also set by shapes that take several cells, or one that is no leaf.
-        Entered::Cell => bounds::of_places(filter, &field.path, index.is_on_sphere() && !multikey),
+        Entered::Cell => match index.grid() {
+            Some(grid) => bounds::of_flat_places(filter, &field.path, &grid),
+            None => bounds::of_places(filter, &field.path, !multikey),
+        },
     }
 }
 
@@ -550,7 +568,13 @@ fn score(plan: &Plan, unique: bool, sort: Option<&SortSpec>, field_count: usize)
 
 fn scan(collection: &Collection, sort: Option<&SortSpec>) -> Plan {
     let prefix = collection.prefix();
-    let mut plan = build(collection.id, Source::Documents, prefix, &[false], Vec::new());
+    let mut plan = build(
+        collection.id,
+        natural_source(collection),
+        prefix,
+        &[false],
+        Vec::new(),
+    );
     if collection.capped.is_some() {
         let (from, to) = capped::places(collection.id);
         plan.source = Source::Order;
@@ -561,8 +585,21 @@ fn scan(collection: &Collection, sort: Option<&SortSpec>) -> Plan {
     plan
 }
 
+/// Where the documents of a collection that is not capped are.
+fn natural_source(collection: &Collection) -> Source {
+    match &collection.time_series {
+        Some(series) => Source::Times(series.time_field.clone()),
+        None => Source::Documents,
+    }
+}
+
+/// The plan by what the documents are stored by: their `_id`, or the time of a time series.
 fn by_id(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> (Plan, Score) {
-    let Ok(path) = &*ID_PATH else {
+    let time = collection
+        .time_series
+        .as_ref()
+        .map(|series| Path::parse(&series.time_field));
+    let Ok(path) = time.as_ref().unwrap_or(&ID_PATH) else {
         return (scan(collection, sort), (false, 0, false, false));
     };
     let by = collection.collation.as_ref();
@@ -571,14 +608,14 @@ fn by_id(collection: &Collection, filter: &Filter, sort: Option<&SortSpec>) -> (
     let exact = by.is_none() && bounds::is_exact(filter, &[path][..fields.len()]);
     let mut plan = build(
         collection.id,
-        Source::Documents,
+        natural_source(collection),
         collection.prefix(),
         &[false],
         fields,
     );
     plan.set_direction(direction, sort);
     plan.exact = exact;
-    let score = score(&plan, true, sort, 1);
+    let score = score(&plan, collection.time_series.is_none(), sort, 1);
     (plan, score)
 }
 
@@ -626,9 +663,9 @@ fn by_index_with(
             bounds::of_element(filter, field.tail_below(path)?, index.collation.as_ref())
         });
         let from_element = within.is_some();
-        // Otherwise two such fields may be met by different elements; an entry holds one element's values. A 2dsphere
-        // index has all combinations.
-        if multikey && !from_element && multikey_used.is_some() && !index.is_on_sphere() {
+        // Otherwise two such fields may be met by different elements; an entry holds one element's values. An index of
+        // places has all combinations.
+        if multikey && !from_element && multikey_used.is_some() && !index.is_of_places() {
             break;
         }
         let bounds = within.or_else(|| bounds_of(index, field, filter, multikey));

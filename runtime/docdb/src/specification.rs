@@ -11,7 +11,7 @@ use crate::collation::Collation;
 use crate::limits::Limits;
 use crate::query::{Filter, Predicate};
 use crate::value::{as_whole, fields, is_number, is_true, shown};
-use crate::{Code, Error, IndexKind, IndexSpec, Result};
+use crate::{Code, Error, Grid, IndexKind, IndexSpec, Result};
 
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 255;
@@ -35,7 +35,7 @@ impl IndexSpec {
     pub fn parse(document: &RawDocument) -> Result<IndexSpec> {
         crate::check::check_well_formed(document, crate::query::ARGUMENT_DEPTH_MAX)?;
         let mut spec = IndexSpec::default();
-        let mut named = None;
+        let (mut named, mut grid) = (None, Grid::default());
         for (option, value) in fields(document) {
             let mistyped = |wanted: &str| {
                 let message = format!("the field '{option}' must be {wanted}, found {}", shown(value));
@@ -84,6 +84,21 @@ impl IndexSpec {
                         ));
                     }
                 }
+                // Of other indexes than 2d ones they mean nothing, as in MongoDB.
+                "min" | "max" | "bits" => {
+                    let number = crate::geo::number(value).ok_or_else(|| mistyped("a number"))?;
+                    match option {
+                        "min" => grid.min = number,
+                        "max" => grid.max = number,
+                        _ if (1.0..=32.0).contains(&number) => grid.bits = number as u32,
+                        _ => {
+                            let message = format!(
+                                "bits for hash must be > 0 and <= 32, but {number} bits were specified"
+                            );
+                            return Err(Error::new(Code::InvalidOptions, message));
+                        }
+                    }
+                }
                 // `dropDups` means nothing since MongoDB 3.0, which passes it over, too.
                 "background" => spec.background = Some(flag()?),
                 "v" | "ns" | "dropDups" | "hashVersion" => {}
@@ -92,6 +107,9 @@ impl IndexSpec {
                     return Err(Error::new(Code::InvalidIndexSpecificationOption, message));
                 }
             }
+        }
+        if let IndexKind::Plane(of_index) = &mut spec.kind {
+            *of_index = grid;
         }
         spec.name = match named {
             Some(name) => name.into(),
@@ -134,6 +152,16 @@ impl IndexSpec {
         if let IndexKind::Sphere { .. } = self.kind {
             document.append(cstr!("2dsphereIndexVersion"), SPHERE_VERSION);
         }
+        if let IndexKind::Plane(grid) = self.kind {
+            let usual = Grid::default();
+            if grid.min != usual.min || grid.max != usual.max {
+                document.append(cstr!("min"), grid.min);
+                document.append(cstr!("max"), grid.max);
+            }
+            if grid.bits != usual.bits {
+                document.append(cstr!("bits"), i32::try_from(grid.bits).unwrap_or(i32::MAX));
+            }
+        }
         if let Some(collation) = &self.collation {
             document.append(cstr!("collation"), collation.as_ref());
         }
@@ -147,7 +175,10 @@ impl IndexSpec {
             let value = match self.kind {
                 IndexKind::Hashed => RawBsonRef::String("hashed"),
                 IndexKind::Sphere { places } if places >> at & 1 == 1 => RawBsonRef::String("2dsphere"),
-                IndexKind::Ordered | IndexKind::Sphere { .. } => RawBsonRef::Int32(*direction),
+                IndexKind::Plane(_) if at == 0 => RawBsonRef::String("2d"),
+                IndexKind::Ordered | IndexKind::Sphere { .. } | IndexKind::Plane(_) => {
+                    RawBsonRef::Int32(*direction)
+                }
             };
             append(&mut pattern, path, value);
         }
@@ -165,8 +196,11 @@ impl IndexSpec {
     }
 }
 
-/// The index that every collection has, as one shows it.
-pub(crate) fn of_id_of(collection: &Collection) -> IndexSpec {
+/// The index on `_id` that a collection has, as one shows it; a time series has none.
+pub(crate) fn of_id_of(collection: &Collection) -> Option<IndexSpec> {
+    if collection.time_series.is_some() {
+        return None;
+    }
     let mut spec = match &collection.clustered {
         None => of_id(),
         Some(name) => IndexSpec {
@@ -176,7 +210,7 @@ pub(crate) fn of_id_of(collection: &Collection) -> IndexSpec {
         },
     };
     spec.collation = collection.collation_document();
-    spec
+    Some(spec)
 }
 
 /// The index that every collection has.
@@ -207,6 +241,7 @@ pub(crate) fn parse_keys(pattern: &RawDocument) -> Result<(Keys, IndexKind)> {
     let mut keys: Keys = Vec::new();
     let mut hashed = false;
     let mut places = 0_u32;
+    let mut plane = false;
     for (path, value) in fields(pattern) {
         let direction = match value {
             RawBsonRef::String("hashed") => {
@@ -218,11 +253,15 @@ pub(crate) fn parse_keys(pattern: &RawDocument) -> Result<(Keys, IndexKind)> {
                 places |= 1_u32.checked_shl(keys.len() as u32).unwrap_or(1);
                 1
             }
+            RawBsonRef::String("2d") if plane => {
+                return Err(Error::new(Code::Location(16_800), "can't have 2 geo fields"));
+            }
+            RawBsonRef::String("2d") if !keys.is_empty() => {
+                return Err(Error::new(Code::Location(16_801), "2d has to be first in index"));
+            }
             RawBsonRef::String("2d") => {
-                return refuse(
-                    "indexes on a plane (\"2d\") are not supported; \"2dsphere\" takes coordinate pairs, too"
-                        .to_owned(),
-                );
+                plane = true;
+                1
             }
             RawBsonRef::String(other) => return refuse(format!("Unknown index plugin '{other}'")),
             value if is_number(value) => {
@@ -249,7 +288,11 @@ pub(crate) fn parse_keys(pattern: &RawDocument) -> Result<(Keys, IndexKind)> {
             "a hashed index has one field only; compound hashed indexes are not supported".to_owned(),
         );
     }
+    if plane && (hashed || places != 0) {
+        return refuse("a 2d index has no other kinds of fields than ordered ones".to_owned());
+    }
     let kind = match (hashed, places) {
+        _ if plane => IndexKind::Plane(Grid::default()),
         (true, _) => IndexKind::Hashed,
         (false, 0) => IndexKind::Ordered,
         (false, places) => IndexKind::Sphere { places },
@@ -267,25 +310,36 @@ pub(crate) fn check_index(
     limits: &Limits,
 ) -> Result<Option<IndexSpec>> {
     check(spec)?;
+    if let Some(series) = &collection.time_series {
+        crate::time_series::check_index(series, spec)?;
+    }
     let mut spec = spec.clone();
     spec.collation = match &spec.collation {
         None => collection.collation_document(),
         Some(own) => Collation::parse(own)?.map(|collation| collation.document().to_owned()),
     };
+    if matches!(spec.kind, IndexKind::Plane(_)) && spec.collation.is_some() {
+        return Err(Error::new(
+            Code::CannotCreateIndex,
+            "an index of the kind \"2d\" has no collation; name {locale: \"simple\"} for it",
+        ));
+    }
     check_against(collection, &spec, limits).map(|new| new.then_some(spec))
 }
 
 /// Whether an index must be made whose collation is settled.
 fn check_against(collection: &Collection, spec: &IndexSpec, limits: &Limits) -> Result<bool> {
-    let is_id =
-        matches!(spec.keys.as_slice(), [(path, 1)] if &**path == "_id") && spec.kind == IndexKind::Ordered;
+    let is_id = matches!(spec.keys.as_slice(), [(path, 1)] if &**path == "_id")
+        && spec.kind == IndexKind::Ordered
+        && collection.time_series.is_none();
     if is_id && spec.collation != collection.collation_document() {
         return Err(Error::new(
             Code::BadValue,
             "The _id index must have the same collation as the collection",
         ));
     }
-    if is_id || &*spec.name == ID_INDEX || collection.is_id_index(&spec.name) {
+    let is_named_so = &*spec.name == ID_INDEX && collection.time_series.is_none();
+    if is_id || is_named_so || collection.is_id_index(&spec.name) {
         let plain = spec.partial_filter.is_none() && spec.expire_after_seconds.is_none() && !spec.hidden;
         if is_id && !spec.sparse && plain {
             return Ok(false);
@@ -321,7 +375,7 @@ fn check_against(collection: &Collection, spec: &IndexSpec, limits: &Limits) -> 
             return Err(Error::new(Code::IndexOptionsConflict, message));
         }
     }
-    // The index on _id counts, as in MongoDB.
+    // The index on _id counts, as in MongoDB, also where there is none.
     if collection.indexes.len() + 1 >= limits.indexes_max {
         let message = format!(
             "too many indexes: {} with _id_, and indexes_max is {}",
@@ -399,6 +453,26 @@ fn check(spec: &IndexSpec) -> Result<()> {
         if places == 0 || beyond != 0 || turned {
             return refuse(format!(
                 "index {name:?} has no field for a place, or one in the direction -1"
+            ));
+        }
+    }
+    if let IndexKind::Plane(grid) = spec.kind {
+        if spec.unique {
+            return refuse(
+                "a 2d index can't be unique: it has places by the cells that they are in".to_owned(),
+            );
+        }
+        if spec.keys.first().is_some_and(|(_, direction)| *direction != 1) {
+            return refuse(format!("index {name:?} has a place in the direction -1"));
+        }
+        let extent = grid.max - grid.min;
+        if !extent.is_finite() || extent <= 0.0 || !(1..=32).contains(&grid.bits) {
+            return Err(Error::new(
+                Code::InvalidOptions,
+                format!(
+                    "region for hash must be valid and have positive area, but [{}, {}] was specified",
+                    grid.min, grid.max
+                ),
             ));
         }
     }

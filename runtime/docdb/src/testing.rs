@@ -204,6 +204,7 @@ pub fn fuzz_geo(data: &[u8]) {
         return;
     };
     crate::geo::check_laws(RawBsonRef::Document(asked), RawBsonRef::Document(stored));
+    crate::geo::check_flat_laws(asked, stored);
 }
 
 /// A sort and a document to compare with its own key.

@@ -98,6 +98,7 @@ impl Validator {
 /// # Errors
 /// `InvalidOptions` where no validator may be, `BSONObjectTooLarge` for one that is too large, those of a filter.
 pub(crate) fn check(ns: &Namespace, options: &CollectionOptions, scope: &Scope) -> Result<()> {
+    crate::time_series::check_options(ns, options)?;
     if let Some(capped) = &options.capped {
         let refuse = |message: String| Err(Error::new(Code::BadValue, message));
         let Capped { size, max } = *capped;
@@ -179,6 +180,7 @@ impl CollectionOptions {
         if let Some(collation) = &self.collation {
             document.append(cstr!("collation"), collation.as_ref());
         }
+        crate::time_series::append_options(self.time_series.as_ref(), &mut document);
         document
     }
 }

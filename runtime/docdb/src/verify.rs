@@ -16,7 +16,7 @@ use crate::check::check_well_formed;
 use crate::index::{Entry, Index, stored};
 use crate::kv::{Direction, Kv as _, KvRead, LOG_BYTES, Range, RedbKv, RedbOptions, get_vec, successor};
 use crate::value::field;
-use crate::{Code, Error, Limits, Namespace, Result, feed, keycode, show};
+use crate::{Code, Error, Limits, Namespace, Result, feed, keycode, show, time_series};
 
 /// Rows between two looks at the clock, or two reports of progress.
 const ROWS_PER_TICK: u64 = 256;
@@ -269,9 +269,16 @@ impl<'c> Check<'c> {
                 Err(what) => return check.find(ns, None, Some(shown(id)), &what),
             };
             let own_id = field(document, "_id");
-            let expected = own_id.map(|id| collection.id_bytes(id)).unwrap_or_default();
             let name = own_id.map(show::value);
-            if expected != id {
+            if let Some(series) = &collection.time_series {
+                if !time_series::is_place_of(series, document, id) {
+                    let what = format!(
+                        "the measurement is not under the key of its time, but under {}",
+                        shown(id)
+                    );
+                    return check.find(ns, None, name, &what);
+                }
+            } else if own_id.map(|id| collection.id_bytes(id)).unwrap_or_default() != id {
                 let what = format!(
                     "the document is not under the key of its _id, but under that of {}",
                     shown(id)

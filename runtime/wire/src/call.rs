@@ -18,6 +18,7 @@ use crate::frame::{ReplyForm, Request, Sequence};
 use crate::logical_time;
 use crate::metrics::{Limit, Raised};
 use crate::operations::{Operation, Running};
+use crate::profile;
 use crate::roles::Need;
 use crate::sessions::{SessionId, Turn, Writes};
 use crate::shared::Shared;
@@ -176,8 +177,9 @@ pub(crate) async fn answer(
     let mut listed = None;
     let outcome = carry_out(shared, conn, request, name, verb, (cancel, &mut listed)).await;
     // Whatever its work made of being told to stop.
-    let outcome = match listed {
-        Some(running) if running.operation.is_killed() => outcome.map_err(|_| interrupted()),
+    let operation = listed.map(|running| running.operation.clone());
+    let outcome = match &operation {
+        Some(operation) if operation.is_killed() => outcome.map_err(|_| interrupted()),
         _ => outcome,
     };
     let (reply, ok) = match outcome {
@@ -208,6 +210,11 @@ pub(crate) async fn answer(
     let label = verb.map_or("unknown", Verb::name);
     shared.metrics.command(label, ok);
     let took = shared.now().saturating_sub(began);
+    if let (Some(operation), Outcome::Reply(reply)) = (&operation, &outcome)
+        && verb.is_some_and(Verb::is_profiled)
+    {
+        profile::note(shared, operation, reply, took).await;
+    }
     shared.metrics.command_seconds.observe(took.as_secs_f64());
     outcome
 }

@@ -40,6 +40,7 @@ mod cursors;
 mod failpoint;
 mod logical_time;
 mod operations;
+mod profile;
 mod sessions;
 mod transactions;
 

@@ -149,6 +149,33 @@ impl Operation {
         self.killed.load(Ordering::Relaxed)
     }
 
+    /// The database and the collection that it is about, the latter `$cmd` if it is about none.
+    pub(crate) fn namespace(&self) -> (&str, &str) {
+        self.ns.split_once('.').unwrap_or((&self.ns, ""))
+    }
+
+    /// What the profiler tells of it.
+    pub(crate) fn profiled(&self, took: Duration) -> RawDocumentBuf {
+        let mut row = rawdoc! {
+            "op": self.op,
+            "ns": &*self.ns,
+            "command": self.command.clone(),
+            "millis": i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
+            "ts": self.began_at,
+            "client": &*self.client,
+        };
+        if let Some(app_name) = &self.app_name {
+            row.append(cstr!("appName"), &**app_name);
+        }
+        let mut users = RawArrayBuf::new();
+        if let Some((_, name, db)) = &self.user {
+            row.append(cstr!("user"), format!("{name}@{db}"));
+            users.push(rawdoc! { "user": &**name, "db": &**db });
+        }
+        row.append(cstr!("allUsers"), users);
+        row
+    }
+
     fn to_document(&self, now: Duration) -> RawDocumentBuf {
         let ran = now.saturating_sub(self.began);
         let began_at = self.began_at.try_to_rfc3339_string().unwrap_or_default();

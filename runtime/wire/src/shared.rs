@@ -17,6 +17,7 @@ use crate::limits::Limits;
 use crate::logical_time::LogicalTime;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
+use crate::profile::Profiler;
 use crate::roles::Grant;
 use crate::sessions::Sessions;
 use crate::throttle::Throttle;
@@ -141,6 +142,7 @@ impl Wire {
                 users,
                 throttle: Throttle::default(),
                 operations: Operations::default(),
+                profiler: Profiler::default(),
                 cursors: Cursors::default(),
                 sessions: Sessions::default(),
                 fail_point: FailPoint::default(),
@@ -229,6 +231,7 @@ pub(crate) struct Shared {
     pub(crate) users: Users,
     pub(crate) throttle: Throttle,
     pub(crate) operations: Operations,
+    pub(crate) profiler: Profiler,
     pub(crate) cursors: Cursors,
     pub(crate) sessions: Sessions,
     pub(crate) fail_point: FailPoint,

@@ -68,6 +68,8 @@ verbs! {
     DbStats = "dbStats" | "dbstats", Read;
     CollStats = "collStats" | "collstats", Read;
     Validate = "validate", Admin;
+    Profile = "profile", Admin;
+    CheckMetadata = "checkMetadataConsistency", Admin;
     StartSession = "startSession", Login;
     RefreshSessions = "refreshSessions", Login;
     KillSessions = "killSessions", Login;
@@ -115,6 +117,11 @@ impl Verb {
                     | Verb::CommitTransaction
                     | Verb::AbortTransaction
             )
+    }
+
+    /// Whether the profiler writes it down: not what connections are kept up with.
+    pub(crate) fn is_profiled(self) -> bool {
+        self.need() != Need::Nothing && self != Verb::Profile
     }
 
     /// Whether it may be sent again under its number.

@@ -24,6 +24,7 @@ const DOCUMENTS_MAX: usize = 100_000;
 /// collection of too many documents and while an index is built.
 pub(crate) fn convert_to_capped(tx: &mut Tx<'_>, ns: &Namespace, size: u64) -> Result<()> {
     let before = tx.catalog.only_collection(ns)?.clone();
+    crate::time_series::refuse(&before, ns, "convertToCapped")?;
     let mut options = before.options();
     options.capped = Some(Capped { size, max: None });
     crate::validation::check(ns, &options, &tx.engine.scope(&Deadline::NEVER))?;

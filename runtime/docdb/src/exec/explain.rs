@@ -7,6 +7,7 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf};
 
 use super::Query;
 use super::scan::Meter;
+use crate::bounds::Bounds;
 use crate::catalog::{Catalog, append};
 use crate::engine::Engine;
 use crate::kv::{Direction, KvRead};
@@ -109,8 +110,12 @@ fn scan_stage(plan: &Plan) -> RawDocumentBuf {
     };
     match &plan.source {
         Source::Documents | Source::Order => index_scan(plan, &specification::of_id(), false, direction),
+        Source::Times(field) => by_time(plan, field, direction),
         Source::Index(index) if plan.near.is_some() => {
-            let mut near = stage("GEO_NEAR_2DSPHERE");
+            let mut near = stage(match index.grid() {
+                Some(_) => "GEO_NEAR_2D",
+                None => "GEO_NEAR_2DSPHERE",
+            });
             near.append(cstr!("keyPattern"), index.spec.key_pattern());
             near.append(cstr!("indexName"), &*index.spec.name);
             near
@@ -136,7 +141,11 @@ fn shown_plan(plan: &Plan, query: &Query, used_disk: Option<bool>) -> RawDocumen
     };
     let mut at = match &plan.source {
         Source::Documents if plan.is_id_lookup() => stage("IDHACK"),
-        Source::Documents | Source::Order
+        // MongoDB's name for reading a part of what is stored in that order.
+        Source::Times(field) if !plan.is_collection_scan() || (plan.sorted && query.sort.is_some()) => {
+            by_time(plan, field, direction)
+        }
+        Source::Times(_) | Source::Documents | Source::Order
             if plan.is_collection_scan() && !(plan.sorted && query.sort.is_some()) =>
         {
             let mut scan = stage("COLLSCAN");
@@ -170,6 +179,38 @@ fn shown_plan(plan: &Plan, query: &Query, used_disk: Option<bool>) -> RawDocumen
     at
 }
 
+/// A scan of a time series by its own order.
+fn by_time(plan: &Plan, field: &str, direction: &str) -> RawDocumentBuf {
+    let mut scan = stage("CLUSTERED_IXSCAN");
+    scan.append(cstr!("direction"), direction);
+    let mut bounds = RawDocumentBuf::new();
+    append(
+        &mut bounds,
+        field,
+        RawBsonRef::Array(&shown_bounds(plan.fields.first(), false)),
+    );
+    scan.append(cstr!("indexBounds"), bounds);
+    scan
+}
+
+/// The intervals of a field.
+fn shown_bounds(bounds: Option<&Bounds>, descending: bool) -> RawArrayBuf {
+    let mut intervals = RawArrayBuf::new();
+    match bounds {
+        Some(field) => {
+            let shown = field.intervals.iter().map(|interval| interval.show(descending));
+            let mut shown: Vec<String> = shown.collect();
+            if descending {
+                shown.reverse();
+            }
+            shown.into_iter().for_each(|text| intervals.push(text));
+        }
+        None if descending => intervals.push("[MaxKey, MinKey]"),
+        None => intervals.push("[MinKey, MaxKey]"),
+    }
+    intervals
+}
+
 fn index_scan(plan: &Plan, spec: &IndexSpec, multikey: bool, direction: &str) -> RawDocumentBuf {
     let mut scan = stage("IXSCAN");
     scan.append(cstr!("keyPattern"), spec.key_pattern());
@@ -181,19 +222,7 @@ fn index_scan(plan: &Plan, spec: &IndexSpec, multikey: bool, direction: &str) ->
     scan.append(cstr!("direction"), direction);
     let mut bounds = RawDocumentBuf::new();
     for (place, (path, sign)) in spec.keys.iter().enumerate() {
-        let mut intervals = RawArrayBuf::new();
-        match plan.fields.get(place) {
-            Some(field) => {
-                let shown = field.intervals.iter().map(|interval| interval.show(*sign < 0));
-                let mut shown: Vec<String> = shown.collect();
-                if *sign < 0 {
-                    shown.reverse();
-                }
-                shown.into_iter().for_each(|text| intervals.push(text));
-            }
-            None if *sign < 0 => intervals.push("[MaxKey, MinKey]"),
-            None => intervals.push("[MinKey, MaxKey]"),
-        }
+        let intervals = shown_bounds(plan.fields.get(place), *sign < 0);
         append(&mut bounds, path, RawBsonRef::Array(&intervals));
     }
     scan.append(cstr!("indexBounds"), bounds);

@@ -67,7 +67,8 @@ pub(crate) fn find(
 ) -> Result<Option<Page>> {
     let mut documents = Vec::new();
     if let Some(collection) = catalog.collection(ns) {
-        if collection.collation.is_some() && holds_text(id) {
+        // A time series may have several, and has them by their time.
+        if collection.time_series.is_some() || (collection.collation.is_some() && holds_text(id)) {
             return Ok(None);
         }
         meter.check_deadline()?;

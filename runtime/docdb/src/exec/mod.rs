@@ -387,7 +387,8 @@ fn index_keys(plan: &Plan, ordered: bool) -> Result<Box<[Path]>> {
     };
     match &plan.source {
         Source::Documents if plan.bounded || (ordered && plan.sorted) => Ok([Path::parse("_id")?].into()),
-        Source::Documents | Source::Order => Ok(Box::default()),
+        Source::Times(field) if plan.bounded || (ordered && plan.sorted) => Ok([Path::parse(field)?].into()),
+        Source::Documents | Source::Times(_) | Source::Order => Ok(Box::default()),
         Source::Index(index) if index.multikey != 0 => refused("an index with arrays"),
         Source::Index(index) => Ok(index.fields.iter().map(|field| field.path.clone()).collect()),
         Source::Union(_) => refused("several indexes"),
@@ -440,7 +441,7 @@ pub(crate) fn rebind(catalog: &Catalog, ns: &Namespace, plan: &mut Plan) -> Resu
         .filter(|collection| collection.id == plan.collection);
     let collection = collection.ok_or_else(|| gone(format!("collection {ns}")))?;
     match &mut plan.source {
-        Source::Documents | Source::Order => {}
+        Source::Documents | Source::Times(_) | Source::Order => {}
         Source::Index(index) => {
             let now = collection.indexes.iter().find(|now| now.id == index.id);
             *index = now
@@ -526,7 +527,7 @@ fn scan_page(
         &query.filter,
         start.as_deref(),
         meter,
-        &mut |key, document| {
+        &mut |row, document| {
             if *skip > 0 {
                 *skip -= 1;
                 return Ok(ControlFlow::Continue(()));
@@ -543,13 +544,13 @@ fn scan_page(
             }
             if page.is_full() {
                 done = false;
-                last = Some(key.to_vec());
+                last = Some(row.key.to_vec());
                 return Ok(ControlFlow::Break(()));
             }
             // The key is needed only if this turns out to be the page's last document.
             let last = last.get_or_insert_default();
             last.clear();
-            last.extend_from_slice(key);
+            last.extend_from_slice(row.key);
             Ok(ControlFlow::Continue(()))
         },
     )?;

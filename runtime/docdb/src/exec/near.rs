@@ -4,20 +4,14 @@
 
 use std::ops::ControlFlow;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::RawDocumentBuf;
 
-use super::scan::{MatchVisitor, Meter, scan_one};
-use crate::geo::EARTH_RADIUS_METRES;
+use super::scan::{MatchVisitor, Meter, Row, scan_one};
 use crate::kv::KvRead;
 use crate::plan::{NearPlan, Plan};
 use crate::query::Filter;
-use crate::value::field;
-use crate::{Code, Error, Result, keycode};
+use crate::{Code, Error, Result};
 
-/// How wide the first ring is, as an angle: a kilometre.
-const FIRST_WIDTH: f64 = 1000.0 / EARTH_RADIUS_METRES;
-/// A ring that is no wider is not made narrower: two centimetres.
-const WIDTH_MIN: f64 = 0.02 / EARTH_RADIUS_METRES;
 /// A ring with fewer documents is followed by one that is twice as wide.
 const RING_DOCUMENTS_MIN: usize = 200;
 /// A ring with more documents is tried again with half the width.
@@ -25,7 +19,7 @@ const RING_DOCUMENTS_MAX: usize = 1000;
 /// So is one with more bytes of documents.
 const RING_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Where a document is among those of a ring: its distance, then its `_id`.
+/// Where a document is among those of a ring: its distance, then its key.
 #[derive(Debug, Clone, PartialEq)]
 struct Place {
     away: f64,
@@ -41,7 +35,7 @@ impl Place {
     }
 }
 
-/// The row key that a cursor goes on after: the distance and the ring's width as doubles, and keycode(_id).
+/// The row key that a cursor goes on after: the distance and the ring's width as doubles, and the document's key.
 fn row_key(place: &Place, width: f64) -> Vec<u8> {
     [
         &place.away.to_be_bytes(),
@@ -83,10 +77,12 @@ pub(super) fn scan_near(
     visit: &mut MatchVisitor<'_>,
 ) -> Result<()> {
     let after = after.and_then(from_row_key);
-    let farthest = near.near.to.min(std::f64::consts::PI);
+    let farthest = near.near.farthest(near.grid.as_ref());
+    // How wide the first ring is, and the one that is not made narrower.
+    let (first_width, width_min) = near.near.widths(near.grid.as_ref());
     let (mut from, mut width) = match &after {
         Some((place, width)) => (place.away, *width),
-        None => (near.near.from, FIRST_WIDTH),
+        None => (near.near.from, first_width),
     };
     let after = after.map(|(place, _)| place);
     loop {
@@ -101,7 +97,7 @@ pub(super) fn scan_near(
             to: if is_last { farthest } else { to },
             is_last,
         };
-        let found = match look.ring(after.as_ref(), width > WIDTH_MIN, meter)? {
+        let found = match look.ring(after.as_ref(), width > width_min, meter)? {
             Ring::Whole(found) => found,
             Ring::TooMuch => {
                 width /= 2.0;
@@ -109,7 +105,11 @@ pub(super) fn scan_near(
             }
         };
         for (place, document) in &found {
-            if visit(&row_key(place, width), document)?.is_break() {
+            let row = Row {
+                key: &row_key(place, width),
+                id: &place.id,
+            };
+            if visit(row, document)?.is_break() {
                 return Ok(());
             }
         }
@@ -143,14 +143,14 @@ impl Look<'_> {
         let mut found: Vec<(Place, RawDocumentBuf)> = Vec::new();
         let mut bytes = 0;
         let mut too_much = false;
-        scan_one(self.kv, &plan, self.filter, None, meter, &mut |_, document| {
+        scan_one(self.kv, &plan, self.filter, None, meter, &mut |row, document| {
             let Some((away, _)) = near.nearest(document, &self.near.path) else {
                 return Ok(ControlFlow::Continue(()));
             };
             let inside = away >= self.from && (away < self.to || (self.is_last && away <= self.to));
             let place = Place {
                 away,
-                id: id_key(document),
+                id: row.id.to_vec(),
             };
             if !inside || after.is_some_and(|after| !place.is_after(after)) {
                 return Ok(ControlFlow::Continue(()));
@@ -178,12 +178,4 @@ impl Look<'_> {
         found.sort_by(|(a, _), (b, _)| a.away.total_cmp(&b.away).then_with(|| a.id.cmp(&b.id)));
         Ok(Ring::Whole(found))
     }
-}
-
-fn id_key(document: &RawDocument) -> Vec<u8> {
-    let mut key = Vec::new();
-    if let Some(id) = field(document, "_id") {
-        keycode::encode(&mut key, id, false);
-    }
-    key
 }

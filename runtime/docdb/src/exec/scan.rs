@@ -125,8 +125,17 @@ impl Drop for Meter<'_> {
     }
 }
 
-/// Sees a matching document and the store key of the row that led to it.
-pub(crate) type MatchVisitor<'v> = dyn FnMut(&[u8], &RawDocument) -> Result<ControlFlow<()>> + 'v;
+/// Where a matching document was met.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row<'r> {
+    /// The store key of the row that led to it.
+    pub(crate) key: &'r [u8],
+    /// What the document's own store key has after what those of its collection begin with.
+    pub(crate) id: &'r [u8],
+}
+
+/// Sees a matching document and where it was met.
+pub(crate) type MatchVisitor<'v> = dyn FnMut(Row<'_>, &RawDocument) -> Result<ControlFlow<()>> + 'v;
 
 /// Shows `visit` the documents that match, in the plan's order, beginning after the row whose key is `after`. Of a
 /// union a row's key has the number of its branch before it; that of a document which is near to something tells how
@@ -161,7 +170,7 @@ pub(crate) fn scan(
             filter,
             after.take(),
             meter,
-            &mut |key, document| {
+            &mut |found, document| {
                 // What an earlier branch matches was shown there, and what this one does not will be by a later one.
                 for earlier in &branches[..number] {
                     if earlier.filter.accepts(document)? {
@@ -172,8 +181,9 @@ pub(crate) fn scan(
                     return Ok(ControlFlow::Continue(()));
                 }
                 row.truncate(2);
-                row.extend_from_slice(key);
-                let flow = visit(&row, document)?;
+                row.extend_from_slice(found.key);
+                let found = Row { key: &row, ..found };
+                let flow = visit(found, document)?;
                 stopped = flow.is_break();
                 Ok(flow)
             },
@@ -235,7 +245,7 @@ pub(super) fn scan_one(
     // An index may have met its first array after a cursor's plan was made.
     let exact = plan.exact
         && match &plan.source {
-            Source::Documents => true,
+            Source::Documents | Source::Times(_) => true,
             Source::Index(index) => index.multikey == 0,
             Source::Union(_) | Source::Order => false,
         };
@@ -243,14 +253,15 @@ pub(super) fn scan_one(
     let mut on_row = |key: &[u8], value: &[u8]| -> Result<ControlFlow<()>> {
         meter.row()?;
         if matches!(plan.source, Source::Order) {
+            let place = value;
             document_key.truncate(prefix_bytes);
-            document_key.extend_from_slice(value);
+            document_key.extend_from_slice(place);
             let mut flow = Ok(ControlFlow::Continue(()));
             let found = kv.get(&document_key, &mut |value| {
                 meter.documents += 1;
                 flow = stored(value).and_then(|document| {
                     if filter.accepts(document)? {
-                        visit(key, document)
+                        visit(Row { key, id: place }, document)
                     } else {
                         Ok(ControlFlow::Continue(()))
                     }
@@ -266,7 +277,8 @@ pub(super) fn scan_one(
             meter.documents += 1;
             let document = stored(value)?;
             return if accepts(document)? {
-                visit(key, document)
+                let id = key.get(prefix_bytes..).unwrap_or_default();
+                visit(Row { key, id }, document)
             } else {
                 Ok(ControlFlow::Continue(()))
             };
@@ -288,7 +300,7 @@ pub(super) fn scan_one(
         };
         if let Some(document) = restored {
             return if accepts(&document)? {
-                visit(key, &document)
+                visit(Row { key, id }, &document)
             } else {
                 Ok(ControlFlow::Continue(()))
             };
@@ -300,7 +312,7 @@ pub(super) fn scan_one(
             meter.documents += 1;
             flow = stored(value).and_then(|document| {
                 if accepts(document)? && is_first(index, plan, entry, document)? {
-                    visit(key, document)
+                    visit(Row { key, id }, document)
                 } else {
                     Ok(ControlFlow::Continue(()))
                 }

@@ -12,7 +12,6 @@ use cloudlet_base::Deadline;
 
 use super::scan::{Meter, scan};
 use super::{parse_filter, scope_of, sorted_documents};
-use crate::capped;
 use crate::catalog::{Collection, append, document_prefix};
 use crate::check::{check_well_formed, validate_document, validate_well_formed};
 use crate::collation::Collation;
@@ -27,12 +26,13 @@ use crate::projection::Projection;
 use crate::query::Filter;
 use crate::sort::SortSpec;
 use crate::update::{Now, Update};
-use crate::value::ensure_id_first;
+use crate::value::{ensure_id_first, field};
 use crate::{
     Code, CollectionChange, CollectionOptions, Deleted, Error, FindAndModify, IndexChange, IndexSpec,
     Inserted, Limits, Modified, Namespace, Result, Shown, Updated, ValidationAction, ValidationLevel, View,
     WriteError,
 };
+use crate::{capped, time_series};
 
 /// A document that is fit to be inserted, or why it is not.
 pub(crate) type Prepared = Result<RawDocumentBuf>;
@@ -233,6 +233,9 @@ pub(crate) fn find_and_modify(
     deadline: &Deadline,
 ) -> Result<Modified> {
     tx.catalog.check_no_view(ns)?;
+    if let (Some(collection), Some(_)) = (tx.catalog.collection(ns), &statement.update) {
+        time_series::refuse(collection, ns, "findAndModify with an update")?;
+    }
     tx.bypass_validation = statement.bypass_validation;
     let project = |document: &RawDocument| match &statement.projection {
         None => Ok(document.to_owned()),
@@ -298,6 +301,11 @@ pub(crate) fn create_collection(
     options: &CollectionOptions,
 ) -> Result<Arc<Collection>> {
     crate::validation::check(ns, options, &tx.engine.scope(&Deadline::NEVER))?;
+    if options.time_series.is_some() && tx.in_transaction {
+        let message =
+            format!("Cannot create the time-series collection {ns} in a multi-document transaction");
+        return Err(Error::new(Code::OperationNotSupportedInTransaction, message));
+    }
     let collection = tx.catalog.create(tx.kv, ns, options.clone(), &tx.engine.limits)?;
     tx.feed.created(ns, &collection);
     Ok(collection)
@@ -417,6 +425,21 @@ fn is_fatal(error: &Error) -> bool {
     )
 }
 
+/// The `_id` of a document that is to be inserted, and what its store key gets after the collection's prefix.
+fn new_place<'d>(
+    tx: &Tx<'_>,
+    collection: &Collection,
+    document: &'d RawDocument,
+) -> Result<(RawBsonRef<'d>, Vec<u8>)> {
+    match &collection.time_series {
+        None => id_key(collection, document),
+        Some(series) => {
+            let id = field(document, "_id").unwrap_or(RawBsonRef::Null);
+            Ok((id, time_series::place(&*tx.kv, collection, series, document)?))
+        }
+    }
+}
+
 fn id_key<'d>(collection: &Collection, document: &'d RawDocument) -> Result<(RawBsonRef<'d>, Vec<u8>)> {
     let id = document.get("_id").ok().flatten();
     let id = id.ok_or_else(|| Error::new(Code::InvalidIdField, "the document has no _id"))?;
@@ -425,7 +448,7 @@ fn id_key<'d>(collection: &Collection, document: &'d RawDocument) -> Result<(Raw
 
 fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result<RawBson> {
     let collection = collection_to_write(tx, ns)?;
-    check_capped(tx, ns, &collection)?;
+    check_kind(tx, ns, &collection)?;
     let bytes = document.as_bytes().len();
     if collection.capped.is_some_and(|capped| bytes as u64 > capped.size) {
         return Err(Error::new(
@@ -434,7 +457,7 @@ fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result
         ));
     }
     validate(tx, ns, &collection, None, document)?;
-    let (id, id_bytes) = id_key(&collection, document)?;
+    let (id, id_bytes) = new_place(tx, &collection, document)?;
     let mut key = document_prefix(collection.id);
     key.extend_from_slice(&id_bytes);
     if tx.kv.get(&key, &mut |_| {})? {
@@ -459,9 +482,14 @@ fn insert_one(tx: &mut Tx<'_>, ns: &Namespace, document: &RawDocument) -> Result
     Ok(RawBson::from(id))
 }
 
-/// Before a write to a collection: one that is capped has no place for the writes of transactions, whose order is not
-/// known before the commit. Those who tail it hear of the write.
-fn check_capped(tx: &mut Tx<'_>, ns: &Namespace, collection: &Collection) -> Result<()> {
+/// Before a write to a collection: one that is capped or a time series has no place for the writes of transactions, whose
+/// order is not known before the commit. Those who tail it hear of the write.
+fn check_kind(tx: &mut Tx<'_>, ns: &Namespace, collection: &Collection) -> Result<()> {
+    if collection.time_series.is_some() && tx.in_transaction {
+        let message =
+            format!("Cannot write to the time-series collection {ns} in a multi-document transaction");
+        return Err(Error::new(Code::OperationNotSupportedInTransaction, message));
+    }
     if collection.capped.is_none() {
         return Ok(());
     }
@@ -524,6 +552,7 @@ pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &Collec
     options.validation_level = change.validation_level.unwrap_or(options.validation_level);
     options.validation_action = change.validation_action.unwrap_or(options.validation_action);
     options.images = change.images.unwrap_or(options.images);
+    modify_series(&mut options, ns, change)?;
     if change.capped_size.is_some() || change.capped_max.is_some() {
         let Some(capped) = &mut options.capped else {
             return Err(Error::new(
@@ -563,6 +592,12 @@ pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &Collec
             description.append(name, i64::try_from(bound).unwrap_or(i64::MAX));
         }
     }
+    if let (true, Some(series)) = (change.span.is_some(), &collection.time_series) {
+        description.append(cstr!("timeseries"), series.span_document());
+    }
+    if let Some(Some(seconds)) = change.expire_after_seconds {
+        description.append(cstr!("expireAfterSeconds"), seconds);
+    }
     if let Some(images) = change.images {
         description.append(
             cstr!("changeStreamPreAndPostImages"),
@@ -570,6 +605,26 @@ pub(crate) fn modify_collection(tx: &mut Tx<'_>, ns: &Namespace, change: &Collec
         );
     }
     tx.feed.modified(ns, &collection, &description);
+    Ok(())
+}
+
+/// Changes what can be changed of a time series.
+fn modify_series(options: &mut CollectionOptions, ns: &Namespace, change: &CollectionChange) -> Result<()> {
+    if change.span.is_none() && change.expire_after_seconds.is_none() {
+        return Ok(());
+    }
+    let Some(series) = &mut options.time_series else {
+        return Err(Error::new(
+            Code::InvalidOptions,
+            format!("{ns} is not a time-series collection"),
+        ));
+    };
+    if let Some(span) = change.span {
+        series.widen(span)?;
+    }
+    if let Some(seconds) = change.expire_after_seconds {
+        series.expire_after_seconds = seconds;
+    }
     Ok(())
 }
 
@@ -582,7 +637,7 @@ fn replace_one(
     update: &Update,
 ) -> Result<()> {
     validate_document(new, &tx.engine.limits)?;
-    check_capped(tx, ns, collection)?;
+    check_kind(tx, ns, collection)?;
     validate(tx, ns, collection, Some(old), new)?;
     let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(old), Some(new))?;
     store(tx, ns, collection, &maintenance)?;
@@ -612,7 +667,7 @@ pub(super) fn remove_one(
     let Some(old) = get_vec(&*tx.kv, &key)? else {
         return Ok(false);
     };
-    check_capped(tx, ns, collection)?;
+    check_kind(tx, ns, collection)?;
     let maintenance = Maintenance::check(&*tx.kv, ns, collection, id, Some(stored(&old)?), None)?;
     store(tx, ns, collection, &maintenance)?;
     tx.kv.delete(&key)?;
@@ -645,6 +700,16 @@ fn update_one(
     done: &mut Updated,
     deadline: &Deadline,
 ) -> Result<()> {
+    if let Some(series) = tx.catalog.collection(ns).and_then(|it| it.time_series.as_ref()) {
+        let UpdateStatement {
+            filter,
+            update,
+            multi,
+            upsert,
+            ..
+        } = statement;
+        time_series::check_update(series, filter, update, (*multi, *upsert))?;
+    }
     let ids = match &statement.sort {
         Some(sort) => first_matching(tx, ns, &statement.filter, Some(sort), deadline)?
             .into_iter()
@@ -701,8 +766,8 @@ fn matching(
     let mut ids = Vec::new();
     let mut bytes = 0;
     let max = tx.engine.limits.sort_bytes_max;
-    scan(&*tx.kv, &plan, filter, None, &mut meter, &mut |_, document| {
-        let (_, id) = id_key(collection, document)?;
+    scan(&*tx.kv, &plan, filter, None, &mut meter, &mut |row, _| {
+        let id = row.id.to_vec();
         bytes += id.len() + size_of::<Vec<u8>>();
         if bytes > max {
             let message = format!(
@@ -737,6 +802,7 @@ fn first_matching(
     let plan = plan::choose(collection, filter, sort, None)?;
     let mut meter = Meter::new(tx.engine, deadline);
     let mut found = None;
+    let mut place = None;
     match sort {
         Some(sort) if !plan.sorted => {
             let query = super::Query {
@@ -755,12 +821,19 @@ fn first_matching(
             let mut documents = sorted_documents(tx.engine, &*tx.kv, &plan, &query, sort, &mut meter)?;
             found = documents.next()?.map(|(_, document)| document);
         }
-        _ => scan(&*tx.kv, &plan, filter, None, &mut meter, &mut |_, document| {
+        _ => scan(&*tx.kv, &plan, filter, None, &mut meter, &mut |row, document| {
             found = Some(document.to_owned());
+            place = Some(row.id.to_vec());
             Ok(ControlFlow::Break(()))
         })?,
     }
-    found
-        .map(|document| Ok((id_key(collection, &document)?.1, document)))
-        .transpose()
+    let Some(document) = found else {
+        return Ok(None);
+    };
+    let place = match (place, &collection.time_series) {
+        (Some(place), _) => place,
+        (None, Some(series)) => time_series::place_of(&*tx.kv, collection, series, &document)?,
+        (None, None) => id_key(collection, &document)?.1,
+    };
+    Ok(Some((place, document)))
 }

@@ -220,6 +220,10 @@ impl Pending {
     }
 
     pub(crate) fn inserted(&mut self, ns: &Namespace, collection: &Collection, document: &RawDocument) {
+        // MongoDB has no change streams of measurements.
+        if collection.time_series.is_some() {
+            return;
+        }
         let parts = Parts {
             document: Some(document),
             ..Parts::default()
@@ -236,7 +240,7 @@ impl Pending {
         new: &RawDocument,
         update: &Update,
     ) {
-        if self.skips(ns) {
+        if self.skips(ns) || collection.time_series.is_some() {
             return;
         }
         let description = diff::describe(old, new, update);
@@ -267,7 +271,7 @@ impl Pending {
     }
 
     pub(crate) fn deleted(&mut self, ns: &Namespace, collection: &Collection, old: &RawDocument) {
-        if self.skips(ns) {
+        if self.skips(ns) || collection.time_series.is_some() {
             return;
         }
         let parts = Parts {
@@ -280,7 +284,10 @@ impl Pending {
 
     /// A collection was made.
     pub(crate) fn created(&mut self, ns: &Namespace, collection: &Collection) {
-        let mut description = rawdoc! { "idIndex": specification::of_id().to_document() };
+        let mut description = RawDocumentBuf::new();
+        if collection.time_series.is_none() {
+            description.append(cstr!("idIndex"), specification::of_id().to_document());
+        }
         for (name, value) in raw_fields(&collection.options().to_document()) {
             description.append(name, value);
         }

@@ -1,5 +1,5 @@
 //! Shapes on a plane: `$box`, `$center` and `$polygon`, which take longitudes and latitudes for x and y. They hold points
-//! alone, and no index serves them.
+//! alone, and `2d` indexes serve them.
 
 use bson::RawBsonRef;
 
@@ -49,6 +49,20 @@ impl Flat {
                 let center = pair(center).ok_or_else(|| format!("{operator} has no center: {}", quote(v)))?;
                 Ok(Self::Circle { center, radius })
             }
+        }
+    }
+
+    /// The largest of the numbers that it is made of.
+    pub(super) fn reach(&self) -> f64 {
+        let most = |numbers: &[f64]| {
+            numbers
+                .iter()
+                .fold(0.0_f64, |most, number| most.max(number.abs()))
+        };
+        match self {
+            Self::Box { low, high } => most(&[low.0, low.1, high.0, high.1]),
+            Self::Circle { center, radius } => most(&[center.0, center.1]) + radius,
+            Self::Polygon(corners) => corners.iter().fold(0.0, |reach, (x, y)| most(&[reach, *x, *y])),
         }
     }
 

@@ -1,13 +1,14 @@
 //! Places on the Earth: what `$geoWithin`, `$geoIntersects`, `$near` and `$geoNear` ask, what it means for a document,
-//! and which keys of a 2dsphere index it comes to.
+//! and which keys of a 2dsphere or 2d index it comes to.
 //!
 //! [`parse`] reads GeoJSON and coordinate pairs; [`sphere`] and [`shape`] are the geometry of the sphere, [`flat`] that of
-//! the plane; [`cells`] cuts the sphere into squares for the index. The sphere is the unit sphere: distances are angles,
+//! the plane; [`cells`] cuts the sphere into squares for the index, and [`plane`] the plane. The sphere is the unit sphere: distances are angles,
 //! and metres are theirs on a sphere of MongoDB's radius.
 
 mod cells;
 mod flat;
 mod parse;
+mod plane;
 mod shape;
 mod sphere;
 
@@ -22,12 +23,15 @@ use s2::point::Point;
 
 use self::cells::Around;
 use self::flat::Flat;
-use self::parse::{Care, number, quote};
+use self::parse::{Care, quote};
+use self::plane::FlatRing;
 use crate::path::{Path, visit};
 use crate::value::{elements, fields, is_number};
 use crate::{Code, Error, Result};
 
 pub(crate) use self::cells::CellRange;
+pub(crate) use self::parse::number;
+pub use self::plane::Grid;
 pub(crate) use self::shape::Geometry;
 
 /// MongoDB's radius of the Earth.
@@ -45,9 +49,10 @@ pub(crate) struct Geo {
 enum Kind {
     /// All of it lies in the polygons.
     WithinArea(Geometry),
-    /// All of it is so near to a point.
+    /// All of it is so near to a point, whose longitude and latitude are `at`.
     WithinReach {
         center: Point,
+        at: (f64, f64),
         reach: f64,
     },
     /// A point of the plane lies in the shape.
@@ -61,10 +66,12 @@ enum Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Near {
     center: Point,
-    /// The least and the largest distance, as angles.
+    /// The coordinates of the point, if it was a pair.
+    pair: Option<(f64, f64)>,
+    /// The least and the largest distance, as angles; on a plane as they are.
     pub(crate) from: f64,
     pub(crate) to: f64,
-    /// On a plane; there is no index for that.
+    /// On a plane.
     flat: bool,
     /// What an angle of 1 is called.
     unit: f64,
@@ -108,15 +115,19 @@ impl Geo {
     /// Whether one value meets it. How near something has to be is not asked here: the index gives the documents in
     /// the order of their distance, and knows.
     pub(crate) fn matches(&self, v: RawBsonRef<'_>) -> bool {
-        if let Kind::WithinFlat(flat) = &self.kind {
-            return parse::flat_point(v).is_some_and(|point| flat.contains(point));
+        match &self.kind {
+            Kind::WithinFlat(flat) => {
+                return parse::flat_point(v).is_some_and(|point| flat.contains(point));
+            }
+            Kind::Near(near) if near.flat => return parse::flat_point(v).is_some(),
+            _ => {}
         }
         let Ok(stored) = parse::geometry(v, Care::Form) else {
             return false;
         };
         match &self.kind {
             Kind::WithinArea(area) => area.contains(&stored),
-            Kind::WithinReach { center, reach } => stored.is_around(center, *reach),
+            Kind::WithinReach { center, reach, .. } => stored.is_around(center, *reach),
             Kind::WithinFlat(_) => false,
             Kind::Intersects(geometry) => geometry.intersects(&stored),
             Kind::Near(_) => true,
@@ -128,7 +139,7 @@ impl Geo {
     pub(crate) fn ranges(&self, leaves: bool) -> Option<Arc<[CellRange]>> {
         let region: &dyn cells::Region = match &self.kind {
             Kind::WithinArea(geometry) | Kind::Intersects(geometry) => geometry,
-            Kind::WithinReach { center, reach } => &Around {
+            Kind::WithinReach { center, reach, .. } => &Around {
                 center: *center,
                 from: 0.0,
                 to: *reach,
@@ -137,6 +148,15 @@ impl Geo {
         };
         let made = self.ranges[usize::from(leaves)].get_or_init(|| cells::of_query(region, leaves).into());
         Some(made.clone())
+    }
+
+    /// The keys of a 2d index under which a match has at least one entry; none if such an index can't serve it.
+    pub(crate) fn flat_ranges(&self, grid: &Grid) -> Option<Vec<CellRange>> {
+        match &self.kind {
+            Kind::WithinFlat(flat) => Some(grid.cover(flat, flat.reach())),
+            Kind::WithinReach { at, reach, .. } => Some(grid.cover(&plane::around(*at, *reach), 360.0)),
+            Kind::WithinArea(_) | Kind::Intersects(_) | Kind::Near(_) => None,
+        }
     }
 }
 
@@ -170,8 +190,9 @@ fn within(operator: &str, v: RawBsonRef<'_>) -> Result<Kind> {
             }
             "$centerSphere" => {
                 let (center, reach) = flat::circle(name, v).map_err(bad)?;
+                let at = parse::pair(center).unwrap_or_default();
                 let center = parse::point(center).map_err(bad)?;
-                Kind::WithinReach { center, reach }
+                Kind::WithinReach { center, at, reach }
             }
             "$center" | "$box" | "$polygon" => Kind::WithinFlat(Flat::parse(name, v).map_err(bad)?),
             name => return Err(bad(format!("unknown geo specifier: {name}: {}", quote(v)))),
@@ -230,6 +251,7 @@ impl Near {
         let center = at.ok_or_else(|| bad(format!("{operator} has no $geometry: {}", quote(v))))?;
         Ok(Near {
             center,
+            pair: None,
             from,
             to,
             flat: false,
@@ -241,8 +263,9 @@ impl Near {
     fn of_pair(operator: &str, v: RawBsonRef<'_>, all: &RawDocument) -> Result<Near> {
         let flat = operator != "$nearSphere";
         let near = |why: String| bad(format!("invalid point in geo near query: {why}"));
-        let center = match parse::pair(v) {
-            // What is on a plane may be anywhere; nothing is asked of it, for there is no index.
+        let pair = parse::pair(v).filter(|(x, y)| x.is_finite() && y.is_finite());
+        let center = match pair {
+            // What is on a plane may be anywhere.
             Some(_) if flat => sphere::point_at(0.0, 0.0),
             _ => parse::point(v).map_err(near)?,
         };
@@ -256,6 +279,7 @@ impl Near {
         }
         Ok(Near {
             center,
+            pair,
             from,
             to,
             flat,
@@ -276,14 +300,15 @@ impl Near {
         let is_pair = at
             .as_document()
             .is_none_or(|at| fields(at).next().is_some_and(|(_, v)| is_number(v)));
-        let (center, unit, flat) = if is_pair {
-            let center = parse::point(at).map_err(bad)?;
-            (center, 1.0, !spherical)
-        } else {
-            (geo_json_point(at)?, EARTH_RADIUS_METRES, false)
+        let pair = parse::pair(at).filter(|(x, y)| is_pair && x.is_finite() && y.is_finite());
+        let (center, unit, flat) = match pair {
+            Some(_) if !spherical => (sphere::point_at(0.0, 0.0), 1.0, true),
+            _ if is_pair => (parse::point(at).map_err(bad)?, 1.0, !spherical),
+            _ => (geo_json_point(at)?, EARTH_RADIUS_METRES, false),
         };
         Ok(Near {
             center,
+            pair,
             from: from.unwrap_or(0.0) / unit,
             to: to.unwrap_or(f64::INFINITY) / unit,
             flat,
@@ -296,6 +321,31 @@ impl Near {
         !self.flat
     }
 
+    /// Whether a 2d index can serve it: a pair is asked about, maybe as longitude and latitude.
+    pub(crate) fn is_of_pair(&self) -> bool {
+        self.pair.is_some()
+    }
+
+    /// How wide the rings are in which an index is looked at: the first one, and the narrowest.
+    pub(crate) fn widths(&self, grid: Option<&Grid>) -> (f64, f64) {
+        match grid {
+            Some(grid) if self.flat => {
+                let extent = grid.max - grid.min;
+                (extent / 4096.0, extent * 1e-9)
+            }
+            // A kilometre; two centimetres.
+            _ => (1000.0 / EARTH_RADIUS_METRES, 0.02 / EARTH_RADIUS_METRES),
+        }
+    }
+
+    /// The largest distance that anything in an index can have.
+    pub(crate) fn farthest(&self, grid: Option<&Grid>) -> f64 {
+        match (grid, self.pair) {
+            (Some(grid), Some(center)) if self.flat => self.to.min(grid.farthest(center)),
+            _ => self.to.min(std::f64::consts::PI),
+        }
+    }
+
     /// How near a document is, as an angle, by the nearest of the geometries at a path, and that geometry.
     pub(crate) fn nearest<'d>(
         &self,
@@ -304,10 +354,15 @@ impl Near {
     ) -> Option<(f64, RawBsonRef<'d>)> {
         let mut nearest: Option<(f64, RawBsonRef<'d>)> = None;
         geometries_at(document, path, &mut |v| {
-            let Ok(geometry) = parse::geometry(v, Care::Form) else {
+            let away = match self.pair.filter(|_| self.flat) {
+                Some((x, y)) => parse::flat_point(v).map(|at| libm::hypot(at.0 - x, at.1 - y)),
+                None => parse::geometry(v, Care::Form)
+                    .ok()
+                    .map(|geometry| geometry.distance(&self.center)),
+            };
+            let Some(away) = away else {
                 return;
             };
-            let away = geometry.distance(&self.center);
             if nearest.is_none_or(|(least, _)| away < least) {
                 nearest = Some((away, v));
             }
@@ -328,6 +383,17 @@ impl Near {
             to,
         };
         cells::of_query(&ring, leaves)
+    }
+
+    /// The keys of a 2d index that documents at such a distance have.
+    pub(crate) fn flat_ring(&self, from: f64, to: f64, grid: &Grid) -> Vec<CellRange> {
+        let center = self.pair.unwrap_or_default();
+        if self.flat {
+            let reach = center.0.abs().max(center.1.abs()) + to.min(grid.farthest(center));
+            grid.cover(&FlatRing { center, from, to }, reach)
+        } else {
+            grid.cover(&plane::around(center, to), 360.0)
+        }
     }
 }
 
@@ -424,6 +490,81 @@ pub(crate) fn index_cells(document: &RawDocument, path: &Path) -> Result<FieldCe
     Ok(found)
 }
 
+/// The cells of a grid that have the points at a path: pairs, or arrays of them. What is neither array nor object is
+/// no place, and no error.
+///
+/// # Errors
+/// MongoDB's numbers for what is no pair, or is not in the grid.
+pub(crate) fn index_points(document: &RawDocument, path: &Path, grid: &Grid) -> Result<FieldCells> {
+    let refuse = |code: i32, why: String| Err(Error::new(Code::Location(code), why));
+    let mut found = FieldCells::default();
+    let mut points = 0;
+    let mut outcome = Ok(());
+    let mut add = |v: RawBsonRef<'_>, needed: bool| {
+        let pair = match v {
+            RawBsonRef::Array(_) | RawBsonRef::Document(_) => parse::pair(v),
+            _ => None,
+        };
+        let cell = pair.map(|pair| (pair, grid.cell(pair)));
+        points += 1;
+        if points > parse::VERTICES_MAX {
+            let max = parse::VERTICES_MAX;
+            return refuse(
+                16_755,
+                format!("the field has more than {max} points, which is the most that one may have"),
+            );
+        }
+        match cell {
+            Some((_, Some(cell))) => found.cells.push(cell),
+            Some(((x, y), None)) => {
+                return refuse(
+                    13_027,
+                    format!(
+                        "point not in interval of [ {}, {} ) :: caused by :: {{ : {x}, : {y} }}",
+                        grid.min, grid.max
+                    ),
+                );
+            }
+            None if needed => {
+                return refuse(
+                    13_026,
+                    format!(
+                        "geo values must be 'legacy coordinate pairs' for 2d indexes, found {}",
+                        quote(v)
+                    ),
+                );
+            }
+            None => {}
+        }
+        Ok(())
+    };
+    let _ = visit(document, path, false, &mut |leaf| {
+        let outcome_of_leaf = match leaf.value {
+            Some(v @ RawBsonRef::Array(array)) => match elements(array).next() {
+                None => Ok(()),
+                // Queries look at the elements of a pair, too.
+                Some(first) if is_number(first) => {
+                    add(v, true).and_then(|()| elements(array).try_for_each(|v| add(v, false)))
+                }
+                Some(_) => elements(array).try_for_each(|v| add(v, true)),
+            },
+            Some(v @ RawBsonRef::Document(pair)) if !pair.is_empty() => add(v, true),
+            _ => Ok(()),
+        };
+        outcome = outcome_of_leaf;
+        if outcome.is_ok() {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
+    outcome?;
+    found.cells.sort_unstable();
+    found.cells.dedup();
+    found.wide = found.cells.len() > 1;
+    Ok(found)
+}
+
 /// A cell as the value whose key the index has: a timestamp has the 8 bytes of its number and nothing else.
 pub(crate) fn cell_value<'d>(cell: u64) -> RawBsonRef<'d> {
     let [a, b, c, d, e, f, g, h] = cell.to_be_bytes();
@@ -431,6 +572,45 @@ pub(crate) fn cell_value<'d>(cell: u64) -> RawBsonRef<'d> {
         time: u32::from_be_bytes([a, b, c, d]),
         increment: u32::from_be_bytes([e, f, g, h]),
     })
+}
+
+/// What holds for any shape on the plane and anything that may be a pair or several: what is found has a cell among those
+/// that are looked at. Checked by assertions: for tests.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn check_flat_laws(asked: &RawDocument, stored: &RawDocument) {
+    let Ok(asked) = Geo::parse(
+        "$geoWithin",
+        RawBsonRef::Document(asked),
+        RawDocument::from_bytes(&[5, 0, 0, 0, 0]).expect("an empty document"),
+    ) else {
+        return;
+    };
+    let mut document = bson::RawDocumentBuf::new();
+    let at = crate::value::field(stored, "at").unwrap_or(RawBsonRef::Document(stored));
+    document.append(bson::raw::cstr!("at"), at);
+    let path = Path::parse("at").expect("a path");
+    for bits in [1, 7, 26, 32] {
+        let grid = Grid {
+            bits,
+            ..Grid::default()
+        };
+        let (Some(ranges), Ok(found)) = (asked.flat_ranges(&grid), index_points(&document, &path, &grid))
+        else {
+            continue;
+        };
+        let matches = visit(&document, &path, true, &mut |leaf| {
+            if leaf.value.is_some_and(|v| asked.matches(v)) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        let has = |cell: &u64| ranges.iter().any(|(from, to)| (from..=to).contains(&cell));
+        assert!(
+            matches.is_continue() || found.cells.iter().any(has),
+            "the index has no entry of what is inside"
+        );
+    }
 }
 
 /// What holds for any two geometries, checked by assertions: for tests.

@@ -40,7 +40,7 @@ pub(super) fn quote(v: RawBsonRef<'_>) -> String {
 }
 
 /// The number that a value is, as a double.
-pub(super) fn number(v: RawBsonRef<'_>) -> Option<f64> {
+pub(crate) fn number(v: RawBsonRef<'_>) -> Option<f64> {
     match v {
         RawBsonRef::Double(number) => Some(number),
         RawBsonRef::Int32(number) => Some(f64::from(number)),

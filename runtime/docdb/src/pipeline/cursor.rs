@@ -219,7 +219,7 @@ fn fill(
             let mut done = true;
             let filter = &pipeline.query.filter;
             if *limit != Some(0) {
-                run.scan(plan, filter, start.as_deref(), skip, limit, &mut |key, doc| {
+                run.scan(plan, filter, start.as_deref(), skip, limit, &mut |row, doc| {
                     // All that a row makes is kept, so that the scan can go on at the next.
                     let mut full = false;
                     let _ = feed(&mut steps, Cow::Borrowed(doc), run, &mut |doc| {
@@ -228,7 +228,7 @@ fn fill(
                     })?;
                     if full {
                         done = false;
-                        *after = Some(key.to_vec());
+                        *after = Some(row.key.to_vec());
                         return Ok(ControlFlow::Break(()));
                     }
                     Ok(ControlFlow::Continue(()))

@@ -9,7 +9,7 @@ use super::{check_made, with_path};
 use crate::catalog::Collection;
 use crate::expression::{Scope, field_path, location};
 use crate::geo::{self, Near};
-use crate::index::Entered;
+use crate::index::{Entered, Index};
 use crate::path::Path;
 use crate::query::Filter;
 use crate::value::{fields, is_number, is_true, shown, type_name};
@@ -112,14 +112,14 @@ impl GeoNear {
         Ok((stage, filter))
     }
 
-    /// The field with the places: the one that was named, or the only one that a 2dsphere index has.
+    /// The field with the places: the one that was named, or the only one that an index has which can serve it.
     ///
     /// # Errors
     /// `IndexNotFound` when that can't be told.
     pub(crate) fn path(&self, collection: &Collection) -> Result<Path> {
         let path = match &self.key {
             Some(key) => key.clone(),
-            None => only_place(collection)?,
+            None => only_place(collection, &self.near)?,
         };
         Ok(self.found.get_or_init(|| path).clone())
     }
@@ -139,9 +139,16 @@ impl GeoNear {
     }
 }
 
-fn only_place(collection: &Collection) -> Result<Path> {
+fn only_place(collection: &Collection, near: &Near) -> Result<Path> {
     let none = |message: &str| Err(Error::new(Code::IndexNotFound, message));
-    let indexes = collection.indexes.iter().filter(|index| index.is_visible());
+    let can_serve = |index: &Index| match index.grid() {
+        Some(_) => near.is_of_pair(),
+        None => near.is_on_sphere(),
+    };
+    let visible = || collection.indexes.iter().filter(|index| index.is_visible());
+    // Where none can, the planner says so.
+    let any = visible().any(|index| index.is_of_places() && can_serve(index));
+    let indexes = visible().filter(|index| !any || can_serve(index));
     let places = indexes.flat_map(|index| &index.fields);
     let mut places = places
         .filter(|field| field.entered == Entered::Cell)
@@ -150,7 +157,7 @@ fn only_place(collection: &Collection) -> Result<Path> {
         return none("$geoNear requires a 2d or 2dsphere index, but none were found");
     };
     if places.next().is_some() {
-        return none("There is more than one 2dsphere index; unsure which to use for $geoNear");
+        return none("There is more than one 2dsphere or 2d index; unsure which to use for $geoNear");
     }
     Ok(first.clone())
 }

@@ -198,12 +198,12 @@ impl<'a> Run<'a> {
         visit: &mut MatchVisitor<'_>,
     ) -> Result<()> {
         let mut meter = Meter::new(self.engine, self.deadline);
-        let scanned = scan(self.kv, plan, filter, after, &mut meter, &mut |key, doc| {
+        let scanned = scan(self.kv, plan, filter, after, &mut meter, &mut |row, doc| {
             if *skip > 0 {
                 *skip -= 1;
                 return Ok(ControlFlow::Continue(()));
             }
-            let flow = visit(key, doc)?;
+            let flow = visit(row, doc)?;
             if let Some(limit) = limit {
                 *limit = limit.saturating_sub(1);
                 if *limit == 0 {
@@ -287,7 +287,8 @@ impl<'a> Run<'a> {
             return Ok(Vec::new());
         };
         let specs = collection.indexes.iter().map(|index| index.spec.clone());
-        let all = std::iter::once(crate::specification::of_id_of(collection))
+        let all = crate::specification::of_id_of(collection)
+            .into_iter()
             .chain(specs)
             .map(|spec| {
                 let mut accesses = RawDocumentBuf::new();

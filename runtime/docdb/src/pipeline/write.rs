@@ -196,6 +196,9 @@ pub(crate) fn write_result(
     tx.bypass_validation = pipeline.bypass_validation;
     let database = target.database.as_deref().unwrap_or(&ns.database);
     let into = Namespace::new(database, &*target.collection);
+    if let Some(collection) = tx.catalog.collection(&into) {
+        crate::time_series::refuse(collection, &into, "writing the result of a pipeline")?;
+    }
     let mut documents = Vec::new();
     let mut bytes = 0;
     {

@@ -83,7 +83,7 @@ fn a_good_file_is_good_and_stays_as_it_is() {
     let (verified, findings) = check(&path).unwrap();
     assert_eq!(texts(&findings), [""; 0]);
     assert_eq!((verified.collections, verified.documents), (1, 1000));
-    assert_eq!(verified.format, 5);
+    assert_eq!(verified.format, 6);
     // One unique key each, and one or two tags.
     assert!((2000..=3000).contains(&verified.entries), "{verified:?}");
     // The collection and its two indexes have events too.
@@ -190,10 +190,10 @@ fn an_older_format_is_checked_and_left() {
     assert_eq!((verified.format, texts(&findings)), (1, Vec::new()));
     assert_eq!(rows(&path, 0)[0].1, 1_u32.to_be_bytes());
     damage(&path, |table| {
-        table.insert(&b"\0format"[..], &6_u32.to_be_bytes()[..]).unwrap();
+        table.insert(&b"\0format"[..], &7_u32.to_be_bytes()[..]).unwrap();
     });
     let error = check(&path).unwrap_err();
-    assert!(error.to_string().contains("format version 6"), "{error}");
+    assert!(error.to_string().contains("format version 7"), "{error}");
 }
 
 #[test]

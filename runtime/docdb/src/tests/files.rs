@@ -167,15 +167,15 @@ fn a_view_is_as_it_was_left() {
 fn a_newer_format_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    of_version(&path, 6);
+    of_version(&path, 7);
     let error = at(&path).unwrap_err();
-    assert!(error.to_string().contains("format version 6"), "{error}");
+    assert!(error.to_string().contains("format version 7"), "{error}");
 }
 
 /// Catalog rows without options are those of the versions before 3. Those before 4 have no place in an index.
 #[test]
 fn an_older_format_is_raised_so_that_no_older_program_passes_validators_over() {
-    for version in [1, 2, 3, 4] {
+    for version in [1, 2, 3, 4, 5] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("db");
         of_version(&path, version);
@@ -191,7 +191,7 @@ fn an_older_format_is_raised_so_that_no_older_program_passes_validators_over() {
         let table = redb::TableDefinition::<&[u8], &[u8]>::new("cloudlet");
         let table = reading.open_table(table).unwrap();
         let found = table.get(&b"\0format"[..]).unwrap().unwrap();
-        assert_eq!(found.value(), 5_u32.to_be_bytes());
+        assert_eq!(found.value(), 6_u32.to_be_bytes());
     }
 }
 

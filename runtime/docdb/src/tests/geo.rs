@@ -441,7 +441,7 @@ fn index_specifications_say_what_they_are() {
         doc! { "v": 2, "key": { "kind": -1, "loc": "2dsphere" }, "name": "kind_-1_loc_2dsphere", "2dsphereIndexVersion": 3 }
     );
     for (spec, code) in [
-        (doc! { "key": { "loc": "2d" } }, 67),
+        (doc! { "key": { "loc": "2d" }, "unique": true }, 67),
         (doc! { "key": { "loc": "2dsphere" }, "unique": true }, 67),
         (doc! { "key": { "loc": "2dsphere" }, "expireAfterSeconds": 5 }, 67),
         (

@@ -12,6 +12,7 @@ mod crash;
 mod feed;
 mod files;
 mod geo;
+mod geo_plane;
 mod indexes;
 mod lanes;
 mod log;
@@ -19,6 +20,7 @@ mod model;
 mod plans;
 mod spill;
 mod stores;
+mod time_series;
 mod validation;
 mod views;
 

@@ -158,6 +158,19 @@ impl Update {
         Self::parse_plain(doc, array_filters)
     }
 
+    /// The names of the document's own fields that its operators change; none if it has no operators.
+    pub(crate) fn fields(&self) -> Option<Vec<&str>> {
+        let Update::Operators(operators) = self else {
+            return None;
+        };
+        let of_paths = operators.changes.iter().map(|change| change.path.first());
+        let renamed = operators
+            .changes
+            .iter()
+            .filter_map(|change| change.operator.renamed_to());
+        Some(of_paths.chain(renamed.map(UpdatePath::first)).collect())
+    }
+
     /// Whether one of its operators is on something inside of what is at `path`, a dotted path of a document.
     pub(crate) fn reaches_below(&self, path: &str) -> bool {
         let Update::Operators(operators) = self else {

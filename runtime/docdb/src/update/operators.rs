@@ -69,6 +69,14 @@ impl Operator {
         )
     }
 
+    /// The path that it renames to.
+    pub(super) fn renamed_to(&self) -> Option<&UpdatePath> {
+        match self {
+            Operator::Rename(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// The value it makes when there is none.
     pub(super) fn initial(&self, now: Now, by: Option<&Arc<Collation>>) -> Result<Option<RawBson>> {
         Ok(match self {

@@ -26,6 +26,14 @@ pub(super) enum Step {
 }
 
 impl UpdatePath {
+    /// The name of the document's own field that it begins with.
+    pub(super) fn first(&self) -> &str {
+        match self.steps.first() {
+            Some(Step::Field { name, .. }) => name,
+            _ => &self.text,
+        }
+    }
+
     /// Whether it may lead on from the dotted path.
     pub(super) fn is_below(&self, path: &str) -> bool {
         let mut steps = self.steps.iter();

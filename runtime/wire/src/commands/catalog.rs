@@ -7,6 +7,7 @@ use super::reply;
 use crate::args::{self, Args};
 use crate::call::{Call, check_database};
 use crate::error::{Code, CommandError, Result};
+use crate::profile::{self, Level};
 use crate::roles::Need;
 use crate::users::uuid;
 
@@ -14,6 +15,12 @@ use crate::users::uuid;
 pub(crate) async fn drop_collection(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
+    if &*ns.collection == profile::COLLECTION && call.shared.profiler.of(&call.db).0 != Level::Off {
+        return Err(CommandError::new(
+            Code::IllegalOperation,
+            "turn off profiling before dropping system.profile collection",
+        ));
+    }
     let documents = &call.shared.documents;
     let indexes = match documents.list_indexes(&ns).await {
         Ok(indexes) => Some(indexes.len()),
@@ -40,6 +47,7 @@ pub(crate) async fn drop_collection(call: &mut Call<'_>) -> Result<RawDocumentBu
 
 /// `dropDatabase`.
 pub(crate) async fn drop_database(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    call.shared.profiler.set_level(&call.db, Level::Off)?;
     call.shared.documents.drop_database(&call.db).await?;
     Ok(rawdoc! { "dropped": &*call.db })
 }
@@ -119,6 +127,30 @@ pub(crate) async fn list_collections(call: &mut Call<'_>) -> Result<RawDocumentB
     reply::list(call, &ns, rows, batch)
 }
 
+/// `checkMetadataConsistency`: what a cluster's members say of collections that does not agree. Here one catalog says
+/// it all, so that a sound argument is answered by an empty list.
+pub(crate) async fn check_metadata(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
+    let body = call.take_body();
+    let mut batch = None;
+    let mut args = Args::new("checkMetadataConsistency", &body);
+    while let Some((name, value)) = args.next()? {
+        match name {
+            "cursor" => batch = batch_of(args::document("cursor", value)?)?,
+            "checkIndexes" => drop(args::flag("checkIndexes", value)?),
+            name => return Err(args.unknown(name)),
+        }
+    }
+    let ns = match body.iter().next().transpose()? {
+        Some((_, RawBsonRef::String(collection))) => {
+            let ns = call.namespace(collection)?;
+            call.shared.documents.collection_options(&ns).await?;
+            ns
+        }
+        _ => Namespace::new(call.db.clone(), "$cmd.aggregate"),
+    };
+    reply::list(call, &ns, Vec::new(), batch)
+}
+
 /// A collection as it is listed.
 fn row(collection: &CollectionInfo) -> RawDocumentBuf {
     if let Some(view) = &collection.view {
@@ -133,14 +165,15 @@ fn row(collection: &CollectionInfo) -> RawDocumentBuf {
     if let Some(bytes) = collection.uuid {
         info.append(cstr!("uuid"), uuid(bytes));
     }
+    let is_series = collection.options.time_series.is_some();
     let mut row = rawdoc! {
         "name": &*collection.name,
-        "type": "collection",
+        "type": if is_series { "timeseries" } else { "collection" },
         "options": collection.options.to_document(),
         "info": info,
     };
-    // One that has a clustered index says it there.
-    if collection.options.clustered.is_none() {
+    // One that has a clustered index says it there, and a time series has none.
+    if collection.options.clustered.is_none() && !is_series {
         let mut index = rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
         if let Some(collation) = &collection.options.collation {
             index.append(cstr!("collation"), collation.as_ref());

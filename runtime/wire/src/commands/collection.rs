@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr};
 use cloudlet_data::{
-    Capped, CollectionChange, CollectionOptions, IndexChange, IndexSpec, Namespace, ValidationAction,
-    ValidationLevel, View,
+    BucketSpan, Capped, CollectionChange, CollectionOptions, IndexChange, IndexSpec, Namespace, TimeSeries,
+    ValidationAction, ValidationLevel, View,
 };
 
 use super::query;
@@ -20,6 +20,7 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let mut options = CollectionOptions::default();
     let (mut on, mut pipeline, mut collation) = (None, None, None);
     let (mut capped, mut size, mut max) = (false, None, None);
+    let mut expires = None;
     let mut args = Args::new("create", &body);
     while let Some((name, value)) = args.next()? {
         match name {
@@ -46,10 +47,26 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
             "changeStreamPreAndPostImages" => options.images = images("create", value)?,
             "viewOn" => on = Some(args::text("create.viewOn", value)?.into()),
             "pipeline" => pipeline = Some(args::documents("create.pipeline", value)?),
-            "timeseries" | "expireAfterSeconds" | "encryptedFields" => {
-                return Err(args.unsupported(name));
+            "timeseries" => {
+                let series = args::document("create.timeseries", value)?;
+                options.time_series = Some(TimeSeries::parse(series)?);
             }
+            "expireAfterSeconds" => expires = Some(args::integer("create.expireAfterSeconds", value)?),
+            "encryptedFields" => return Err(args.unsupported(name)),
             name => return Err(args.unknown(name)),
+        }
+    }
+    match (&mut options.time_series, expires) {
+        (_, None) => {}
+        (Some(series), expires) => series.expire_after_seconds = expires,
+        // MongoDB lets documents of a clustered collection expire by a date in `_id`.
+        (None, Some(_)) if options.clustered.is_some() => {
+            return Err(Args::new("create", &body).unsupported("expireAfterSeconds"));
+        }
+        (None, Some(_)) => {
+            return Err(invalid(
+                "'expireAfterSeconds' is only supported on time-series collections or when the 'clusteredIndex' option is specified",
+            ));
         }
     }
     options.capped = bounds(capped, size, max)?;
@@ -142,9 +159,17 @@ pub(crate) async fn modify(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
                 let max = args::integer("collMod.cappedMax", value)?;
                 change.capped_max = Some(u64::try_from(max).unwrap_or(0));
             }
-            "timeseries" | "expireAfterSeconds" | "recordPreImages" => {
-                return Err(args.unsupported(name));
+            "timeseries" => {
+                let series = args::document("collMod.timeseries", value)?;
+                change.span = Some(BucketSpan::parse(series)?);
             }
+            "expireAfterSeconds" => {
+                change.expire_after_seconds = Some(match value {
+                    RawBsonRef::String("off") => None,
+                    value => Some(args::integer("collMod.expireAfterSeconds", value)?),
+                });
+            }
+            "recordPreImages" => return Err(args.unsupported(name)),
             name => return Err(args.unknown(name)),
         }
     }

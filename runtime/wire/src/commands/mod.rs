@@ -11,6 +11,7 @@ mod explain;
 mod handshake;
 mod indexes;
 mod login;
+mod profile;
 mod query;
 mod reply;
 mod search;
@@ -92,6 +93,8 @@ pub(crate) async fn run(verb: Verb, call: &mut Call<'_>) -> Result<RawDocumentBu
         Verb::Top => Ok(diagnostics::top()),
         Verb::CurrentOp => diagnostics::current_op(call),
         Verb::KillOp => diagnostics::kill_op(call),
+        Verb::Profile => profile::profile(call).await,
+        Verb::CheckMetadata => catalog::check_metadata(call).await,
         Verb::Fsync => stats::fsync(call),
         Verb::ConfigureFailPoint => {
             if !call.shared.settings.test_commands {

@@ -8,13 +8,13 @@ async fn client() -> Client {
     Client::connect(&wire(open_to_all()).await)
 }
 
-fn in_db(mut command: Document) -> Document {
+pub(crate) fn in_db(mut command: Document) -> Document {
     command.insert("$db", "db");
     command
 }
 
 /// The documents of a first batch.
-fn batch(reply: &Document) -> Vec<Document> {
+pub(crate) fn batch(reply: &Document) -> Vec<Document> {
     let batch = reply.get_document("cursor").unwrap();
     let batch = batch
         .get_array("firstBatch")
@@ -32,12 +32,12 @@ fn outcome(mut reply: Document) -> Document {
 }
 
 /// A collection as it is listed.
-async fn listed(client: &mut Client, name: &str) -> Document {
+pub(crate) async fn listed(client: &mut Client, name: &str) -> Document {
     let command = doc! { "listCollections": 1, "filter": { "name": name } };
     batch(&client.ok(in_db(command)).await).remove(0)
 }
 
-async fn options(client: &mut Client, name: &str) -> Document {
+pub(crate) async fn options(client: &mut Client, name: &str) -> Document {
     listed(client, name)
         .await
         .get_document("options")
@@ -471,7 +471,7 @@ async fn a_collection_says_that_it_is_clustered() {
             doc! { "create": "d", "clusteredIndex": index, "capped": true, "size": 1 },
             72,
         ),
-        (doc! { "create": "d", "timeseries": { "timeField": "t" } }, 115),
+        (doc! { "create": "d", "encryptedFields": {} }, 115),
         (doc! { "createSearchIndexes": "c", "indexes": [] }, 31082),
         (
             doc! { "aggregate": "c", "pipeline": [{ "$listSearchIndexes": {} }], "cursor": {} },

@@ -19,5 +19,7 @@ mod limits;
 mod metrics;
 mod oddities;
 mod operations;
+mod profiler;
 mod protocol;
+mod time_series;
 mod transactions;

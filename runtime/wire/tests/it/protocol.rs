@@ -127,10 +127,7 @@ async fn unknown_commands_and_arguments_are_named() {
             doc! { "configureFailPoint": "failCommand", "mode": "off", "$db": "admin" },
             59,
         ),
-        (
-            doc! { "create": "c", "timeseries": { "timeField": "t" }, "$db": "db" },
-            115,
-        ),
+        (doc! { "create": "c", "encryptedFields": {}, "$db": "db" }, 115),
         (
             doc! { "insert": "c", "documents": [{}], "startTransaction": true, "autocommit": false, "$db": "db" },
             72,
