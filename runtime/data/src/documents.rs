@@ -16,6 +16,16 @@ use cloudlet_docdb::{
 /// A future that a trait object returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// What the names of collections begin with that the platform keeps in an app's own database, such as those of its
+/// key-value stores. Whoever acts as the app's operator sees them as any other collection, and dumps have them; no grant
+/// or rule of a manifest names one, and clients reach none.
+pub const PLATFORM_PREFIX: &str = "cloudlet.";
+
+/// Whether the collection is the platform's.
+pub fn is_platform_collection(name: &str) -> bool {
+    name.starts_with(PLATFORM_PREFIX)
+}
+
 /// What can be asked of a database and, in the same words, of a transaction on it.
 pub trait Statements: Send + Sync + 'static {
     /// Runs a query and returns its first page. A missing collection is an empty one.

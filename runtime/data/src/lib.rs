@@ -29,6 +29,6 @@ pub use cloudlet_docdb::{
     ValidationLevel, View, Watch, WatchScope, WatchStart, Write, WriteError, Written, check_well_formed,
     compare_values, default_index_name, pipeline_update, retain_matching,
 };
-pub use documents::{BoxFuture, Documents, Statements, Transaction};
+pub use documents::{BoxFuture, Documents, PLATFORM_PREFIX, Statements, Transaction, is_platform_collection};
 pub use embedded::Embedded;
 pub use session::{AccessError, AppData, Session};

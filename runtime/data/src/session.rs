@@ -7,6 +7,7 @@ use bson::RawDocumentBuf;
 use cloudlet_base::{AppId, Deadline, Fault, Principal};
 
 use crate::client;
+use crate::documents::is_platform_collection;
 use crate::rules::{Action, Rule, Verdict};
 use crate::{
     Aggregate, Cursor, Delete, DeleteOne, Deleted, Documents, Error, Find, FindAndModify, Insert, Inserted,
@@ -310,6 +311,9 @@ impl Session {
 
     fn rule(&self, collection: &str) -> &Rule {
         const CLOSED: &Rule = &Rule::AdminOnly;
+        if is_platform_collection(collection) {
+            return CLOSED;
+        }
         self.data.rules.get(collection).unwrap_or(CLOSED)
     }
 

@@ -52,8 +52,10 @@ pub struct FunctionSpec {
 pub struct Grants {
     /// Collections, exactly; `*` is all. Empty: the import `cloudlet:database` is refused.
     pub database: Vec<String>,
-    /// Object path prefixes. Empty: the import `cloudlet:storage` is refused.
+    /// Object path prefixes. Empty: the imports `cloudlet:storage` and `wasi:blobstore` are refused.
     pub storage: Vec<String>,
+    /// Labels of key-value stores. Empty: the imports `wasi:keyvalue` and `fermyon:spin/key-value` are refused.
+    pub keyvalue: Vec<String>,
     /// Other functions of the app. Empty: the import `cloudlet:function/invoke` is refused.
     pub functions: Vec<String>,
 }

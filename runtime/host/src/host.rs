@@ -61,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) artifacts: ArtifactCache,
     pub(crate) components: Components,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) logs: Arc<dyn LogSink>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) permits: Arc<Permits>,
@@ -82,9 +83,6 @@ impl Host {
         logs: Arc<dyn LogSink>,
         registry: &prometheus::Registry,
     ) -> Result<Self, LoadError> {
-        // Guests' random numbers come from wasmtime-wasi's own generator, seeded by the system; nothing else here
-        // draws any. The argument keeps the door open for replayable guests.
-        drop(entropy);
         let engine = engine::engine(&config)?;
         let artifacts = ArtifactCache::open(config.artifact_dir.clone(), &engine)?;
         let permits = Permits::new(config.instances_max as usize);
@@ -100,6 +98,7 @@ impl Host {
             components: Components::default(),
             permits,
             clock,
+            entropy,
             logs,
             engine,
             config,

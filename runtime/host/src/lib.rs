@@ -9,7 +9,7 @@
 //! - `host`, `engine`, `artifact`, `link`: from bytes to a loaded app.
 //! - `admit`, `instance`, `http`, `call`: an invocation, from its permit to its last body byte. `run`: its record, and
 //!   what it used. `turns`: who computes when many want to.
-//! - `imports`, `outbound`, `bindings`: what a guest can reach.  `metrics`.
+//! - `imports`, `keyvalue`, `outbound`, `bindings`: what a guest can reach.  `metrics`.
 //!
 //! Invariant: nothing compiled is ever accepted from outside; only files this host wrote are deserialized.
 //! Invariant: a guest is driven by the task that asked for it; no task is spawned for an invocation, except to let
@@ -36,6 +36,7 @@ mod turns;
 
 mod bindings;
 mod imports;
+mod keyvalue;
 mod metrics;
 mod outbound;
 

@@ -64,14 +64,24 @@ const WASI_0_2: [(&str, &[&str]); 7] = [
 ];
 
 /// Interfaces that are offered under exactly this name.
-const EXACT: [&str; 7] = [
-    "wasi:config/store@0.2.0-rc.1",
+const EXACT: [&str; 17] = [
     "wasi:logging/logging@0.1.0-draft",
     "cloudlet:auth/identity@0.1.0",
     "cloudlet:database/documents@0.1.0",
     "cloudlet:storage/objects@0.1.0",
     "cloudlet:function/types@0.1.0",
     "cloudlet:function/invoke@0.1.0",
+    "wasi:keyvalue/store@0.2.0-draft",
+    "wasi:keyvalue/atomics@0.2.0-draft",
+    "wasi:keyvalue/batch@0.2.0-draft",
+    "wasi:keyvalue/store@0.2.0-draft2",
+    "wasi:keyvalue/atomics@0.2.0-draft2",
+    "wasi:keyvalue/batch@0.2.0-draft2",
+    "wasi:blobstore/types@0.2.0-draft",
+    "wasi:blobstore/container@0.2.0-draft",
+    "wasi:blobstore/blobstore@0.2.0-draft",
+    "fermyon:spin/key-value@2.0.0",
+    "fermyon:spin/variables@2.0.0",
 ];
 
 /// A linker with everything that is offered. Grants are checked by name before it is used.
@@ -219,6 +229,7 @@ fn link(shared: &Shared, spec: FunctionSpec, running: Arc<Running>) -> Result<Fu
 /// Whether there is something behind this import, granted or not.
 fn offered(import: &str) -> bool {
     EXACT.contains(&import)
+        || imports::config::NAMES.contains(&import)
         || parse_wasi_0_2(import).is_some_and(|(package, interface)| {
             WASI_0_2
                 .iter()
@@ -239,8 +250,13 @@ fn missing_grant(import: &str, grants: &Grants) -> Option<&'static str> {
     if import.starts_with("cloudlet:database/") && grants.database.is_empty() {
         return Some(r#"grants = { database = ["COLLECTION"] }"#);
     }
-    if import.starts_with("cloudlet:storage/") && grants.storage.is_empty() {
+    let on_objects = ["cloudlet:storage/", "wasi:blobstore/"];
+    if on_objects.iter().any(|package| import.starts_with(package)) && grants.storage.is_empty() {
         return Some(r#"grants = { storage = ["PREFIX/"] }"#);
+    }
+    let on_pairs = ["wasi:keyvalue/", "fermyon:spin/key-value@"];
+    if on_pairs.iter().any(|package| import.starts_with(package)) && grants.keyvalue.is_empty() {
+        return Some(r#"grants = { keyvalue = ["default"] }"#);
     }
     if import.starts_with("cloudlet:function/invoke@") && grants.functions.is_empty() {
         return Some(r#"grants = { functions = ["FUNCTION"] }"#);
@@ -259,6 +275,10 @@ mod tests {
             "wasi:http/outgoing-handler@0.2.12",
             "wasi:cli/stdout@0.2.99",
             "wasi:config/store@0.2.0-rc.1",
+            "wasi:config/store@0.2.0-draft-2024-09-27",
+            "wasi:keyvalue/atomics@0.2.0-draft",
+            "wasi:keyvalue/atomics@0.2.0-draft2",
+            "fermyon:spin/variables@2.0.0",
             "cloudlet:database/documents@0.1.0",
         ] {
             assert!(offered(good), "{good}");
@@ -269,7 +289,10 @@ mod tests {
             "wasi:http/types@0.2.0-draft",
             "wasi:http/incoming-handler@0.2.0",
             "wasi:gpu/compute@0.2.0",
-            "wasi:config/store@0.2.0-draft",
+            "wasi:config/runtime@0.2.0-draft",
+            "wasi:keyvalue/store@0.2.0-draft3",
+            "fermyon:spin/key-value@2.0.1",
+            "fermyon:spin/sqlite@2.0.0",
             "cloudlet:database/documents@0.2.0",
             "env",
         ] {

@@ -3,38 +3,11 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use cloudlet_base::{OsEntropy, SystemClock};
-use cloudlet_data::{Documents, Embedded};
-use cloudlet_docdb::{Config, Docs};
-use cloudlet_host::CallReply;
-use support::{App, Node, ok};
-use tempfile::TempDir;
-
-/// A node with an embedded database in memory.
-fn node() -> Node {
-    let docs = Docs::open(
-        Config::default(),
-        Arc::new(SystemClock::new()),
-        Arc::new(OsEntropy),
-        &prometheus::Registry::new(),
-    )
-    .unwrap();
-    let documents: Arc<dyn Documents> = Arc::new(Embedded::new(docs));
-    Node::with_documents(Arc::new(TempDir::new().unwrap()), documents)
-}
-
-async fn failure(app: &App, payload: &str) -> String {
-    match app.call(payload).await.unwrap() {
-        CallReply::Failed(text) => text,
-        other => panic!("{other:?}"),
-    }
-}
+use support::{Node, failure, ok};
 
 #[tokio::test]
 async fn documents_go_in_and_come_out_in_batches() {
-    let node = node();
+    let node = Node::with_database();
     let app = node.app("capabilities", |_| {});
     assert_eq!(ok(app.call("one rooms").await), "false");
     assert_eq!(ok(app.call("insert rooms 250").await), "250");
@@ -48,7 +21,7 @@ async fn documents_go_in_and_come_out_in_batches() {
 
 #[tokio::test]
 async fn what_is_not_granted_or_malformed_is_told_by_type() {
-    let node = node();
+    let node = Node::with_database();
     let app = node.app("capabilities", |spec| {
         spec.grants.database = vec!["rooms".into()];
         spec.grants.storage = vec!["photos/".into()];
@@ -88,7 +61,7 @@ async fn what_is_not_granted_or_malformed_is_told_by_type() {
 
 #[tokio::test]
 async fn objects_are_stored_whole_or_streamed() {
-    let node = node();
+    let node = Node::with_database();
     let app = node.app("capabilities", |_| {});
     assert_eq!(ok(app.call("put a/one.json {}").await), "2 application/json");
     assert_eq!(ok(app.call("get a/one.json").await), "{}");
@@ -116,7 +89,7 @@ async fn objects_are_stored_whole_or_streamed() {
 
 #[tokio::test]
 async fn an_upload_without_its_end_leaves_nothing() {
-    let node = node();
+    let node = Node::with_database();
     let app = node.app("capabilities", |_| {});
     assert_eq!(ok(app.call("put a/kept old").await), "3 application/octet-stream");
     for path in ["a/kept", "a/new"] {

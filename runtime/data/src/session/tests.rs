@@ -627,3 +627,18 @@ fn a_clients_pipeline_sees_its_own_documents_and_no_other_collection() {
         );
     });
 }
+
+#[test]
+fn what_the_platform_keeps_in_an_apps_database_is_closed_to_clients_whatever_the_rule() {
+    let name = "cloudlet.keyvalue.default";
+    for mut data in both_kinds(None) {
+        let rules = [name, "cloudletish"].map(|name| (name.to_owned(), Rule::ReadOnly));
+        data.rules = Arc::new(rules.into_iter().collect());
+        let client = data.session(user("hotel", "a"));
+        let find = || query(RawDocumentBuf::new());
+        denied(run(client.find(name, find(), NEVER)));
+        denied(run(client.insert(name, insert(rawdoc! { "_id": "k" }), NEVER)));
+        assert!(run(client.find("cloudletish", find(), NEVER)).is_ok());
+        assert!(run(data.session(admin()).find(name, find(), NEVER)).is_ok());
+    }
+}

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf};
 use cloudlet_base::Fault;
 use cloudlet_data::{
-    Code, Cursor, Delete, DeleteOne, Find, FindAndModify, Insert, Session, Update, UpdateOne, WriteError,
+    Code, Cursor, Delete, DeleteOne, Find, FindAndModify, Insert, Session, Update, UpdateOne,
+    is_platform_collection,
 };
 use wasmtime::component::Resource;
 
-use super::{Failure, View, database_error};
+use super::{Failure, View, database_error, first_error};
 use crate::bindings::cloudlet::database::documents::{
     self, Acting, Document, FindAndModifyOptions, FindOptions, UpdateOptions, UpdateResult,
 };
@@ -47,7 +48,9 @@ impl documents::Host for View<'_> {
 impl documents::HostCollection for View<'_> {
     fn open(&mut self, name: String, acting: Acting) -> Result<Resource<Collection>, Failure> {
         let granted = &self.run.function.spec.grants.database;
-        if !granted.iter().any(|grant| *grant == name || grant == "*") {
+        // A grant of everything is of the app's own collections.
+        let all = |grant: &String| grant == "*" && !is_platform_collection(&name);
+        if !granted.iter().any(|grant| *grant == name || all(grant)) {
             return Err(Failure::denied(format!(
                 "collection {name:?} is not granted to function {:?}; add it to grants.database",
                 self.run.function.spec.name
@@ -282,13 +285,6 @@ fn array_filters(all: Vec<Document>) -> Result<Vec<RawDocumentBuf>, Failure> {
         )));
     }
     all_documents("array filter", all)
-}
-
-fn first_error(errors: Vec<WriteError>) -> Result<(), Failure> {
-    match errors.into_iter().next() {
-        Some(failed) => Err(failed.error.into()),
-        None => Ok(()),
-    }
 }
 
 /// `{_id: ID}`.

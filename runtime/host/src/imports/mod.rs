@@ -2,24 +2,30 @@
 //! WIT variant.
 
 pub(crate) mod auth;
+pub(crate) mod blobstore;
 pub(crate) mod config;
+pub(crate) mod content;
 pub(crate) mod db;
 pub(crate) mod invoke;
+mod keyvalue;
 pub(crate) mod log;
+mod spin;
 pub(crate) mod storage;
 pub(crate) mod wasi;
 
 use std::sync::Arc;
 
 use cloudlet_base::Fault;
-use cloudlet_data::{AccessError, Code};
+use cloudlet_data::{AccessError, Code, WriteError};
 use wasmtime::component::{HasData, Linker, ResourceTable, ResourceTableError};
 
 use crate::bindings::cloudlet::auth::identity;
 use crate::bindings::cloudlet::database::documents;
 use crate::bindings::cloudlet::function::{invoke as function_invoke, types as function_types};
 use crate::bindings::cloudlet::storage::objects;
-use crate::bindings::wasi::config::store;
+use crate::bindings::standards::fermyon::spin::{key_value, variables};
+use crate::bindings::standards::wasi::blobstore::{blobstore as blobs, container, types as blob_types};
+use crate::bindings::standards::wasi::{keyvalue0_2_0_draft as draft, keyvalue0_2_0_draft2 as draft2};
 use crate::bindings::wasi::logging::logging;
 use crate::instance::State;
 use crate::run::Run;
@@ -43,8 +49,19 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     identity::add_to_linker::<_, Imports>(linker, State::view)?;
     function_types::add_to_linker::<_, Imports>(linker, State::view)?;
     function_invoke::add_to_linker::<_, Imports>(linker, State::view)?;
-    store::add_to_linker::<_, Imports>(linker, State::view)?;
     logging::add_to_linker::<_, Imports>(linker, State::view)?;
+    config::add_to_linker(linker)?;
+    draft::store::add_to_linker::<_, Imports>(linker, State::view)?;
+    draft::atomics::add_to_linker::<_, Imports>(linker, State::view)?;
+    draft::batch::add_to_linker::<_, Imports>(linker, State::view)?;
+    draft2::store::add_to_linker::<_, Imports>(linker, State::view)?;
+    draft2::atomics::add_to_linker::<_, Imports>(linker, State::view)?;
+    draft2::batch::add_to_linker::<_, Imports>(linker, State::view)?;
+    blob_types::add_to_linker::<_, Imports>(linker, State::view)?;
+    container::add_to_linker::<_, Imports>(linker, State::view)?;
+    blobs::add_to_linker::<_, Imports>(linker, State::view)?;
+    key_value::add_to_linker::<_, Imports>(linker, State::view)?;
+    variables::add_to_linker::<_, Imports>(linker, State::view)?;
     Ok(())
 }
 
@@ -115,6 +132,14 @@ impl From<ResourceTableError> for Failure {
             ResourceTableError::Full => Failure::limit("this invocation holds too many resources at once"),
             other => Failure::Trap(wasmtime::Error::new(other)),
         }
+    }
+}
+
+/// The first of a statement's errors.
+pub(crate) fn first_error(errors: Vec<WriteError>) -> Result<(), Failure> {
+    match errors.into_iter().next() {
+        Some(failed) => Err(failed.error.into()),
+        None => Ok(()),
     }
 }
 

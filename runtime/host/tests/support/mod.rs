@@ -13,7 +13,8 @@ use cloudlet_base::{
 };
 use cloudlet_blob::{BlobConfig, BlobStore};
 use cloudlet_data::testing::MemoryDocuments;
-use cloudlet_data::{AppData, Documents};
+use cloudlet_data::{AppData, Documents, Embedded};
+use cloudlet_docdb::{Config, Docs};
 use cloudlet_host::{
     AppSpec, Call, CallReply, FunctionLimits, FunctionSpec, Grants, Host, HostConfig, Invocation,
     InvokeError, LoadError, LoadedApp, LogLine, LogSink, LogStream, ResponseBody, Services,
@@ -78,6 +79,19 @@ impl Node {
 
     pub(crate) fn start_in(dir: Arc<TempDir>) -> Node {
         Node::with_documents(dir, MemoryDocuments::new())
+    }
+
+    /// With an embedded database in memory.
+    pub(crate) fn with_database() -> Node {
+        let docs = Docs::open(
+            Config::default(),
+            Arc::new(SystemClock::new()),
+            Arc::new(OsEntropy),
+            &Registry::new(),
+        )
+        .unwrap();
+        let documents: Arc<dyn Documents> = Arc::new(Embedded::new(docs));
+        Node::with_documents(Arc::new(TempDir::new().unwrap()), documents)
     }
 
     pub(crate) fn with_documents(dir: Arc<TempDir>, documents: Arc<dyn Documents>) -> Node {
@@ -194,6 +208,7 @@ pub(crate) fn function_spec(name: &str, component: ContentHash) -> FunctionSpec 
             functions: vec!["*".into()],
             database: vec!["*".into()],
             storage: vec!["*".into()],
+            keyvalue: vec!["default".into(), "other".into()],
         },
         limits: FunctionLimits {
             timeout: Duration::from_secs(20),
@@ -266,5 +281,13 @@ pub(crate) fn ok(reply: Result<CallReply, InvokeError>) -> String {
     match reply.unwrap() {
         CallReply::Ok(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
         other => panic!("{other:?}"),
+    }
+}
+
+/// The text of the failure that a call must end in.
+pub(crate) async fn failure(app: &App, payload: &str) -> String {
+    match app.call(payload).await.unwrap() {
+        CallReply::Failed(text) => text,
+        other => panic!("{payload}: {other:?}"),
     }
 }

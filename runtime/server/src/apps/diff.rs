@@ -317,6 +317,7 @@ fn of_function(name: &str, function: &Function, add: &mut impl FnMut(What, &str,
     let granted = [
         ("database", &grants.database),
         ("storage", &grants.storage),
+        ("keyvalue", &grants.keyvalue),
         ("functions", &grants.functions),
         ("vars", vars),
         ("secrets", secrets),
@@ -487,8 +488,12 @@ mod tests {
         let web = |more: &str| app(&[("f", 0)], &[], more);
         check(
             f("grants = { database = [\"a\", \"b\"] }"),
-            f("grants = { database = [\"b\"], storage = [\"p/\"] }"),
-            &["-Grant f database \"a\"", "+Grant f storage \"p/\""],
+            f("grants = { database = [\"b\"], storage = [\"p/\"], keyvalue = [\"default\"] }"),
+            &[
+                "-Grant f database \"a\"",
+                "+Grant f keyvalue \"default\"",
+                "+Grant f storage \"p/\"",
+            ],
         );
         check(
             f("outbound = [\"https://a.example.com\"]"),

@@ -1,95 +1,163 @@
-//! Components that other tools made: a Python one by componentize-py, compiled here from a few lines, knowing
-//! nothing of this platform.
+//! Components that other tools made, knowing nothing of this platform: a Python one by componentize-py and a JavaScript one
+//! by componentize-js, each made here of a few lines, in the same conversation as one in Rust. Tools and what they made are
+//! kept in the test cache.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{App, Node, Options, PYTHON, run};
+use sha2::{Digest as _, Sha256};
 
-/// The version that the test was written against.
-const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
+use crate::harness::{
+    App, NODE_JS, Node, Options, PYTHON, guest_bytes, npm_packages, python_with, run, test_cache, workspace,
+};
 
-const APP: &str = r#"
+const COMPONENTIZE_PY: [&str; 1] = ["componentize-py==0.25.1"];
+const COMPONENTIZE_JS: [&str; 1] = ["@bytecodealliance/componentize-js@0.23.0"];
+
+/// Interpreters compute for long at their start, on a busy machine above all, and need memory.
+const LIMITS: &str = "limits = { memory = \"128MiB\", timeout = \"60s\", cpu = \"20s\" }";
+
+const PYTHON_APP: &str = r#"
 from wit_world import exports
-from componentize_py_types import Ok
-from wit_world.imports.types import Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam
+from componentize_py_types import Err, Ok
+from wit_world.imports.types import Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam
+from wit_world.imports.streams import StreamError_Closed
 
 class IncomingHandler(exports.IncomingHandler):
     def handle(self, request: IncomingRequest, response_out: ResponseOutparam) -> None:
         path = request.path_with_query() or "/"
-        response = OutgoingResponse(Fields.from_list([("content-type", b"text/plain")]))
-        body = response.body()
+        response = OutgoingResponse(Fields.from_list([("x-path", path.encode())]))
+        outgoing = response.body()
         ResponseOutparam.set(response_out, Ok(response))
-        stream = body.write()
-        stream.blocking_write_and_flush(f"python saw {path}\n".encode())
-        stream.__exit__(None, None, None)
-        OutgoingBody.finish(body, None)
+        sink = outgoing.write()
+        incoming = request.consume()
+        source = incoming.stream()
+        while True:
+            try:
+                chunk = source.blocking_read(16 * 1024)
+            except Err as error:
+                if isinstance(error.value, StreamError_Closed):
+                    break
+                raise
+            for start in range(0, len(chunk), 4096):
+                sink.blocking_write_and_flush(chunk[start : start + 4096])
+        sink.__exit__(None, None, None)
+        source.__exit__(None, None, None)
+        OutgoingBody.finish(outgoing, None)
 "#;
 
-const WORLD: &str = "package test:foreign;\nworld proxy { include wasi:http/proxy@0.2.12; }\n";
+const JAVASCRIPT_APP: &str = r#"
+addEventListener('fetch', (event) => {
+  const url = new URL(event.request.url);
+  const headers = { 'x-path': url.pathname + url.search };
+  event.respondWith(new Response(event.request.body, { headers }));
+});
+"#;
+
+#[test]
+fn a_rust_component_holds_the_conversation() {
+    converse(&guest_bytes("echo"), "");
+}
 
 #[test]
 fn a_python_component_runs_unmodified() {
-    let component = python_component();
-    // An interpreter is a large component: it takes its time to compile, and memory to run.
+    let made = component("python", &[PYTHON_APP, COMPONENTIZE_PY[0]], |dir| {
+        std::fs::write(dir.join("app.py"), PYTHON_APP).unwrap();
+        wit(dir, "0.2.12");
+        let python = python_with("componentize-py", &COMPONENTIZE_PY);
+        run(
+            PYTHON,
+            Command::new(python.with_file_name("componentize-py"))
+                .args([
+                    "-d",
+                    "wit",
+                    "-w",
+                    "proxy",
+                    "componentize",
+                    "app",
+                    "-o",
+                    "app.wasm",
+                ])
+                .current_dir(dir),
+        );
+    });
+    converse(&made, LIMITS);
+}
+
+#[test]
+fn a_javascript_component_runs_unmodified() {
+    let made = component("javascript", &[JAVASCRIPT_APP, COMPONENTIZE_JS[0]], |dir| {
+        std::fs::write(dir.join("app.js"), JAVASCRIPT_APP).unwrap();
+        // The tool's own parts are of this release and don't go together with a later one.
+        wit(dir, "0.2.10");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/componentize.mjs");
+        run(
+            NODE_JS,
+            Command::new("node")
+                .arg(script)
+                .arg(npm_packages("componentize-js", &COMPONENTIZE_JS))
+                .args(["app.js", "wit", "proxy", "app.wasm"])
+                .current_dir(dir),
+        );
+    });
+    converse(&made, LIMITS);
+}
+
+/// What every echo answers, whoever made it: its path in a header, and the body as it comes, small, none and large.
+fn converse(component: &[u8], limits: &str) {
     let node = Options::default().start();
-    let app = App::new("snake")
-        .component(
-            "serve",
-            &component,
-            "limits = { memory = \"128MiB\", timeout = \"30s\", cpu = \"20s\" }",
-        )
+    let app = App::new("foreign")
+        .component("serve", component, limits)
         .route("/...", &[], "serve");
     let deployed = node.deploy(&app);
     assert!(deployed.status / 100 == 2, "{deployed:?}");
-    for path in ["/", "/a/b?c=d"] {
-        let reply = node.client().get(path);
-        assert_eq!(
-            (reply.status, reply.text()),
-            (200, format!("python saw {path}\n"))
+    let large: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut client = node.client();
+    for (method, path, body) in [
+        ("POST", "/up?x=1", &b"hello"[..]),
+        ("GET", "/", b""),
+        ("PUT", "/a/b%20c", &large),
+        ("DELETE", "/last?", b"end"),
+    ] {
+        let reply = client.send(method, path, &[], body);
+        assert_eq!(reply.status, 200, "{method} {path}: {reply:?}");
+        assert!(
+            reply.body == body,
+            "{method} {path}: {} bytes came back",
+            reply.body.len()
         );
-        assert_eq!(reply.header("content-type"), Some("text/plain"));
+        let seen = reply.header("x-path").unwrap();
+        assert_eq!(seen.trim_end_matches('?'), path.trim_end_matches('?'));
     }
     node.stop();
 }
 
-/// Compiles [`APP`], in a virtual environment that is made once.
-fn python_component() -> Vec<u8> {
-    let cache = crate::harness::test_cache();
-    let env = cache.join("componentize-py");
-    if !env.join("bin/componentize-py").exists() {
-        run(PYTHON, Command::new("python3").args(["-m", "venv"]).arg(&env));
-        run(
-            PYTHON,
-            Command::new(env.join("bin/pip")).args(["install", "--quiet", COMPONENTIZE_PY]),
-        );
+/// What `make` makes of these parts: `app.wasm` in a directory of its own. Kept in the cache, for it takes minutes.
+fn component(name: &str, parts: &[&str], make: impl FnOnce(&Path)) -> Vec<u8> {
+    let hash = Sha256::digest(parts.join("\0"));
+    let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let kept = test_cache().join(format!("{name}-{hash}.wasm"));
+    if !kept.exists() {
+        let dir = tempfile::TempDir::new_in(test_cache()).unwrap();
+        make(dir.path());
+        // Whole or not at all.
+        std::fs::rename(dir.path().join("app.wasm"), &kept).unwrap();
     }
-    let dir = tempfile::TempDir::new().unwrap();
-    std::fs::write(dir.path().join("app.py"), APP).unwrap();
-    let wit = dir.path().join("wit");
-    std::fs::create_dir_all(wit.join("deps")).unwrap();
-    std::fs::write(wit.join("world.wit"), WORLD).unwrap();
-    for package in ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"] {
-        let name = format!("wasi-{package}-0.2.12");
-        copy_package(
-            &crate::harness::workspace().join("wit/deps").join(&name),
-            &wit.join("deps").join(&name),
-        );
-    }
-    let component: PathBuf = dir.path().join("app.wasm");
-    run(
-        PYTHON,
-        Command::new(env.join("bin/componentize-py"))
-            .args(["-d", "wit", "-w", "proxy", "componentize", "app", "-o"])
-            .arg(&component)
-            .current_dir(dir.path()),
-    );
-    std::fs::read(&component).unwrap()
+    std::fs::read(kept).unwrap()
 }
 
-fn copy_package(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    std::fs::copy(from.join("package.wit"), to.join("package.wit")).unwrap();
+/// The world of wasi:http's proxies, in `dir/wit`, with WASI as of one release.
+fn wit(dir: &Path, release: &str) {
+    let deps = dir.join("wit/deps");
+    for package in ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"] {
+        let from = workspace().join(format!("wit/deps/wasi-{package}-0.2.12/package.wit"));
+        let text = std::fs::read_to_string(from).unwrap().replace("0.2.12", release);
+        let to = deps.join(format!("wasi-{package}"));
+        std::fs::create_dir_all(&to).unwrap();
+        std::fs::write(to.join("package.wit"), text).unwrap();
+    }
+    let world = format!("package test:foreign;\nworld proxy {{ include wasi:http/proxy@{release}; }}\n");
+    std::fs::write(dir.join("wit/world.wit"), world).unwrap();
 }
 
 #[test]

@@ -523,6 +523,10 @@ pub(crate) fn python_with(name: &str, packages: &[&str]) -> PathBuf {
 /// A directory whose `node_modules` has these packages of npm (`name@version`), made once in the cache.
 pub(crate) fn npm_packages(name: &str, packages: &[&str]) -> PathBuf {
     installed(name, packages, |dir| {
+        // Over an older installation npm leaves out some of what the packages need.
+        if dir.exists() {
+            std::fs::remove_dir_all(dir).unwrap();
+        }
         std::fs::create_dir_all(dir).unwrap();
         std::fs::write(dir.join("package.json"), r#"{"private":true}"#).unwrap();
         let install = [

@@ -27,6 +27,7 @@ mod metrics;
 mod mongo;
 mod routing;
 mod split;
+mod standards;
 mod storage;
 mod tls;
 mod transfer;

@@ -146,6 +146,8 @@ pub(super) struct RawGrants {
     pub(super) database: Vec<Text>,
     /// Prefixes of object paths.
     pub(super) storage: Vec<Text>,
+    /// Key-value stores, by their labels; a store is there as soon as it is granted.
+    pub(super) keyvalue: Vec<Text>,
     /// Functions of this app that it may call.
     pub(super) functions: Vec<Text>,
     /// Names from [vars].

@@ -268,6 +268,7 @@ impl Resolver<'_, '_> {
         let RawGrants {
             database,
             storage,
+            keyvalue,
             functions,
             vars,
             secrets,
@@ -278,6 +279,9 @@ impl Resolver<'_, '_> {
         for prefix in storage {
             self.take(prefix.span(), values::object_prefix(prefix.value()));
         }
+        for label in keyvalue {
+            self.take(label.span(), values::name("key-value store", label.value()));
+        }
         Function {
             source: source
                 .as_ref()
@@ -287,6 +291,7 @@ impl Resolver<'_, '_> {
             grants: Grants {
                 database: database.iter().map(|text| text.value().clone()).collect(),
                 storage: storage.iter().map(|text| text.value().clone()).collect(),
+                keyvalue: keyvalue.iter().map(|text| text.value().clone()).collect(),
                 functions: self.known("function", functions, &names.functions, "add [function.NAME]"),
             },
             vars: self.known("var", vars, &names.vars, "add it to [vars]"),

@@ -42,7 +42,7 @@ required = ["VISION_KEY"]
 [function.checkin]
 source = "target/wasm32-wasip2/release/checkin.wasm"
 build  = { command = "cargo build --release --target wasm32-wasip2", watch = ["src/**/*.rs"] }
-grants = { database = ["rooms", "stays"], storage = ["photos/"], functions = ["notify"], vars = ["region"], secrets = ["VISION_KEY"] }
+grants = { database = ["rooms", "stays"], storage = ["photos/"], keyvalue = ["sessions"], functions = ["notify"], vars = ["region"], secrets = ["VISION_KEY"] }
 outbound = ["https://vision.example.com"]
 limits = { memory = "32MiB", cpu = "200ms", timeout = "3s", concurrency = 20 }
 reuse  = { max_requests = 1 }
@@ -86,6 +86,7 @@ fn the_whole_manifest_is_understood() {
     assert_eq!(checkin.limits.cpu, Duration::from_millis(200));
     assert_eq!(checkin.limits.concurrency, 20);
     assert_eq!(checkin.grants.functions, ["notify"]);
+    assert_eq!(checkin.grants.keyvalue, ["sessions"]);
     assert_eq!(manifest.functions["notify"].invoke, InvokeRule::Nobody);
     assert_eq!(manifest.routes.len(), 2);
     let stays = &manifest.collections["stays"];
@@ -278,6 +279,21 @@ fn contradictions_are_told() {
         &format!("{two_functions}grants = {{ functions = [\"b\"] }}\n"),
         3,
         &["did you mean \"a\"?"],
+    );
+    check(
+        &format!("{two_functions}grants = {{ keyvalue = [\"a b\"] }}\n"),
+        3,
+        &["invalid key-value store name \"a b\""],
+    );
+    check(
+        &format!("{two_functions}grants = {{ database = [\"cloudlet.keyvalue.a\"] }}\n"),
+        3,
+        &["the platform's", "grants.keyvalue"],
+    );
+    check(
+        "[database.collection.\"cloudlet.x\"]\nrules = \"READONLY\"\n",
+        1,
+        &["the platform's"],
     );
     let route = "[[trigger.http]]\nroute = \"/x\"\nfunction = \"a\"\n";
     check(&format!("{two_functions}{route}{route}"), 7, &["there already"]);

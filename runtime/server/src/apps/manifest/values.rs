@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use cloudlet_data::rules::Rule;
+use cloudlet_data::{PLATFORM_PREFIX, is_platform_collection};
 use cloudlet_host::OutboundRule;
 use http::Method;
 
@@ -278,7 +279,7 @@ pub(super) fn object_prefix(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// A name of a function, a var or a secret.
+/// A name of a function, a var, a secret or a key-value store.
 pub(super) fn name(what: &str, text: &str) -> Result<(), Wrong> {
     let ok = (1..=64).contains(&text.len())
         && text
@@ -301,6 +302,12 @@ pub(super) fn collection_name(text: &str) -> Result<(), Wrong> {
         && !text.starts_with('.')
         && !text.ends_with('.')
         && !text.starts_with("system.");
+    if is_platform_collection(text) {
+        return Err(wrong(
+            format!("collection {text:?} is the platform's, as all that begin with {PLATFORM_PREFIX:?}"),
+            "name another collection; key-value stores are granted by grants.keyvalue",
+        ));
+    }
     match ok {
         true => Ok(()),
         false => Err(wrong(
