@@ -68,7 +68,7 @@ async fn of_app(request: Request<'_>, app: &AppId, rest: &[&str]) -> Result<Resp
         ["rollback"] => traffic::rollback(request, app).await,
         ["secrets", rest @ ..] => deployments::secrets(request, app, rest).await,
         ["functions", rest @ ..] => functions::serve(request, app, rest).await,
-        ["logs"] => logs::serve(request, app),
+        ["logs"] => logs::serve(request, app).await,
         ["triggers", rest @ ..] => triggers::serve(request, app, rest).await,
         ["collections", rest @ ..] => collections::serve(request, app, rest).await,
         ["documents", collection, verb] => documents::serve(request, app, collection, verb).await,
