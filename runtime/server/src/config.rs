@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use crate::apps::secrets::KEY_FILE;
+
 /// The exit code for a configuration that can't be used (`EX_USAGE` of sysexits).
 pub(crate) const EXIT_USAGE: u8 = 64;
 
@@ -23,6 +25,8 @@ const DEFAULT_FILE: &str = "node.toml";
 pub(crate) struct NodeConfig {
     /// Where everything that the node keeps lives.
     pub(crate) data_dir: PathBuf,
+    /// The file of the key that seals secrets.
+    pub(crate) secret_key_file: PathBuf,
     /// Address of the public listener.
     pub(crate) listen: SocketAddr,
     /// Address of the admin listener.
@@ -250,6 +254,8 @@ macro_rules! settings {
 settings! {
     /// Directory of everything that the node keeps [default: cloudlet-data]
     data_dir, "data_dir", "CLOUDLET_DATA_DIR";
+    /// File of the key that seals secrets [default: secrets.key in data_dir]
+    secrets_key_file, "secrets.key_file", "CLOUDLET_SECRETS_KEY_FILE";
     /// Address of the public listener [default: 127.0.0.1:8080]
     listen, "listen", "CLOUDLET_LISTEN";
     /// Address of the admin listener [default: 127.0.0.1:8081]
@@ -546,6 +552,9 @@ impl<'a> Settings<'a> {
                 lines_per_second: self.get("log.lines_per_second", 1000, |text| Ok(count(text)? as u64)),
                 invocations: self.get("log.invocations", LogInvocations::Failed, log_invocations),
             },
+            secret_key_file: self
+                .path("secrets.key_file")
+                .unwrap_or_else(|| data_dir.join(KEY_FILE)),
             maintenance_interval: self.get("maintenance_interval", Duration::from_secs(3600), duration),
             metrics_public: self.get("metrics_public", admin_listen.ip().is_loopback(), boolean),
             data_dir,

@@ -48,6 +48,7 @@ pub(crate) async fn serve(
         ["whoami"] => keys::whoami(request),
         ["keys", rest @ ..] => keys::serve(request, rest).await,
         ["content", hash] => deployments::content(request, hash).await,
+        ["rotate-secret-key"] => deployments::rotate_secret_key(request).await,
         ["collect"] => traffic::collect(request).await,
         ["apps"] => deployments::apps(request).await,
         ["apps", app, rest @ ..] => {
