@@ -144,6 +144,11 @@ impl RequestId {
         Self(bits)
     }
 
+    /// The bits, as [`RequestId::from_bits`] takes them.
+    pub const fn to_bits(self) -> u128 {
+        self.0
+    }
+
     /// The 32 ASCII hex digits, without allocating.
     pub fn to_hex(self) -> [u8; 32] {
         let mut out = [0; 32];

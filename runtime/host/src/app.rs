@@ -1,6 +1,7 @@
 //! What a function is: its resolved specification, and the loaded app that runs it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub struct AppSpec {
 }
 
 /// One function, resolved.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FunctionSpec {
     /// Its name, unique in the app.
     pub name: Arc<str>,
@@ -45,6 +46,30 @@ pub struct FunctionSpec {
     pub secrets: BTreeMap<String, String>,
     /// Where it may send HTTP requests; empty refuses the import of `wasi:http/outgoing-handler`'s use at run time.
     pub outbound: Vec<OutboundRule>,
+}
+
+/// Of secrets the names alone.
+impl fmt::Debug for FunctionSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            component,
+            grants,
+            limits,
+            vars,
+            secrets,
+            outbound,
+        } = self;
+        f.debug_struct("FunctionSpec")
+            .field("name", name)
+            .field("component", component)
+            .field("grants", grants)
+            .field("limits", limits)
+            .field("vars", vars)
+            .field("secrets", &secrets.keys())
+            .field("outbound", outbound)
+            .finish()
+    }
 }
 
 /// What a function may use.

@@ -17,7 +17,6 @@ use wasmtime_wasi_http::Error as WasiError;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::instance::Guest;
-use crate::logs::LogLevel;
 use crate::run::Run;
 
 /// Any error, as bodies carry it.
@@ -228,7 +227,7 @@ impl Live {
         let limit = self.run.limits().response_bytes_max;
         if self.sent > limit {
             let error = ResponseTooLarge { limit };
-            self.run.platform(LogLevel::Error, error.to_string());
+            self.run.fail(error.to_string());
             self.guest = None;
             return Err(Box::new(error));
         }

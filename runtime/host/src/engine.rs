@@ -23,7 +23,9 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+};
 
 use crate::error::LoadError;
 use crate::host::HostConfig;
@@ -96,7 +98,10 @@ fn settings(config: &HostConfig, pagemap: bool) -> Config {
         .epoch_interruption(true)
         // One invocation runs one guest call at a time; nothing here uses the machinery for more.
         .concurrency_support(false)
-        .signals_based_traps(true);
+        .signals_based_traps(true)
+        // A crash is told with files and lines where the component has DWARF. That stays in the artifact's file, which
+        // is mapped, not read: its pages come into memory when something crashes, and nothing is spent on it before.
+        .wasm_backtrace_details(WasmBacktraceDetails::Enable);
     engine
 }
 

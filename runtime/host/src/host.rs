@@ -34,6 +34,8 @@ pub struct HostConfig {
     pub compile_permits: usize,
     /// Largest component accepted.
     pub component_bytes_max: usize,
+    /// Whether the end of every invocation gets a line in its app's log, or only that of a failed one.
+    pub log_every_invocation: bool,
 }
 
 impl HostConfig {
@@ -45,6 +47,7 @@ impl HostConfig {
             memory_bytes_max: 256 << 20,
             compile_permits: 1,
             component_bytes_max: 64 << 20,
+            log_every_invocation: false,
         }
     }
 }

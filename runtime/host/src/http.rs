@@ -24,7 +24,6 @@ use crate::app::{Function, Invocation, LoadedApp, Trigger};
 use crate::body::{BoxError, Counted, Live, ResponseBody, Whole};
 use crate::error::{InvokeError, TrapReason};
 use crate::instance::{Admitted, Guest, State, Stop};
-use crate::logs::LogLevel;
 use crate::metrics::{Outcome, Scope};
 use crate::run::{Run, lock};
 
@@ -177,11 +176,13 @@ pub(crate) async fn respond(mut guest: Guest<()>) -> Result<Response<ResponseBod
         // Nothing has been sent yet, so a guest that fails now still gets an honest answer.
         (_, Some(Err(stop))) => Err(stop.into_error(&run)),
         (Some(Ok(response)), None) => {
+            run.answered(response.status().as_u16());
             let (head, body) = response.into_parts();
             let live = Live::new(body, &head.headers, guest);
             Ok(Response::from_parts(head, live.boxed_unsync()))
         }
         (Some(Ok(response)), Some(Ok(()))) => {
+            run.answered(response.status().as_u16());
             let (head, body) = response.into_parts();
             match Whole::drain(body, &run) {
                 Ok(whole) => Ok(Response::from_parts(head, whole.boxed_unsync())),
@@ -194,7 +195,7 @@ pub(crate) async fn respond(mut guest: Guest<()>) -> Result<Response<ResponseBod
         )),
         (None, _) => {
             guest.outcome = Outcome::NoResponse;
-            run.platform(LogLevel::Error, "returned without a response".to_owned());
+            run.fail("returned without a response".to_owned());
             Err(InvokeError::NoResponse {
                 function: run.function.spec.name.to_string(),
             })
@@ -205,7 +206,7 @@ pub(crate) async fn respond(mut guest: Guest<()>) -> Result<Response<ResponseBod
 /// The guest has answered with something that can't be sent.
 fn broken(guest: &mut Guest<()>, message: String) -> InvokeError {
     guest.outcome = Outcome::Trap;
-    guest.run.platform(LogLevel::Error, message.clone());
+    guest.run.fail(message.clone());
     let stop = Stop::Trapped {
         reason: TrapReason::Other,
         message,

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 use wasmtime::component::ResourceTable;
-use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
+use wasmtime::{
+    PoolConcurrencyLimitError, ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline, WasmBacktrace,
+};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -16,7 +18,7 @@ use crate::admit::Permit;
 use crate::engine::epoch_tick;
 use crate::error::{InvokeError, TrapReason};
 use crate::imports::{View, wasi};
-use crate::logs::LogLevel;
+use crate::logs::LogLine;
 use crate::metrics::Outcome;
 use crate::outbound::Outbound;
 use crate::run::{Run, lock};
@@ -30,8 +32,8 @@ const FIELDS_BYTES_MAX: usize = 128 * 1024;
 const HOST_CALL_BYTES_MAX: usize = 64 << 20;
 /// Elements of all of a guest's tables together; what an interpreter needs, with room.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
-/// A trap's message and backtrace in the log.
-const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// A trap's cause and the guest's last words.
+const MESSAGE_BYTES_MAX: usize = 2 * 1024;
 
 /// What a store holds besides the guest.
 pub(crate) struct State {
@@ -129,6 +131,7 @@ impl ResourceLimiter for Limiter {
         let allowed = total <= self.memory_bytes_max && maximum.is_none_or(|max| desired <= max);
         if allowed {
             self.memory_bytes = total;
+            self.run.meter.memory_bytes.store(total as u64, Ordering::Relaxed);
         }
         self.allow(allowed)
     }
@@ -292,31 +295,27 @@ impl<T> Guest<T> {
     }
 
     fn stopped(&mut self, error: &wasmtime::Error) -> Stop {
+        // A line without its end may be why the guest stops.
+        self.run.flush();
         let stop = classify(error, self.run.meter.growth_denied.load(Ordering::Relaxed));
         let metrics = &self.run.app.shared.metrics;
         match &stop {
             Stop::Trapped { reason, message } => {
                 self.outcome = Outcome::Trap;
                 metrics.trapped(*reason);
-                self.run.platform(LogLevel::Error, message.clone());
+                self.run.fail(crash(message, &self.run.last_words(), error));
             }
             Stop::Deadline => {
                 self.outcome = Outcome::Deadline;
                 metrics.trapped(TrapReason::Timeout);
-                self.run.platform(
-                    LogLevel::Error,
-                    format!(
-                        "stopped: no end within its time ({:?} at most)",
-                        self.run.limits().timeout
-                    ),
-                );
+                let limit = self.run.limits().timeout;
+                let message = format!("stopped: no end within its time ({limit:?} at most)");
+                self.run.fail(crash(&message, "", error));
             }
             Stop::Busy => {
                 self.outcome = Outcome::Internal;
-                self.run.platform(
-                    LogLevel::Error,
-                    "the node's pool of instances is exhausted".to_owned(),
-                );
+                self.run
+                    .fail("the node's pool of instances is exhausted".to_owned());
             }
         }
         stop
@@ -328,6 +327,7 @@ impl<T> Drop for Guest<T> {
         if self.work.take().is_some() {
             self.run.flush();
         }
+        self.run.ended(self.outcome);
         self.run
             .app
             .shared
@@ -338,8 +338,7 @@ impl<T> Drop for Guest<T> {
 
 /// What a guest's failure means.
 fn classify(error: &wasmtime::Error, growth_denied: bool) -> Stop {
-    // The chain of causes, which has the guest's own backtrace; `Debug` would add one of the host.
-    let message = |prefix: &str| cut(format!("{prefix}{error:#}"));
+    let message = |prefix: &str| cut(format!("{prefix}{}", causes(error)), MESSAGE_BYTES_MAX);
     if let Some(spent) = error.downcast_ref::<Spent>() {
         return match spent {
             Spent::Time => Stop::Deadline,
@@ -376,9 +375,35 @@ fn classify(error: &wasmtime::Error, growth_denied: bool) -> Stop {
     }
 }
 
-fn cut(mut text: String) -> String {
-    if text.len() > MESSAGE_BYTES_MAX {
-        let end = text.floor_char_boundary(MESSAGE_BYTES_MAX);
+/// The chain of causes without the guest's backtrace, which is one of its links.
+fn causes(error: &wasmtime::Error) -> String {
+    let backtrace = backtrace(error);
+    let links = error.chain().map(ToString::to_string);
+    let links = links.filter(|link| backtrace.as_ref() != Some(link));
+    links.collect::<Vec<_>>().join(": ")
+}
+
+/// Where the guest was: the names of its functions where the component has names, files and lines where it has DWARF.
+fn backtrace(error: &wasmtime::Error) -> Option<String> {
+    Some(error.downcast_ref::<WasmBacktrace>()?.to_string())
+}
+
+/// What the log says of a crash.
+fn crash(message: &str, last_words: &str, error: &wasmtime::Error) -> String {
+    let mut text = message.to_owned();
+    if !last_words.is_empty() {
+        text = format!("{text}\nit wrote last to standard error:\n{last_words}");
+    }
+    text = cut(text, MESSAGE_BYTES_MAX);
+    if let Some(backtrace) = backtrace(error) {
+        text = format!("{text}\n{backtrace}");
+    }
+    cut(text, LogLine::TEXT_BYTES_MAX)
+}
+
+fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        let end = text.floor_char_boundary(bytes_max - '…'.len_utf8());
         text.truncate(end);
         text.push('…');
     }

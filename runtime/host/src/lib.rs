@@ -48,4 +48,4 @@ pub use artifact::Collected;
 pub use body::ResponseBody;
 pub use error::{InvokeError, LoadError, TrapReason};
 pub use host::{Host, HostConfig};
-pub use logs::{LogLevel, LogLine, LogSink, LogStream};
+pub use logs::{InvocationEnd, LogDetail, LogLevel, LogLine, LogSink, LogStream};

@@ -52,6 +52,22 @@ impl Outcome {
         (Outcome::Cancelled, "cancelled"),
         (Outcome::Internal, "internal"),
     ];
+
+    /// The value of the label.
+    pub(crate) fn label(self) -> &'static str {
+        let known = Self::ALL.iter().find(|(outcome, _)| *outcome == self);
+        known.map_or("internal", |(_, label)| label)
+    }
+}
+
+impl Trigger {
+    /// The value of the `trigger` label.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Trigger::Http => "http",
+            Trigger::Call => "call",
+        }
+    }
 }
 
 /// Whose permits were all taken; the `scope` label.

@@ -1,7 +1,8 @@
 //! The record of one invocation that everything of it shares: who asked, by when, what it has used, what it has
 //! said, and the response it has set. One allocation, made when the invocation is admitted.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,11 +12,14 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::app::{Function, FunctionLimits, Invocation, LoadedApp, Trigger};
 use crate::engine::EPOCH_TICK;
-use crate::logs::{LogLevel, LogLine, LogStream};
+use crate::logs::{InvocationEnd, LogDetail, LogLevel, LogLine, LogStream};
+use crate::metrics::Outcome;
 use crate::turns::Turn;
 
-/// Longest log line; what a guest writes beyond it becomes the next line.
-const LINE_BYTES_MAX: usize = 8 * 1024;
+/// Lines of standard error that are kept for the case that the guest crashes: a panic's message is among the last.
+const LAST_WORDS_MAX: usize = 8;
+/// Bytes that are kept of each of them.
+const LAST_WORD_BYTES_MAX: usize = 512;
 
 /// What a guest hands to `response-outparam.set`.
 pub(crate) type Answer = Result<hyper::Response<HyperOutgoingBody>, ErrorCode>;
@@ -34,6 +38,12 @@ pub(crate) struct Run {
     /// Its slice, while it computes for long.
     pub(crate) turn: Mutex<Option<Turn>>,
     pub(crate) answer: Mutex<Option<Answer>>,
+    /// Monotonic time at which it was admitted.
+    began_at: Duration,
+    /// Status of the guest's response; 0 before there is one.
+    status: AtomicU16,
+    /// Why it failed, for the line about its end.
+    failure: Mutex<Option<String>>,
     lines: Lines,
 }
 
@@ -60,6 +70,8 @@ pub(crate) struct Meter {
     pub(crate) request_too_large: AtomicBool,
     /// Outbound requests sent.
     pub(crate) outbound_sent: AtomicU32,
+    /// Linear memory, bytes; it never shrinks.
+    pub(crate) memory_bytes: AtomicU64,
 }
 
 /// The thread's clock was not read.
@@ -70,6 +82,7 @@ struct Lines {
     written: AtomicU32,
     stdout: Mutex<Vec<u8>>,
     stderr: Mutex<Vec<u8>>,
+    last_words: Mutex<VecDeque<String>>,
 }
 
 /// What counts at most of a poll that the thread's clock does not tell of.
@@ -97,6 +110,11 @@ impl Meter {
             began => nanos(clock.thread_cpu()).saturating_sub(began),
         };
         self.used.fetch_add(used, Ordering::Relaxed);
+    }
+
+    /// What the guest has computed in the polls that have ended.
+    fn computed(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Ordering::Relaxed))
     }
 
     /// A tick finds the guest computing, `now`: what it has computed in all.
@@ -163,6 +181,9 @@ impl Run {
             meter: Meter::default(),
             turn: Mutex::new(None),
             answer: Mutex::new(None),
+            began_at: now,
+            status: AtomicU16::new(0),
+            failure: Mutex::new(None),
             lines: Lines::default(),
         })
     }
@@ -190,15 +211,69 @@ impl Run {
 
     /// Something the platform has to say about this invocation.
     pub(crate) fn platform(&self, level: LogLevel, text: String) {
-        self.emit(level, LogStream::Platform, text);
+        self.emit(level, LogStream::Platform, text, LogDetail::None);
+    }
+
+    /// Notes why the invocation fails; the line about its end says it. The first reason stays.
+    pub(crate) fn fail(&self, reason: String) {
+        lock(&self.failure).get_or_insert(reason);
+    }
+
+    /// Notes the status of the guest's response.
+    pub(crate) fn answered(&self, status: u16) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+
+    /// The invocation is over: a failed one is told of, with what it used; any other when the node wants that.
+    pub(crate) fn ended(&self, outcome: Outcome) {
+        let failure = lock(&self.failure).take();
+        let status = Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0);
+        let gave_error = status.is_some_and(|status| status >= 500);
+        let failed = failure.is_some() || !matches!(outcome, Outcome::Ok | Outcome::Cancelled);
+        if !failed && !gave_error && !self.app.shared.config.log_every_invocation {
+            return;
+        }
+        let level = match (failed, gave_error) {
+            (true, _) => LogLevel::Error,
+            (false, true) => LogLevel::Warn,
+            (false, false) => LogLevel::Info,
+        };
+        let text = failure.unwrap_or_else(|| match (outcome, status) {
+            (Outcome::Ok, Some(status)) => format!("answered with status {status}"),
+            (Outcome::Ok, None) => "answered".to_owned(),
+            (Outcome::Cancelled, _) => "stopped: the caller went away".to_owned(),
+            (Outcome::TooLarge, _) => {
+                let limit = self.limits().request_bytes_max;
+                format!("stopped: the request body is larger than the limit of {limit} bytes")
+            }
+            (outcome, _) => format!("failed: {}", outcome.label()),
+        });
+        let end = InvocationEnd {
+            outcome: outcome.label().into(),
+            trigger: self.trigger.label().into(),
+            status,
+            duration: self.now().saturating_sub(self.began_at),
+            cpu: self.meter.computed(),
+            memory_bytes: self.meter.memory_bytes.load(Ordering::Relaxed),
+        };
+        self.emit(level, LogStream::Platform, text, LogDetail::End(Box::new(end)));
+    }
+
+    /// The last lines that the guest wrote to standard error, without what is of no use in a log.
+    pub(crate) fn last_words(&self) -> String {
+        let words = lock(&self.lines.last_words);
+        let said = words
+            .iter()
+            .filter(|line| !line.is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE"));
+        said.cloned().collect::<Vec<_>>().join("\n")
     }
 
     /// A line of the guest's, as far as it may say more.
-    pub(crate) fn line(&self, level: LogLevel, stream: LogStream, text: String) {
+    pub(crate) fn line(&self, level: LogLevel, stream: LogStream, text: String, detail: LogDetail) {
         let limit = self.limits().log_lines_max;
         let before = self.lines.written.fetch_add(1, Ordering::Relaxed);
         if before < limit {
-            self.emit(level, stream, text);
+            self.emit(level, stream, text, detail);
         } else if before == limit {
             self.platform(
                 LogLevel::Warn,
@@ -221,8 +296,8 @@ impl Run {
                 }
                 None => pending.extend_from_slice(part),
             }
-            while pending.len() > LINE_BYTES_MAX {
-                let rest = pending.split_off(LINE_BYTES_MAX);
+            while pending.len() > LogLine::TEXT_BYTES_MAX {
+                let rest = pending.split_off(LogLine::TEXT_BYTES_MAX);
                 self.flush_line(stream, &mut pending);
                 *pending = rest;
             }
@@ -253,10 +328,17 @@ impl Run {
         };
         let text = String::from_utf8_lossy(pending).into_owned();
         pending.clear();
-        self.line(level, stream, text);
+        if stream == LogStream::Stderr {
+            let mut words = lock(&self.lines.last_words);
+            if words.len() == LAST_WORDS_MAX {
+                words.pop_front();
+            }
+            words.push_back(text[..text.floor_char_boundary(LAST_WORD_BYTES_MAX)].to_owned());
+        }
+        self.line(level, stream, text, LogDetail::None);
     }
 
-    fn emit(&self, level: LogLevel, stream: LogStream, text: String) {
+    fn emit(&self, level: LogLevel, stream: LogStream, text: String, detail: LogDetail) {
         let shared = &self.app.shared;
         shared.logs.line(LogLine {
             at: shared.clock.now(),
@@ -267,6 +349,7 @@ impl Run {
             level,
             stream,
             text,
+            detail,
         });
     }
 }

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cloudlet_host::{LogLevel, LogStream};
+use cloudlet_host::{LogDetail, LogLevel, LogStream};
 use futures_util::StreamExt;
 use http::Request;
 use http_body::{Body as _, Frame};
@@ -143,13 +143,14 @@ async fn what_the_guest_prints_and_logs_is_captured_by_line() {
         ["one line", "half and half", "no line end"]
     );
     assert_eq!(node.logs.texts(LogStream::Stderr), ["to stderr"]);
-    assert_eq!(node.logs.texts(LogStream::Logging), ["shop: by wasi:logging"]);
+    assert_eq!(node.logs.texts(LogStream::Logging), ["by wasi:logging"]);
     let lines = node.logs.lines();
     let warning = lines
         .iter()
         .find(|line| line.stream == LogStream::Logging)
         .unwrap();
     assert_eq!(warning.level, LogLevel::Warn);
+    assert_eq!(warning.detail, LogDetail::Context("shop".into()));
     assert_eq!((warning.app.as_str(), &*warning.function), ("shop", "misbehave"));
     assert_eq!(warning.deployment.0, 7);
 }

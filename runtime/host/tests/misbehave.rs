@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloudlet_base::Fault;
-use cloudlet_host::{InvokeError, LogStream, TrapReason};
+use cloudlet_host::{InvokeError, LogDetail, LogLevel, LogLine, LogStream, TrapReason};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use support::{App, Node};
@@ -69,7 +69,71 @@ async fn a_panic_is_logged_with_its_message() {
     assert_eq!(reason, TrapReason::Unreachable, "{message}");
     let stderr = node.logs.texts(LogStream::Stderr).join("\n");
     assert!(stderr.contains("the guest gave up"), "{stderr}");
-    assert!(!node.logs.texts(LogStream::Platform).is_empty());
+    let told = end(&node);
+    assert!(told.text.contains("the guest gave up"), "{}", told.text);
+    // This fixture has no names: the frames are told by number.
+    assert!(told.text.contains("<wasm function "), "{}", told.text);
+    let LogDetail::End(end) = told.detail else {
+        panic!("{told:?}")
+    };
+    assert_eq!((&*end.outcome, &*end.trigger, end.status), ("trap", "http", None));
+    assert!(
+        end.memory_bytes >= 1 << 16 && end.duration > Duration::ZERO,
+        "{end:?}"
+    );
+}
+
+/// The one line that tells of an invocation's end.
+fn end(node: &Node) -> LogLine {
+    let mut lines = node.logs.lines();
+    lines.retain(|line| matches!(line.detail, LogDetail::End(_)));
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    lines.remove(0)
+}
+
+#[tokio::test]
+async fn a_crash_is_told_with_names_files_and_lines() {
+    let node = Node::start();
+    let error = node.app("crash", |_| {}).get("/").await.unwrap_err();
+    let InvokeError::Trapped { message, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(
+        !message.contains("settle_the_bill"),
+        "for the log alone: {message}"
+    );
+    let text = end(&node).text;
+    let source = include_str!("../../fixtures/crash/src/lib.rs");
+    let line = source.lines().position(|line| line.contains("the bill is empty"));
+    let place = format!("src/lib.rs:{}:", line.unwrap() + 1);
+    for wanted in [
+        "wasm `unreachable` instruction executed",
+        "settling a bill of 0 items",
+        "the bill is empty",
+        "crash::settle_the_bill",
+        &place,
+    ] {
+        assert!(text.contains(wanted), "{wanted:?} is not in:\n{text}");
+    }
+    assert!(!text.contains("RUST_BACKTRACE"), "{text}");
+}
+
+#[tokio::test]
+async fn the_end_of_every_invocation_is_told_when_the_node_wants_that() {
+    let node = Node::telling_every_end();
+    let app = node.app("misbehave", |_| {});
+    assert_eq!(app.text("/").await, "ok");
+    let told = end(&node);
+    let LogDetail::End(end) = &told.detail else {
+        panic!("{told:?}")
+    };
+    assert_eq!(
+        (told.level, &*end.outcome, end.status),
+        (LogLevel::Info, "ok", Some(200))
+    );
+    let node = Node::start();
+    assert_eq!(node.app("misbehave", |_| {}).text("/").await, "ok");
+    assert!(node.logs.lines().is_empty());
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use crate::apps::secrets::KEY_FILE;
+
 /// The exit code for a configuration that can't be used (`EX_USAGE` of sysexits).
 pub(crate) const EXIT_USAGE: u8 = 64;
 
@@ -23,6 +25,8 @@ const DEFAULT_FILE: &str = "node.toml";
 pub(crate) struct NodeConfig {
     /// Where everything that the node keeps lives.
     pub(crate) data_dir: PathBuf,
+    /// The file of the key that seals secrets.
+    pub(crate) secret_key_file: PathBuf,
     /// Address of the public listener.
     pub(crate) listen: SocketAddr,
     /// Address of the admin listener.
@@ -49,7 +53,7 @@ pub(crate) struct NodeConfig {
     pub(crate) auth: AuthTimes,
     /// Cross-origin requests.
     pub(crate) cors: Cors,
-    /// The node's own log.
+    /// The node's own log, and those of functions.
     pub(crate) log: Log,
     /// Time between two rounds of maintenance.
     pub(crate) maintenance_interval: Duration,
@@ -172,12 +176,31 @@ pub(crate) struct Cors {
     pub(crate) triggers: bool,
 }
 
-/// The node's own log, on standard error.
+/// The node's own log, on standard error, and what is kept of functions' logs.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     /// A level, or a `tracing` filter such as `info,cloudlet_server=debug`.
     pub(crate) level: String,
     pub(crate) format: LogFormat,
+    /// Bytes of all apps' log files.
+    pub(crate) store_bytes: u64,
+    /// Bytes of one app's log files.
+    pub(crate) app_bytes: u64,
+    /// How long functions' log lines are kept.
+    pub(crate) store_age: Duration,
+    /// Lines of one function a second that are all kept.
+    pub(crate) lines_per_second: u64,
+    /// Which invocations get a line when they end.
+    pub(crate) invocations: LogInvocations,
+}
+
+/// Which invocations get a line of the platform's when they end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogInvocations {
+    /// Those that fail.
+    Failed,
+    /// All.
+    All,
 }
 
 /// How log lines look.
@@ -231,6 +254,8 @@ macro_rules! settings {
 settings! {
     /// Directory of everything that the node keeps [default: cloudlet-data]
     data_dir, "data_dir", "CLOUDLET_DATA_DIR";
+    /// File of the key that seals secrets [default: secrets.key in data_dir]
+    secrets_key_file, "secrets.key_file", "CLOUDLET_SECRETS_KEY_FILE";
     /// Address of the public listener [default: 127.0.0.1:8080]
     listen, "listen", "CLOUDLET_LISTEN";
     /// Address of the admin listener [default: 127.0.0.1:8081]
@@ -319,6 +344,16 @@ settings! {
     log_level, "log.level", "CLOUDLET_LOG_LEVEL";
     /// Format of the node's log, text or json [default: text]
     log_format, "log.format", "CLOUDLET_LOG_FORMAT";
+    /// Bytes of all apps' log files [default: 1GiB]
+    log_store_bytes, "log.store_bytes", "CLOUDLET_LOG_STORE_BYTES";
+    /// Bytes of one app's log files [default: 64MiB]
+    log_app_bytes, "log.app_bytes", "CLOUDLET_LOG_APP_BYTES";
+    /// How long functions' log lines are kept [default: 14d]
+    log_store_age, "log.store_age", "CLOUDLET_LOG_STORE_AGE";
+    /// Lines of one function a second that are all kept; of the others one in 100 is [default: 1000]
+    log_lines_per_second, "log.lines_per_second", "CLOUDLET_LOG_LINES_PER_SECOND";
+    /// Which invocations get a line when they end, failed or all [default: failed]
+    log_invocations, "log.invocations", "CLOUDLET_LOG_INVOCATIONS";
 }
 
 impl NodeConfig {
@@ -511,7 +546,15 @@ impl<'a> Settings<'a> {
             log: Log {
                 level: self.get("log.level", "info".into(), |text| Ok(text.to_owned())),
                 format: self.get("log.format", LogFormat::Text, log_format),
+                store_bytes: self.get("log.store_bytes", 1 << 30, bytes),
+                app_bytes: self.get("log.app_bytes", 64 << 20, bytes),
+                store_age: self.get("log.store_age", Duration::from_secs(14 * 24 * 3600), duration),
+                lines_per_second: self.get("log.lines_per_second", 1000, |text| Ok(count(text)? as u64)),
+                invocations: self.get("log.invocations", LogInvocations::Failed, log_invocations),
             },
+            secret_key_file: self
+                .path("secrets.key_file")
+                .unwrap_or_else(|| data_dir.join(KEY_FILE)),
             maintenance_interval: self.get("maintenance_interval", Duration::from_secs(3600), duration),
             metrics_public: self.get("metrics_public", admin_listen.ip().is_loopback(), boolean),
             data_dir,
@@ -665,6 +708,14 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err("expected text or json".into()),
+    }
+}
+
+fn log_invocations(text: &str) -> Result<LogInvocations, String> {
+    match text {
+        "failed" => Ok(LogInvocations::Failed),
+        "all" => Ok(LogInvocations::All),
+        _ => Err("expected failed or all".into()),
     }
 }
 

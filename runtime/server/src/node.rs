@@ -14,10 +14,10 @@ use cloudlet_host::{Host, HostConfig, LogSink};
 use cloudlet_wire::{Parts, Settings, Topology, Wire};
 
 use crate::apps::registry::Registry;
-use crate::config::NodeConfig;
+use crate::config::{LogInvocations, NodeConfig};
 use crate::front;
 use crate::front::signer::Signer;
-use crate::logs::Logs;
+use crate::logs::{LogBounds, Logs};
 use crate::maintenance;
 use crate::metrics::Metrics;
 use crate::telemetry;
@@ -99,7 +99,13 @@ impl Node {
         )
         .await
         .context("open the MongoDB protocol")?;
-        let logs = Arc::new(Logs::default());
+        let logs = Logs::open(
+            data_dir.join("logs"),
+            log_bounds(&config),
+            clock.clone(),
+            &prometheus,
+        )
+        .context("open the logs of functions")?;
         let sink: Arc<dyn LogSink> = logs.clone();
         let host = Host::new(
             host_config(&config),
@@ -174,7 +180,7 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         let maintenance = [
             tokio::spawn(triggers::run::run(Arc::clone(&node))),
             tokio::spawn(maintenance::run(Arc::clone(&node))),
-            tokio::spawn(maintenance::expire(node)),
+            tokio::spawn(maintenance::expire(Arc::clone(&node))),
         ];
         say(&format!("listening public {}", front.public_url()));
         if let Some(url) = front.mongo_url() {
@@ -184,7 +190,9 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         signals.wait().await;
         tracing::info!("stopping");
         maintenance.iter().for_each(tokio::task::JoinHandle::abort);
+        node.logs.close();
         front.drain().await;
+        node.logs.flush();
         tracing::info!("stopped");
         Ok(())
     })
@@ -240,11 +248,21 @@ fn blob_config(config: &NodeConfig) -> BlobConfig {
     }
 }
 
+fn log_bounds(config: &NodeConfig) -> LogBounds {
+    LogBounds {
+        store_bytes: config.log.store_bytes,
+        app_bytes: config.log.app_bytes,
+        store_age: config.log.store_age,
+        lines_per_second: config.log.lines_per_second,
+    }
+}
+
 fn host_config(config: &NodeConfig) -> HostConfig {
     HostConfig {
         instances_max: config.functions.instances_max,
         memory_bytes_max: config.functions.memory_bytes_max,
         component_bytes_max: config.functions.component_bytes_max,
+        log_every_invocation: config.log.invocations == LogInvocations::All,
         ..HostConfig::new(config.data_dir.join("artifacts"))
     }
 }

@@ -2,13 +2,18 @@
 
 use super::View;
 use crate::bindings::wasi::logging::logging;
-use crate::logs::{LogLevel, LogStream};
+use crate::logs::{LogDetail, LogLevel, LogLine, LogStream};
 
-/// Longest message; the rest is cut off.
-const MESSAGE_BYTES_MAX: usize = 8 * 1024;
+/// Longest context; the rest is cut off.
+const CONTEXT_BYTES_MAX: usize = 256;
 
 impl logging::Host for View<'_> {
-    fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
+    fn log(
+        &mut self,
+        level: logging::Level,
+        mut context: String,
+        mut message: String,
+    ) -> wasmtime::Result<()> {
         let level = match level {
             logging::Level::Trace => LogLevel::Trace,
             logging::Level::Debug => LogLevel::Debug,
@@ -16,13 +21,13 @@ impl logging::Host for View<'_> {
             logging::Level::Warn => LogLevel::Warn,
             logging::Level::Error | logging::Level::Critical => LogLevel::Error,
         };
-        let mut text = if context.is_empty() {
-            message
-        } else {
-            format!("{context}: {message}")
+        context.truncate(context.floor_char_boundary(CONTEXT_BYTES_MAX));
+        message.truncate(message.floor_char_boundary(LogLine::TEXT_BYTES_MAX));
+        let detail = match context.is_empty() {
+            true => LogDetail::None,
+            false => LogDetail::Context(context.into()),
         };
-        text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
-        self.run.line(level, LogStream::Logging, text);
+        self.run.line(level, LogStream::Logging, message, detail);
         Ok(())
     }
 }

@@ -95,8 +95,18 @@ impl Node {
     }
 
     pub(crate) fn with_documents(dir: Arc<TempDir>, documents: Arc<dyn Documents>) -> Node {
+        Node::configured(dir, documents, false)
+    }
+
+    /// One that logs the end of every invocation.
+    pub(crate) fn telling_every_end() -> Node {
+        Node::configured(Arc::new(TempDir::new().unwrap()), MemoryDocuments::new(), true)
+    }
+
+    fn configured(dir: Arc<TempDir>, documents: Arc<dyn Documents>, log_every_invocation: bool) -> Node {
         let config = HostConfig {
             instances_max: 20,
+            log_every_invocation,
             ..HostConfig::new(dir.path().join("artifacts"))
         };
         let (logs, registry) = (Arc::new(Recorder::default()), Registry::new());

@@ -223,6 +223,17 @@ pub(super) fn answer(
     }
 }
 
+/// `POST /v1/rotate-secret-key`
+pub(super) async fn rotate_secret_key(request: Request<'_>) -> Result<Response<Body>, Failure> {
+    request.only(&Method::POST)?;
+    let node = request.cx.node().clone();
+    let work = async move { traffic::rotate_secret_key(&node).await };
+    match to_the_end(work).await {
+        Ok(count) => Ok(ok(&json!({ "secrets": count }))),
+        Err(error) => refused(request.cx, error),
+    }
+}
+
 /// `GET /v1/apps/APP/secrets`, `PUT` and `DELETE /v1/apps/APP/secrets/NAME`. Values go in and never come out.
 pub(super) async fn secrets(
     request: Request<'_>,

@@ -48,6 +48,7 @@ pub(crate) async fn serve(
         ["whoami"] => keys::whoami(request),
         ["keys", rest @ ..] => keys::serve(request, rest).await,
         ["content", hash] => deployments::content(request, hash).await,
+        ["rotate-secret-key"] => deployments::rotate_secret_key(request).await,
         ["collect"] => traffic::collect(request).await,
         ["apps"] => deployments::apps(request).await,
         ["apps", app, rest @ ..] => {
@@ -68,7 +69,7 @@ async fn of_app(request: Request<'_>, app: &AppId, rest: &[&str]) -> Result<Resp
         ["rollback"] => traffic::rollback(request, app).await,
         ["secrets", rest @ ..] => deployments::secrets(request, app, rest).await,
         ["functions", rest @ ..] => functions::serve(request, app, rest).await,
-        ["logs"] => logs::serve(request, app),
+        ["logs"] => logs::serve(request, app).await,
         ["triggers", rest @ ..] => triggers::serve(request, app, rest).await,
         ["collections", rest @ ..] => collections::serve(request, app, rest).await,
         ["documents", collection, verb] => documents::serve(request, app, collection, verb).await,

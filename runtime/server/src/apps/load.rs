@@ -12,7 +12,7 @@ use super::deploy::DeployError;
 use super::manifest::{self, Manifest};
 use super::records::{self, ComponentEntry, Deployment, SiteEntry};
 use super::registry::{ActiveApp, BUCKET, HttpRoute, Site, SiteFile, Tally};
-use super::secrets::{self, SecretKey};
+use super::secrets::{self, SecretKeys};
 use crate::node::Node;
 
 /// A deployment whose parts are parsed and agree with each other.
@@ -200,8 +200,8 @@ pub(super) async fn load(node: &Node, parts: &Parts) -> Result<ActiveApp, Deploy
 }
 
 /// The key of the node's secrets.
-pub(super) async fn secret_key(node: &Node) -> Result<&SecretKey, DeployError> {
-    let open = || async { SecretKey::open(&node.config.data_dir, &*node.entropy) };
+pub(super) async fn secret_key(node: &Node) -> Result<&SecretKeys, DeployError> {
+    let open = || async { SecretKeys::open(&node.config.secret_key_file, &*node.entropy) };
     Ok(node.apps.secret_key.get_or_try_init(open).await?)
 }
 

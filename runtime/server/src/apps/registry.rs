@@ -13,7 +13,7 @@ use cloudlet_host::LoadedApp;
 use http::Method;
 use tokio::sync::{Mutex, OnceCell, RwLock, Semaphore};
 
-use super::secrets::SecretKey;
+use super::secrets::SecretKeys;
 use super::split;
 use crate::triggers::timers::Timer;
 
@@ -40,7 +40,7 @@ pub(crate) struct Registry {
     /// Bounds compilation.
     pub(super) compiling: Semaphore,
     /// Opens secrets; read or made at first use.
-    pub(super) secret_key: OnceCell<SecretKey>,
+    pub(super) secret_key: OnceCell<SecretKeys>,
 }
 
 impl Default for Registry {

@@ -1,27 +1,38 @@
 //! Apps' secrets: encrypted at rest, readable by functions alone.
 //!
 //! A secret is a document of `/node` `secrets`: `{_id: "APP/NAME", app, name, nonce, sealed, updated}`. `sealed` is
-//! AES-256-GCM under the key in `secrets.key` of the data directory, with the `_id` as associated data, so that a
-//! value can't be moved to another name. The key file is made at the first use, for its owner's eyes only; without
-//! it the values are lost.
+//! AES-256-GCM under the key in `secrets.key` of the data directory (or the setting `secrets.key_file`), with the `_id`
+//! as associated data, so that a value can't be moved to another name. The key file is made at the first use, for its
+//! owner's eyes only; without it the values are lost.
+//!
+//! The file has 32 bytes for each key. The first seals; others are there only while the key is changed, and open what
+//! is not sealed anew yet: wherever a change is interrupted, the file opens every value.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bson::rawdoc;
 use cloudlet_base::{AppId, Deadline, Entropy, Fault, Timestamp};
 use cloudlet_data::{Delete, DeleteOne, Documents, Find, Namespace, Update, UpdateOne};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use tokio::sync::Mutex;
 
 use super::records;
 
 /// Largest secret.
 pub(crate) const VALUE_BYTES_MAX: usize = 64 << 10;
+/// Values that one write seals anew when the key is changed.
+const RESEALED_PER_WRITE: usize = 50;
 /// Secrets of one app.
 const SECRETS_MAX: usize = 200;
-/// The key's file in the data directory.
-const KEY_FILE: &str = "secrets.key";
+/// The key's file in the data directory, unless another is named.
+pub(crate) const KEY_FILE: &str = "secrets.key";
+/// Bytes of a key.
+const KEY_BYTES: usize = 32;
+/// Keys in the file; more than two are there when changes of the key fail again and again.
+const KEYS_MAX: usize = 8;
 
 /// Why secrets can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -65,33 +76,85 @@ pub(crate) struct SecretInfo {
     pub(crate) updated: i64,
 }
 
-/// The key that seals secrets.
-pub(crate) struct SecretKey(LessSafeKey);
+/// The keys that seal and open secrets.
+pub(crate) struct SecretKeys {
+    path: PathBuf,
+    keys: RwLock<Arc<Keys>>,
+    /// Held from sealing a value to storing it, and while the key is changed: nothing is stored under a key that goes.
+    sealing: Mutex<()>,
+}
 
-impl SecretKey {
-    /// Reads the key of `data_dir`; makes one when there is none.
+/// What the file has.
+struct Keys {
+    bytes: Vec<u8>,
+    /// One at least. The first one seals.
+    parsed: Vec<LessSafeKey>,
+}
+
+impl SecretKeys {
+    /// Reads the key file; makes one when there is none.
     ///
     /// # Errors
     /// When the file can't be read or made, or is not a key.
-    pub(crate) fn open(data_dir: &Path, entropy: &dyn Entropy) -> Result<Self, SecretError> {
-        let path = data_dir.join(KEY_FILE);
-        let fail = |reason: String| SecretError::Key {
-            path: path.clone(),
-            reason,
-        };
-        let bytes = match std::fs::read(&path) {
+    pub(crate) fn open(path: &Path, entropy: &dyn Entropy) -> Result<Self, SecretError> {
+        let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let mut bytes = vec![0; 32];
-                entropy.fill(&mut bytes);
-                write_private(&path, &bytes).map_err(|error| fail(error.to_string()))?;
+                let bytes = new_key(entropy);
+                write_private(path, &bytes).map_err(|error| unusable(path, error.to_string()))?;
                 bytes
             }
-            Err(error) => return Err(fail(error.to_string())),
+            Err(error) => return Err(unusable(path, error.to_string())),
         };
-        let key = UnboundKey::new(&AES_256_GCM, &bytes)
-            .map_err(|_| fail(format!("it has {} bytes instead of 32", bytes.len())))?;
-        Ok(Self(LessSafeKey::new(key)))
+        Ok(Self {
+            path: path.to_path_buf(),
+            keys: RwLock::new(Arc::new(Keys::parse(path, bytes)?)),
+            sealing: Mutex::new(()),
+        })
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts other keys into the file, then into use.
+    fn replace(&self, bytes: Vec<u8>) -> Result<(), SecretError> {
+        let keys = Keys::parse(&self.path, bytes)?;
+        write_private(&self.path, &keys.bytes).map_err(|error| unusable(&self.path, error.to_string()))?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+}
+
+fn new_key(entropy: &dyn Entropy) -> Vec<u8> {
+    let mut bytes = vec![0; KEY_BYTES];
+    entropy.fill(&mut bytes);
+    bytes
+}
+
+fn unusable(path: &Path, reason: String) -> SecretError {
+    SecretError::Key {
+        path: path.to_path_buf(),
+        reason,
+    }
+}
+
+impl Keys {
+    fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, SecretError> {
+        let size = bytes.len();
+        if size == 0 || size % KEY_BYTES != 0 || size > KEYS_MAX * KEY_BYTES {
+            let reason =
+                format!("it has {size} bytes instead of {KEY_BYTES} for each of 1 to {KEYS_MAX} keys");
+            return Err(unusable(path, reason));
+        }
+        let parsed = bytes.chunks(KEY_BYTES).map(|key| {
+            let key = UnboundKey::new(&AES_256_GCM, key).expect("a key of AES-256 has 32 bytes");
+            LessSafeKey::new(key)
+        });
+        Ok(Self {
+            parsed: parsed.collect(),
+            bytes,
+        })
     }
 
     fn seal(&self, id: &str, value: &str, entropy: &dyn Entropy) -> ([u8; NONCE_LEN], Vec<u8>) {
@@ -99,20 +162,21 @@ impl SecretKey {
         entropy.fill(&mut nonce);
         let mut sealed = value.as_bytes().to_vec();
         let unique = Nonce::assume_unique_for_key(nonce);
-        self.0
+        self.parsed[0]
             .seal_in_place_append_tag(unique, Aad::from(id.as_bytes()), &mut sealed)
             .expect("a value under VALUE_BYTES_MAX is within what AES-GCM takes");
         (nonce, sealed)
     }
 
     fn unseal(&self, id: &str, nonce: &[u8], sealed: &[u8]) -> Option<String> {
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let mut bytes = sealed.to_vec();
-        let plain = self
-            .0
-            .open_in_place(nonce, Aad::from(id.as_bytes()), &mut bytes)
-            .ok()?;
-        String::from_utf8(plain.to_vec()).ok()
+        self.parsed.iter().find_map(|key| {
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let mut bytes = sealed.to_vec();
+            let plain = key
+                .open_in_place(nonce, Aad::from(id.as_bytes()), &mut bytes)
+                .ok()?;
+            String::from_utf8(plain.to_vec()).ok()
+        })
     }
 }
 
@@ -146,7 +210,7 @@ fn binary(bytes: Vec<u8>) -> bson::Binary {
 /// Stores a secret, in the place of an older value.
 pub(crate) async fn put(
     documents: &dyn Documents,
-    key: &SecretKey,
+    keys: &SecretKeys,
     entropy: &dyn Entropy,
     (app, name): (&AppId, &str),
     value: &str,
@@ -168,21 +232,27 @@ pub(crate) async fn put(
         )));
     }
     let id = format!("{app}/{name}");
-    let (nonce, sealed) = key.seal(&id, value, entropy);
+    let _sealing = keys.sealing.lock().await;
+    let (nonce, sealed) = keys.keys().seal(&id, value, entropy);
+    let statement = UpdateOne {
+        filter: rawdoc! { "_id": id.as_str() },
+        update: rawdoc! { "$set": {
+            "app": app.as_str(),
+            "name": name,
+            "nonce": binary(nonce.to_vec()),
+            "sealed": binary(sealed),
+            "updated": bson::DateTime::from_millis(now.millis()),
+        } },
+        multi: false,
+        upsert: true,
+        ..UpdateOne::default()
+    };
+    write(documents, vec![statement]).await
+}
+
+async fn write(documents: &dyn Documents, statements: Vec<UpdateOne>) -> Result<(), SecretError> {
     let update = Update {
-        statements: vec![UpdateOne {
-            filter: rawdoc! { "_id": id.as_str() },
-            update: rawdoc! { "$set": {
-                "app": app.as_str(),
-                "name": name,
-                "nonce": binary(nonce.to_vec()),
-                "sealed": binary(sealed),
-                "updated": bson::DateTime::from_millis(now.millis()),
-            } },
-            multi: false,
-            upsert: true,
-            ..UpdateOne::default()
-        }],
+        statements,
         ordered: true,
         ..Update::default()
     };
@@ -191,6 +261,54 @@ pub(crate) async fn put(
         Some(failed) => Err(failed.error.into()),
         None => Ok(()),
     }
+}
+
+/// Changes the node's key: a new one is made, every value of every app is sealed with it, and the one before goes.
+/// Functions notice nothing. Returns how many values there are. Where it fails or the node dies the file has the old
+/// key too, and doing it again makes it whole.
+///
+/// # Errors
+/// When the key file can't be written, a value does not open, or the database fails.
+pub(crate) async fn rotate(
+    documents: &dyn Documents,
+    keys: &SecretKeys,
+    entropy: &dyn Entropy,
+) -> Result<usize, SecretError> {
+    let _sealing = keys.sealing.lock().await;
+    let new = new_key(entropy);
+    keys.replace([new.as_slice(), &keys.keys().bytes].concat())?;
+    let both = keys.keys();
+    let mut statements = Vec::new();
+    for document in records::find_all(documents, &namespace(), Find::default()).await? {
+        let id = document.get_str("_id").unwrap_or_default();
+        let value = opened(&both, id, &document).ok_or_else(|| SecretError::Sealed(id.to_owned()))?;
+        let (nonce, sealed) = both.seal(id, &value, entropy);
+        statements.push(UpdateOne {
+            filter: rawdoc! { "_id": id },
+            update: rawdoc! { "$set": { "nonce": binary(nonce.to_vec()), "sealed": binary(sealed) } },
+            multi: false,
+            ..UpdateOne::default()
+        });
+    }
+    let count = statements.len();
+    let mut statements = statements.into_iter();
+    loop {
+        let part: Vec<UpdateOne> = statements.by_ref().take(RESEALED_PER_WRITE).collect();
+        if part.is_empty() {
+            break;
+        }
+        write(documents, part).await?;
+    }
+    keys.replace(new)?;
+    Ok(count)
+}
+
+fn opened(keys: &Keys, id: &str, document: &bson::RawDocumentBuf) -> Option<String> {
+    let (nonce, sealed) = (
+        document.get_binary("nonce").ok()?,
+        document.get_binary("sealed").ok()?,
+    );
+    keys.unseal(id, nonce.bytes, sealed.bytes)
 }
 
 /// Removes a secret. Returns whether there was one.
@@ -231,23 +349,17 @@ pub(crate) async fn list(documents: &dyn Documents, app: &AppId) -> Result<Vec<S
 /// The values of the app's secrets, for its functions.
 pub(crate) async fn values(
     documents: &dyn Documents,
-    key: &SecretKey,
+    keys: &SecretKeys,
     app: &AppId,
 ) -> Result<BTreeMap<String, String>, SecretError> {
     let find = Find {
         filter: rawdoc! { "app": app.as_str() },
         ..Find::default()
     };
-    let mut values = BTreeMap::new();
+    let (keys, mut values) = (keys.keys(), BTreeMap::new());
     for document in records::find_all(documents, &namespace(), find).await? {
         let name = document.get_str("name").unwrap_or_default().to_owned();
-        let parts = document
-            .get_binary("nonce")
-            .ok()
-            .zip(document.get_binary("sealed").ok());
-        let value =
-            parts.and_then(|(nonce, sealed)| key.unseal(&format!("{app}/{name}"), nonce.bytes, sealed.bytes));
-        match value {
+        match opened(&keys, &format!("{app}/{name}"), &document) {
             Some(value) => values.insert(name, value),
             None => return Err(SecretError::Sealed(name)),
         };
@@ -266,18 +378,72 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let entropy = SeededEntropy::new(1);
-        let first = SecretKey::open(dir.path(), &entropy).unwrap();
-        let again = SecretKey::open(dir.path(), &entropy).unwrap();
+        let path = dir.path().join(KEY_FILE);
+        let open = || SecretKeys::open(&path, &entropy);
+        let (first, again) = (open().unwrap().keys(), open().unwrap().keys());
         let (nonce, sealed) = first.seal("a/K", "hush", &entropy);
         assert!(!sealed.windows(4).any(|window| window == b"hush"));
         assert_eq!(again.unseal("a/K", &nonce, &sealed).as_deref(), Some("hush"));
         assert_eq!(again.unseal("b/K", &nonce, &sealed), None);
-        let mode = std::fs::metadata(dir.path().join(KEY_FILE))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        std::fs::write(dir.path().join(KEY_FILE), "short").unwrap();
-        assert!(SecretKey::open(dir.path(), &entropy).is_err());
+        for bad in [0, 5, 33, 32 * 9] {
+            std::fs::write(&path, vec![1; bad]).unwrap();
+            assert!(open().is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wherever_a_change_of_the_key_ends_the_file_opens_every_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(KEY_FILE);
+        let entropy = SeededEntropy::new(1);
+        let documents: Arc<dyn Documents> = cloudlet_data::testing::MemoryDocuments::new();
+        let keys = SecretKeys::open(&path, &entropy).unwrap();
+        let app: AppId = "a".parse().unwrap();
+        for name in ["ONE", "TWO"] {
+            put(&*documents, &keys, &entropy, (&app, name), name, Timestamp(1))
+                .await
+                .unwrap();
+        }
+        let old = std::fs::read(&path).unwrap();
+        assert_eq!(rotate(&*documents, &keys, &entropy).await.unwrap(), 2);
+        let new = std::fs::read(&path).unwrap();
+        assert!(new.len() == KEY_BYTES && new != old);
+        let read = |keys: SecretKeys| {
+            let (documents, app) = (documents.clone(), app.clone());
+            async move { values(&*documents, &keys, &app).await }
+        };
+        assert_eq!(
+            read(SecretKeys::open(&path, &entropy).unwrap())
+                .await
+                .unwrap()
+                .len(),
+            2
+        );
+        // As a kill after the first and before the last step leaves it: one value is sealed with the old key.
+        std::fs::write(&path, &old).unwrap();
+        let with_old = SecretKeys::open(&path, &entropy).unwrap();
+        put(
+            &*documents,
+            &with_old,
+            &entropy,
+            (&app, "ONE"),
+            "ONE",
+            Timestamp(1),
+        )
+        .await
+        .unwrap();
+        assert!(matches!(read(with_old).await, Err(SecretError::Sealed(_))));
+        std::fs::write(&path, [new, old].concat()).unwrap();
+        let both = SecretKeys::open(&path, &entropy).unwrap();
+        assert_eq!(rotate(&*documents, &both, &entropy).await.unwrap(), 2);
+        let values = read(SecretKeys::open(&path, &entropy).unwrap()).await.unwrap();
+        assert_eq!(values["ONE"], "ONE");
+        // A value that does not open leaves the old key in the file.
+        std::fs::write(&path, [9; 32]).unwrap();
+        let wrong = SecretKeys::open(&path, &entropy).unwrap();
+        assert!(rotate(&*documents, &wrong, &entropy).await.is_err());
+        assert!(std::fs::read(&path).unwrap().ends_with(&[9; 32]));
     }
 }

@@ -319,6 +319,14 @@ pub(crate) async fn put_secret(
     reload(node, app).await
 }
 
+/// Changes the key that seals all secrets of the node. Returns how many there are.
+pub(crate) async fn rotate_secret_key(node: &Arc<Node>) -> Result<usize, DeployError> {
+    let keys = load::secret_key(node).await?;
+    let count = secrets::rotate(&*node.documents, keys, &*node.entropy).await?;
+    tracing::info!(count, "the key of the secrets was changed");
+    Ok(count)
+}
+
 /// Removes a secret. Refused while the active deployment requires it.
 pub(crate) async fn delete_secret(node: &Arc<Node>, app: &AppId, name: &str) -> Result<bool, DeployError> {
     if let Some(record) = records::app(&*node.documents, app).await? {

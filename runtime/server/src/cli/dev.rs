@@ -18,7 +18,7 @@ use super::context::{Context, DEV_DIR, DevNode, announce_dev};
 use super::watch::{Watch, is_ignored};
 use super::{build, deploy, glob, logs};
 use crate::apps::manifest::{self, Manifest};
-use crate::config::NodeConfig;
+use crate::config::{LogInvocations, NodeConfig};
 use crate::front::{self, Front};
 use crate::node::Node;
 
@@ -119,6 +119,7 @@ impl DevThread {
         config.listen = listen;
         config.admin_listen = admin_listen;
         config.log.level = "warn".to_owned();
+        config.log.invocations = LogInvocations::All;
         let (ready, told) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
@@ -166,6 +167,7 @@ fn run_node(
             node.auth.delete_admin_key(&old.key_id).await?;
         }
         let key = node.auth.create_admin_key(KEY_LABEL).await?;
+        let logs = Arc::clone(&node.logs);
         let front = Front::start(node).await?;
         let told = ready.send(Ready {
             public: front.public_url(),
@@ -176,7 +178,9 @@ fn run_node(
             // Dropping the sender is the sign, too.
             let _ = stopped.await;
         }
+        logs.close();
         front.drain().await;
+        logs.flush();
         Ok(())
     })
 }
@@ -395,9 +399,10 @@ async fn follow(client: Arc<Client>, app: String, json: bool) {
         since: Some("1s".to_owned()),
         ..logs::Args::default()
     };
+    let mut reader = logs::Reader::new(args, json);
     loop {
-        // The node may be busy or the line may break; the next attempt will tell.
-        let _ = logs::show(&client, &app, &args, json).await;
+        // The node may be busy or the line may break; the next attempt goes on after the last line.
+        let _ = reader.read(&client, &app).await;
         tokio::time::sleep(LOGS_RETRY).await;
     }
 }

@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Read as _};
 use anyhow::{Context as _, bail};
 use http::Method;
 
-use super::api::encoded;
+use super::api::{Client, encoded};
 use super::context::Context;
 use super::{NoMatch, out};
 
@@ -23,12 +23,19 @@ pub(super) enum Command {
         /// Its name
         name: String,
     },
+    /// Change the key with which the node seals the secrets of all apps
+    RotateKey,
 }
 
 /// Runs the command.
 pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
-    let (client, app) = (context.client()?, context.app()?);
+    let client = context.client()?;
+    if let Command::RotateKey = command {
+        return rotate_key(context, &client).await;
+    }
+    let app = context.app()?;
     match command {
+        Command::RotateKey => {}
         Command::Put { name } => {
             let value = from_stdin(&format!("value of {name}"))?;
             let path = format!("/v1/apps/{app}/secrets/{}", encoded(&name));
@@ -71,6 +78,18 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<(
                 false => println!("{name} deleted"),
             }
         }
+    }
+    Ok(())
+}
+
+async fn rotate_key(context: &Context, client: &Client) -> anyhow::Result<()> {
+    let answer = client.value(Method::POST, "/v1/rotate-secret-key", None).await?;
+    match context.json {
+        true => println!("{answer}"),
+        false => println!(
+            "{} secret(s) are sealed with a new key; the old one is of use for older backups only",
+            answer["secrets"]
+        ),
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bson::rawdoc;
 use cloudlet_base::{AppId, Deadline, Timestamp};
 use cloudlet_data::{Code, Documents, Error, Find, Namespace, Update, UpdateOne, Write};
-use cloudlet_host::{LogLevel, LogLine, LogSink as _, LogStream};
+use cloudlet_host::{LogDetail, LogLevel, LogLine, LogSink as _, LogStream};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -283,6 +283,7 @@ pub(super) fn say(node: &Node, app: &AppId, function: &Arc<str>, level: LogLevel
         level,
         stream: LogStream::Platform,
         text,
+        detail: LogDetail::None,
     });
 }
 

@@ -1,5 +1,6 @@
 //! The life of a deploy: activation, rollback, races, restarts, secrets, and nothing dropped on the way.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
@@ -195,7 +196,12 @@ fn a_deploy_waits_for_its_secrets_and_never_shows_them() {
 
     let dir = node.dir();
     node.stop();
-    let mut dirs = vec![dir.path().to_owned()];
+    assert_nowhere_in(dir.path(), VALUE);
+}
+
+/// No file under `dir` has this text.
+fn assert_nowhere_in(dir: &Path, value: &str) {
+    let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -204,14 +210,86 @@ fn a_deploy_waits_for_its_secrets_and_never_shows_them() {
                 continue;
             }
             let bytes = std::fs::read(&path).unwrap();
-            assert!(
-                !bytes
-                    .windows(VALUE.len())
-                    .any(|window| window == VALUE.as_bytes()),
-                "{path:?}"
-            );
+            let mut windows = bytes.windows(value.len());
+            assert!(!windows.any(|window| window == value.as_bytes()), "{path:?}");
         }
     }
+}
+
+#[test]
+fn secrets_and_their_key_change_without_a_deploy_and_are_told_nowhere() {
+    let app = App::new("web")
+        .lines("[vars]\ncolor = \"green\"\n[secrets]\nrequired = [\"KEY\"]")
+        .function("granted", "misbehave", "grants = { secrets = [\"KEY\"] }")
+        .function("other", "misbehave", "grants = { vars = [\"color\"] }")
+        .route("/config", &["GET"], "granted")
+        .route("/config", &["POST"], "other");
+    let values = ["first-hush-value", "second-hush-value"];
+    let path = "/v1/apps/web/secrets/KEY";
+    let node = Node::start();
+    assert_eq!(node.admin("PUT", path, values[0].as_bytes()).status, 200);
+    assert_eq!(node.deploy(&app).status, 200);
+    let granted = |node: &Node| node.client().get("/config?KEY").text();
+    let other = |node: &Node, name: &str| {
+        let reply = node.client().send("POST", &format!("/config?{name}"), &[], b"");
+        reply.text()
+    };
+    assert_eq!(granted(&node), values[0]);
+    for value in values {
+        assert_eq!(node.admin("PUT", path, value.as_bytes()).json()["reloaded"], true);
+        assert_eq!(
+            (granted(&node).as_str(), other(&node, "KEY").as_str()),
+            (value, "none")
+        );
+    }
+    assert_eq!(other(&node, "color"), "green");
+    let rotate = |node: &Node| {
+        let rotated = node.admin("POST", "/v1/rotate-secret-key", b"");
+        assert_eq!(
+            (rotated.status, &rotated.json()["secrets"]),
+            (200, &json!(1)),
+            "{rotated:?}"
+        );
+    };
+    let key_file = node.dir().path().join("secrets.key");
+    let old = std::fs::read(&key_file).unwrap();
+    rotate(&node);
+    let new = std::fs::read(&key_file).unwrap();
+    assert!(new.len() == 32 && new != old);
+    assert_eq!(granted(&node), values[1]);
+    // Everything that a node tells.
+    let told = [
+        "/metrics",
+        "/v1/apps/web/secrets",
+        "/v1/apps/web/logs",
+        "/v1/apps/web/functions",
+        "/v1/apps/web/deployments",
+        "/v1/apps/web/deployments/1",
+        "/v1/apps",
+    ];
+    let mut told: Vec<String> = told
+        .iter()
+        .map(|path| {
+            let reply = node.admin("GET", path, b"");
+            assert!(reply.status == 200 || reply.status == 405, "{path}: {reply:?}");
+            reply.text()
+        })
+        .collect();
+    let (dir, key) = (node.dir(), node.key.clone());
+    told.push(node.log_text());
+    node.kill();
+    // After a kill the new key opens them.
+    let node = Options::default().on(dir.clone(), &key).start();
+    assert_eq!(granted(&node), values[1]);
+    rotate(&node);
+    told.push(node.log_text());
+    for value in values {
+        assert!(told.iter().all(|text| !text.contains(value)), "{told:#?}");
+    }
+    node.stop();
+    values
+        .iter()
+        .for_each(|value| assert_nowhere_in(dir.path(), value));
 }
 
 #[test]

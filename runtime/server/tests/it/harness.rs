@@ -234,6 +234,11 @@ impl Node {
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// What the node has written to its own log so far.
+    pub(crate) fn log_text(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
     /// Sends SIGTERM without waiting.
     pub(crate) fn terminate(&self) {
         terminate(&self.child);

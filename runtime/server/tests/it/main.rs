@@ -23,6 +23,7 @@ mod hotel;
 mod js_sdk;
 mod kill;
 mod limits;
+mod logs;
 mod metrics;
 mod mongo;
 mod routing;
