@@ -455,6 +455,9 @@ impl Stream {
         }
         self.full_document(kv, catalog, entry, &mut event)?;
         event.append(cstr!("ns"), names(entry.database, entry.collection));
+        if entry.kind == Kind::Create {
+            event.append(cstr!("nsType"), kind_of_namespace(entry.description));
+        }
         if let Some((database, collection)) = entry.to {
             event.append(cstr!("to"), names(database, collection));
         }
@@ -628,4 +631,16 @@ fn no_image(what: &str, entry: &Entry<'_>) -> Error {
         entry.database, entry.collection
     );
     Error::new(Code::NoMatchingDocument, message)
+}
+
+/// What was made, by what is told of it.
+fn kind_of_namespace(description: Option<&RawDocument>) -> &'static str {
+    let told = |name: &str| description.is_some_and(|description| field(description, name).is_some());
+    if told("viewOn") {
+        "view"
+    } else if told("timeseries") {
+        "timeseries"
+    } else {
+        "collection"
+    }
 }

@@ -24,7 +24,7 @@ use s2::point::Point;
 use self::cells::Around;
 use self::flat::Flat;
 use self::parse::{Care, quote};
-use self::plane::FlatRing;
+use self::plane::{Beyond, FlatRing};
 use crate::path::{Path, visit};
 use crate::value::{elements, fields, is_number};
 use crate::{Code, Error, Result};
@@ -392,7 +392,12 @@ impl Near {
             let reach = center.0.abs().max(center.1.abs()) + to.min(grid.farthest(center));
             grid.cover(&FlatRing { center, from, to }, reach)
         } else {
-            grid.cover(&plane::around(center, to), 360.0)
+            let ring = Beyond {
+                boxes: plane::around(center, to),
+                center: self.center,
+                from,
+            };
+            grid.cover(&ring, 360.0)
         }
     }
 }

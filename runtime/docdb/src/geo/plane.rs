@@ -4,8 +4,11 @@
 
 use std::collections::BTreeSet;
 
+use s2::point::Point;
+
 use super::cells::{CellRange, Relation};
 use super::flat::Flat;
+use super::sphere::{TOLERANCE, distance, point_at};
 
 /// Cells that a query is covered with, as with those of a sphere.
 const QUERY_CELLS_MAX: usize = 32;
@@ -236,6 +239,33 @@ impl FlatRegion for Boxes {
             }
         }
         relation
+    }
+}
+
+/// The plane of longitudes and latitudes around a point of the sphere, without what is nearer than an angle.
+pub(super) struct Beyond {
+    pub(super) boxes: Boxes,
+    pub(super) center: Point,
+    pub(super) from: f64,
+}
+
+impl FlatRegion for Beyond {
+    fn relation(&self, square: &Square) -> Relation {
+        let (low, high) = (square.low, square.high);
+        let on_sphere = low.0 >= -180.5 && high.0 <= 180.5 && low.1 >= -90.0 && high.1 <= 90.0;
+        if on_sphere {
+            let middle = point_at((low.0 + high.0) / 2.0, (low.1 + high.1) / 2.0);
+            // A degree of longitude is never wider than one of latitude.
+            let corner = libm::hypot(high.0 - low.0, high.1 - low.1).to_radians() / 2.0;
+            if distance(&middle, &self.center) + corner < self.from - 2.0 * TOLERANCE {
+                return Relation::Outside;
+            }
+        }
+        match self.boxes.relation(square) {
+            // It may have something that is too near.
+            Relation::Inside if self.from > 0.0 => Relation::Partly,
+            relation => relation,
+        }
     }
 }
 

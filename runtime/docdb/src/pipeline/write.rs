@@ -87,6 +87,21 @@ fn collection(name: &str, v: RawBsonRef<'_>) -> Result<(Option<Box<str>>, Box<st
 impl Target {
     pub(super) fn parse(name: &str, v: RawBsonRef<'_>, around: &Surroundings) -> Result<Target> {
         if name == "$out" {
+            for (option, _) in v.as_document().into_iter().flat_map(fields) {
+                match option {
+                    "db" | "coll" => {}
+                    "timeseries" => {
+                        return Err(Error::new(
+                            Code::CommandNotSupported,
+                            "$out with 'timeseries' is not supported; make the collection with create, and insert into it",
+                        ));
+                    }
+                    option => {
+                        let message = format!("BSON field '$out.{option}' is an unknown field.");
+                        return Err(location(40_415, message));
+                    }
+                }
+            }
             let (database, collection) = collection(name, v)?;
             return Ok(Target {
                 database,

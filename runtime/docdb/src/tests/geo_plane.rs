@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::geo::EARTH_RADIUS_METRES;
+use crate::geo::tests::haversine;
 
 fn plane_index(docs: &Docs, spec: Document) {
     make_index(docs, IndexSpec::parse(&raw(spec)).unwrap());
@@ -271,6 +272,32 @@ fn an_index_keeps_its_grid() {
     let again = IndexSpec::parse(&raw(spec)).unwrap();
     assert_eq!(docs.create_indexes(&ns(), vec![again]).wait().unwrap(), 0);
     check(&docs);
+}
+
+#[test]
+fn longitudes_and_latitudes_of_pairs_are_looked_at_ring_by_ring() {
+    let docs = made(doc! { "key": { "at": "2d" } });
+    let pairs: Vec<(f64, f64)> = (0..3000)
+        .map(|n| {
+            let n = f64::from(n);
+            ((n * 7.3) % 360.0 - 180.0, (n * 1.7) % 178.0 - 89.0)
+        })
+        .collect();
+    let rows = pairs
+        .iter()
+        .zip(0..)
+        .map(|((x, y), id)| doc! { "_id": id, "at": [*x, *y] });
+    assert!(insert(&docs, rows).errors.is_empty());
+    for center in [(0.0, 0.0), (179.9, 40.0), (-20.0, 88.0)] {
+        let near = query(doc! { "at": { "$nearSphere": [center.0, center.1] } });
+        let (_, _, stats) = explained(&docs, near.clone());
+        let examined = stats.get_i32("totalKeysExamined").unwrap();
+        assert!(examined < 5 * 3000, "{examined} keys for 3000 documents");
+        let found = ids(&docs, near);
+        assert_eq!(found.len(), 3000);
+        let away = |id: &i32| haversine(center, pairs[*id as usize]);
+        assert!(found.windows(2).all(|two| away(&two[0]) <= away(&two[1]) + 1e-6));
+    }
 }
 
 /// Coordinates that are often the same, on edges of cells, or next to each other.

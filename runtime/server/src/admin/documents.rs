@@ -3,7 +3,7 @@
 
 use bson::{Bson, RawDocumentBuf};
 use cloudlet_base::{AppId, Fault};
-use cloudlet_data::{Delete, DeleteOne, Find, Insert, Page, Session, Update, UpdateOne, WriteError};
+use cloudlet_data::{Delete, DeleteOne, Find, Insert, Namespace, Page, Session, Update, UpdateOne, WriteError};
 use http::{Method, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -93,6 +93,10 @@ pub(super) async fn serve(
             )));
         }
     };
+    if matches!(verb, "import" | "export") {
+        let documents = functions::running(&request, app)?.data.documents.clone();
+        transfer::check_kind(&*documents, &Namespace::new(app.as_str(), collection)).await?;
+    }
     match verb {
         "find" => find(request, &session, collection, format).await,
         "count" => count(request, &session, collection).await,

@@ -8,7 +8,8 @@ use bson::raw::cstr;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use cloudlet_data::formats::{DocumentReader, Encoding, parse_document};
 use cloudlet_data::{
-    Find, Insert, Page, Session, Update, UpdateOne, WriteError, compare_values, pipeline_update,
+    Documents, Find, Insert, Namespace, Page, Session, Update, UpdateOne, WriteError, compare_values,
+    pipeline_update,
 };
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -238,6 +239,18 @@ fn statement(document: &RawDocument, mode: Mode) -> Result<UpdateOne, Failure> {
         upsert: true,
         ..UpdateOne::default()
     })
+}
+
+/// Checks that a collection's documents can be told apart by their `_id`s, by which both ways go on after a break.
+pub(super) async fn check_kind(documents: &dyn Documents, ns: &Namespace) -> Result<(), Failure> {
+    match documents.collection_options(ns).await {
+        Ok(options) if options.time_series.is_some() => Err(invalid(format!(
+            "collection {:?} is a time series, whose documents may share an _id; read and write it with a MongoDB driver",
+            ns.collection
+        ))),
+        // What is not there can be imported to; anything else is told by who comes next.
+        _ => Ok(()),
+    }
 }
 
 /// `POST .../export` `{filter?, after?: {_id}}`: the next documents in the order of `_id`, as BSON; no byte at the

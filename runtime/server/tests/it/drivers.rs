@@ -108,6 +108,37 @@ fn the_rust_driver_works_unmodified() {
     node.stop();
 }
 
+#[test]
+fn a_time_series_of_a_driver_is_left_to_drivers() {
+    let (node, uri) = hotel();
+    let measure = async {
+        let client = Client::with_uri_str(&uri).await.unwrap();
+        let hotel = client.database("hotel");
+        let series = doc! { "timeField": "at", "metaField": "room", "granularity": "minutes" };
+        hotel
+            .run_command(doc! { "create": "warmth", "timeseries": series, "expireAfterSeconds": 3600 })
+            .await
+            .unwrap();
+        let warmth = hotel.collection::<Document>("warmth");
+        let now = bson::DateTime::now();
+        let measured = [20, 21].map(|degrees| doc! { "_id": 1, "at": now, "room": 7, "degrees": degrees });
+        warmth.insert_many(measured).await.unwrap();
+        let found = warmth.find(doc! { "at": now, "room": 7 }).await.unwrap();
+        assert_eq!(found.try_collect::<Vec<_>>().await.unwrap().len(), 2);
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(measure);
+    for verb in ["export", "import?mode=insert"] {
+        let refused = node.admin("POST", &format!("/v1/apps/hotel/documents/warmth/{verb}"), b"");
+        assert_eq!(refused.status, 400, "{verb}");
+        assert!(refused.text().contains("is a time series"), "{}", refused.text());
+    }
+    node.stop();
+}
+
 /// An application's day: typed documents, indexes, cursors, changes in place, aggregation, transactions, a change
 /// stream, files.
 async fn book(uri: &str) {

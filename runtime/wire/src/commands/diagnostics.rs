@@ -12,7 +12,7 @@ use crate::scram::Mechanism;
 use crate::shared::Topology;
 
 /// The version of MongoDB whose commands these are; drivers choose by it what to send.
-pub(crate) const VERSION: &str = "8.0.0";
+pub(crate) const VERSION: &str = "8.1.0";
 
 /// `buildInfo`.
 pub(crate) fn build_info() -> RawDocumentBuf {
@@ -21,7 +21,7 @@ pub(crate) fn build_info() -> RawDocumentBuf {
         "gitVersion": "cloudlet",
         "cloudlet": { "version": env!("CARGO_PKG_VERSION") },
         "modules": [],
-        "versionArray": [8, 0, 0, 0],
+        "versionArray": [8, 1, 0, 0],
         "javascriptEngine": "none",
         "openssl": { "running": "none" },
         "bits": 64,
@@ -63,7 +63,7 @@ fn parameters(call: &Call<'_>) -> RawDocumentBuf {
     let minutes = i32::try_from(limits.session_idle.as_secs() / 60).unwrap_or(i32::MAX);
     let idle = i64::try_from(limits.cursor_idle.as_millis()).unwrap_or(i64::MAX);
     let mut all = rawdoc! {
-        "featureCompatibilityVersion": { "version": "8.0" },
+        "featureCompatibilityVersion": { "version": "8.1" },
         "authenticationMechanisms": mechanisms,
         "enableTestCommands": call.shared.settings.test_commands,
         "requireApiVersion": false,

@@ -14,8 +14,8 @@ use crate::shared::Topology;
 const DOCUMENT_BYTES_MAX: i32 = 16 * 1024 * 1024;
 /// Most documents in a batch.
 const BATCH_MAX: i32 = 100_000;
-/// The newest wire version spoken: that of MongoDB 8.0, which has `bulkWrite`.
-pub(crate) const WIRE_VERSION_MAX: i32 = 25;
+/// The newest wire version spoken: that of MongoDB 8.1, which has `bulkWrite` and tells what kind of thing was made.
+pub(crate) const WIRE_VERSION_MAX: i32 = 26;
 /// Most bytes of what a client tells about itself.
 const METADATA_BYTES_MAX: usize = 512;
 

@@ -296,6 +296,28 @@ async fn collections_and_indexes_are_told_of_when_asked_for() {
     );
 }
 
+#[tokio::test]
+async fn what_was_made_is_told_by_its_kind() {
+    let mut client = Client::connect(&wire(open_to_all()).await);
+    let stream = doc! { "$changeStream": { "showExpandedEvents": true } };
+    let watch = doc! { "aggregate": 1, "pipeline": [stream], "cursor": {}, "$db": "db" };
+    let (id, _, _) = cursor(&client.ok(watch).await);
+    for command in [
+        doc! { "create": "c", "$db": "db" },
+        doc! { "create": "v", "viewOn": "c", "$db": "db" },
+        doc! { "create": "t", "timeseries": { "timeField": "at" }, "$db": "db" },
+    ] {
+        client.ok(command).await;
+    }
+    let more = doc! { "getMore": id, "collection": "$cmd.aggregate", "$db": "db" };
+    let (_, events, _) = cursor(&client.ok(more).await);
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| event.get_str("nsType").unwrap())
+        .collect();
+    assert_eq!(told, ["collection", "view", "timeseries"]);
+}
+
 async fn wire_with(limits: cloudlet_docdb::Limits) -> Wire {
     let config = Config {
         cache_bytes: 4 << 20,

@@ -78,7 +78,7 @@ async fn the_first_word_may_be_an_op_query() {
     let reply = client.reply().await.unwrap();
     assert!(reply.get_bool("ismaster").unwrap() && reply.get_bool("helloOk").unwrap());
     assert_eq!(reply.get_str("msg").unwrap(), "isdbgrid");
-    assert_eq!(reply.get_i32("maxWireVersion").unwrap(), 25);
+    assert_eq!(reply.get_i32("maxWireVersion").unwrap(), 26);
     client
         .send_raw(2004, &[head, bytes(&doc! { "ping": 1 })].concat())
         .await;
