@@ -17,6 +17,7 @@ use cloudlet_data::{
     UpdateOne,
 };
 
+use crate::imports::held::Held;
 use crate::imports::{Failure, first_error};
 use crate::run::Run;
 
@@ -51,8 +52,7 @@ pub struct Cas {
     store: Store,
     key: String,
     seen: Option<RawDocumentBuf>,
-    /// What a swap writes as the version.
-    version: i64,
+    _held: Held,
 }
 
 /// A page of keys in their order, and whether more follow.
@@ -352,12 +352,14 @@ impl Store {
 
 impl Cas {
     /// The state of a key now.
-    pub(crate) async fn new(store: &Store, key: String, versions: &Versions<'_>) -> Result<Self, Failure> {
+    pub(crate) async fn new(run: &Arc<Run>, store: &Store, key: String) -> Result<Self, Failure> {
+        let seen = store.document(&key).await?;
+        let bytes = seen.as_ref().map_or(0, |seen| seen.as_bytes().len());
         Ok(Self {
-            seen: store.document(&key).await?,
+            _held: Held::take(run, bytes as u64)?,
+            seen,
             store: store.again(),
             key,
-            version: versions.next(),
         })
     }
 
@@ -367,9 +369,9 @@ impl Cas {
     }
 
     /// Sets the value if the key is still in that state; else gives the state that it is in.
-    pub(crate) async fn swap(self, value: Vec<u8>, versions: &Versions<'_>) -> Result<Option<Self>, Failure> {
+    pub(crate) async fn swap(self, run: &Arc<Run>, value: Vec<u8>) -> Result<Option<Self>, Failure> {
         let store = &self.store;
-        let mut new = pair(value, self.version)?;
+        let mut new = pair(value, Versions(&*run.app.shared.entropy).next())?;
         let swapped = match &self.seen {
             Some(seen) => store.replace(&self.key, seen, new).await?,
             None => {
@@ -392,7 +394,7 @@ impl Cas {
         };
         match swapped {
             true => Ok(None),
-            false => Self::new(&self.store, self.key, versions).await.map(Some),
+            false => Self::new(run, &self.store, self.key.clone()).await.map(Some),
         }
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Meter {
     pub(crate) growth_denied: AtomicBool,
     /// The request body went over its limit.
     pub(crate) request_too_large: AtomicBool,
+    /// What its handles hold in the node's memory.
+    pub(crate) held_bytes: AtomicU64,
     /// Outbound requests sent.
     pub(crate) outbound_sent: AtomicU32,
     /// Linear memory, bytes; it never shrinks.

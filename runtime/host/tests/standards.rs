@@ -400,6 +400,23 @@ async fn content_streams_both_ways_within_limits() {
 }
 
 #[tokio::test]
+async fn what_handles_hold_is_bounded() {
+    let node = Node::with_database();
+    let app = node.app("standards", |_| {});
+    said(&app, "draft2 default set k x*8000000", "set").await;
+    said(&app, "draft2 default hold k 8", "8").await;
+    fails(
+        &app,
+        "draft2 default hold k 9",
+        &["limit of 67108864", "finish some"],
+    )
+    .await;
+    said(&app, "blob in c hold 64", "64").await;
+    let stopped = app.call("blob in c hold 65").await.unwrap_err().to_string();
+    assert!(stopped.contains("limit of 67108864"), "{stopped}");
+}
+
+#[tokio::test]
 async fn configuration_and_logs_are_the_same_by_every_name() {
     let node = Node::start();
     let app = node.app("standards", |spec| {

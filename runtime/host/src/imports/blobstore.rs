@@ -43,7 +43,13 @@ impl types::Host for View<'_> {}
 
 impl types::HostOutgoingValue for View<'_> {
     async fn new_outgoing_value(&mut self) -> wasmtime::Result<Resource<Upload>> {
-        Ok(self.table.push(Upload::unstarted())?)
+        // There is no error to tell here, so what is over the limit is a trap.
+        let upload = match Upload::unstarted(self.run) {
+            Ok(upload) => upload,
+            Err(Failure::Told { message, .. }) => return Err(wasmtime::Error::msg(message)),
+            Err(Failure::Trap(error)) => return Err(error),
+        };
+        Ok(self.table.push(upload)?)
     }
 
     async fn outgoing_value_write_body(

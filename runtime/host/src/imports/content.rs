@@ -15,19 +15,19 @@ use wasmtime_wasi::p2::{
 };
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 
+use super::held::Held;
 use super::{Failure, View};
 use crate::app::LoadedApp;
+use crate::run::Run;
 
 /// Largest object that is given to a guest whole.
 const WHOLE_BYTES_MAX: u64 = 16 << 20;
-/// Chunks of an upload that may wait for the store.
-const CHUNKS_MAX: usize = 4;
-/// Chunks of an upload that may wait for its path.
-const UNSTARTED_CHUNKS_MAX: usize = 64;
-/// Largest chunk of an upload.
-const CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// Largest chunk of an upload that was made without a path.
-const UNSTARTED_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Chunks of an upload that may wait for the store, and the largest chunk.
+const CHUNKS: (usize, usize) = (4, 256 * 1024);
+/// The same of an upload whose path is told later: it may have to wait for that in small pieces.
+const UNSTARTED_CHUNKS: (usize, usize) = (64, 16 * 1024);
+/// What an upload of either kind holds at most.
+const UPLOAD_BYTES: u64 = 1 << 20;
 
 impl View<'_> {
     /// Whether the function's grants cover the path, or everything under the prefix.
@@ -120,26 +120,28 @@ pub struct Upload {
     /// Says that the content is whole; without it the store gives the upload up.
     finish: oneshot::Sender<()>,
     started: Arc<AtomicBool>,
+    _held: Held,
 }
 
 impl Upload {
     /// An upload to a path.
-    pub(super) fn to(app: &Arc<LoadedApp>, path: String, options: PutOptions) -> Self {
-        let mut upload = Self::new(CHUNKS_MAX, CHUNK_BYTES_MAX);
-        upload.start(app, path, options);
-        upload
+    pub(super) fn to(run: &Arc<Run>, path: String, options: PutOptions) -> Result<Self, Failure> {
+        let mut upload = Self::new(run, CHUNKS)?;
+        upload.start(&run.app, path, options);
+        Ok(upload)
     }
 
     /// An upload whose path is told later. What is written until then waits, within narrow limits.
-    pub(super) fn unstarted() -> Self {
-        Self::new(UNSTARTED_CHUNKS_MAX, UNSTARTED_CHUNK_BYTES_MAX)
+    pub(super) fn unstarted(run: &Arc<Run>) -> Result<Self, Failure> {
+        Self::new(run, UNSTARTED_CHUNKS)
     }
 
-    fn new(chunks_max: usize, chunk_bytes_max: usize) -> Self {
+    fn new(run: &Arc<Run>, (chunks_max, chunk_bytes_max): (usize, usize)) -> Result<Self, Failure> {
+        let held = Held::take(run, UPLOAD_BYTES)?;
         let (sink, source) = mpsc::channel(chunks_max);
         let (finish, finished) = oneshot::channel();
         let started = Arc::new(AtomicBool::new(false));
-        Self {
+        Ok(Self {
             source: Some(upload_body(source, finished)),
             stored: None,
             sink: Some(UploadStream {
@@ -149,7 +151,8 @@ impl Upload {
             }),
             finish,
             started,
-        }
+            _held: held,
+        })
     }
 
     /// Lets the store begin. Returns whether it had not.
@@ -258,8 +261,9 @@ impl OutputStream for UploadStream {
         }
         if self.is_stuck() {
             return Err(StreamError::LastOperationFailed(wasmtime::Error::msg(format!(
-                "{UNSTARTED_CHUNKS_MAX} writes wait already, the limit until the value is given to a container; call \
-                 write-data first"
+                "{} writes wait already, the limit until the value is given to a container; call \
+                 write-data first",
+                UNSTARTED_CHUNKS.0
             ))));
         }
         Ok(match self.sink.capacity() {

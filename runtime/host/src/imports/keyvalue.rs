@@ -133,9 +133,8 @@ impl draft2::atomics::Host for View<'_> {
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), draft2::atomics::CasError>> {
         use draft2::atomics::CasError;
-        let versions = self.versions();
         let swapped = match self.table.delete(cas) {
-            Ok(cas) => cas.swap(value, &versions).await,
+            Ok(cas) => cas.swap(self.run, value).await,
             Err(error) => Err(error.into()),
         };
         let failure = match swapped {
@@ -153,8 +152,7 @@ impl draft2::atomics::Host for View<'_> {
 
 impl draft2::atomics::HostCas for View<'_> {
     async fn new(&mut self, this: Resource<Store>, key: String) -> Result<Resource<Cas>, Failure> {
-        let versions = self.versions();
-        let cas = Cas::new(self.table.get(&this)?, key, &versions).await?;
+        let cas = Cas::new(self.run, self.table.get(&this)?, key).await?;
         Ok(self.table.push(cas)?)
     }
 

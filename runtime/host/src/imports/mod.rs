@@ -6,6 +6,7 @@ pub(crate) mod blobstore;
 pub(crate) mod config;
 pub(crate) mod content;
 pub(crate) mod db;
+pub(crate) mod held;
 pub(crate) mod invoke;
 mod keyvalue;
 pub(crate) mod log;

@@ -35,7 +35,7 @@ impl objects::Host for View<'_> {
     fn start_upload(&mut self, path: String, options: PutOptions) -> Result<Resource<Upload>, Failure> {
         self.check_path(&path)?;
         let options = content::put_options(&path, options.content_type, options.owner);
-        let upload = Upload::to(&self.run.app, path, options);
+        let upload = Upload::to(self.run, path, options)?;
         Ok(self.table.push(upload)?)
     }
 
