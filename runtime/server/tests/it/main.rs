@@ -29,6 +29,7 @@ mod mongo;
 mod routing;
 mod split;
 mod storage;
+mod templates;
 mod tls;
 mod transfer;
 mod triggers;
