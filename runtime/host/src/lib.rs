@@ -6,7 +6,7 @@
 //!
 //! Code map, in reading order:
 //! - [`app`](AppSpec): what a function is.  `error`: what can go wrong.  `logs`: the handle for what guests say.
-//! - `host`, `engine`, `artifact`, `link`: from bytes to a loaded app.
+//! - `host`, `engine`, `artifact`, `link`: from bytes to a loaded app. `inspect`: what bytes say of themselves.
 //! - `admit`, `instance`, `http`, `call`: an invocation, from its permit to its last body byte. `run`: its record, and
 //!   what it used. `turns`: who computes when many want to.
 //! - `imports`, `keyvalue`, `outbound`, `bindings`: what a guest can reach.  `metrics`.
@@ -24,6 +24,7 @@ mod logs;
 mod artifact;
 mod engine;
 mod host;
+mod inspect;
 mod link;
 
 mod admit;
@@ -48,4 +49,5 @@ pub use artifact::Collected;
 pub use body::ResponseBody;
 pub use error::{InvokeError, LoadError, TrapReason};
 pub use host::{Host, HostConfig};
+pub use inspect::{Inspected, InspectedImport, inspect};
 pub use logs::{InvocationEnd, LogDetail, LogLevel, LogLine, LogSink, LogStream};

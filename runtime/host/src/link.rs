@@ -227,7 +227,7 @@ fn link(shared: &Shared, spec: FunctionSpec, running: Arc<Running>) -> Result<Fu
 }
 
 /// Whether there is something behind this import, granted or not.
-fn offered(import: &str) -> bool {
+pub(crate) fn offered(import: &str) -> bool {
     EXACT.contains(&import)
         || imports::config::NAMES.contains(&import)
         || parse_wasi_0_2(import).is_some_and(|(package, interface)| {
@@ -246,7 +246,7 @@ fn parse_wasi_0_2(import: &str) -> Option<(&str, &str)> {
 }
 
 /// What the manifest lacks for this import, if it lacks anything.
-fn missing_grant(import: &str, grants: &Grants) -> Option<&'static str> {
+pub(crate) fn missing_grant(import: &str, grants: &Grants) -> Option<&'static str> {
     if import.starts_with("cloudlet:database/") && grants.database.is_empty() {
         return Some(r#"grants = { database = ["COLLECTION"] }"#);
     }

@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Dependencies that only some may have; the name may be a prefix.
 const WALLS: &[(&str, &[&str])] = &[
     ("wasmtime", &["host"]),
+    ("wasmparser", &["host"]),
     ("redb", &["docdb"]),
     ("mongodb", &["data"]),
     ("object_store", &["blob"]),

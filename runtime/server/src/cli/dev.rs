@@ -216,8 +216,7 @@ impl Session {
                 if let Err(error) = self.turn(text, manifest, &stale).await {
                     eprintln!("error: {error:#}");
                     eprintln!("what ran before goes on running; waiting for a change");
-                    // What failed to build stays to be built.
-                    stale = Stale::All;
+                    // What failed to build stays to be built, and nothing else.
                 } else {
                     stale = Stale::Functions(BTreeSet::new());
                 }

@@ -23,6 +23,7 @@ mod export;
 mod functions;
 mod glob;
 mod import;
+mod inspect;
 mod logs;
 mod new;
 mod out;
@@ -103,6 +104,8 @@ enum Command {
     /// Manage users and admin keys
     #[command(subcommand)]
     Auth(auth::Command),
+    /// Tell what a component imports, exports and must be granted
+    Inspect(inspect::Args),
     /// Look for what is wrong with this machine's setup
     Doctor,
 }
@@ -176,6 +179,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Db(command) => db::run(&context, command).await,
             Command::Storage(command) => storage::run(&context, command).await,
             Command::Auth(command) => auth::run(&context, command).await,
+            Command::Inspect(args) => inspect::run(&context, &args),
             Command::Doctor => doctor::run(&context).await,
         }
     })

@@ -38,6 +38,49 @@ pub(super) const TEMPLATES: &[Template] = &[
         ],
     },
     Template {
+        name: "js",
+        about: "a function in JavaScript that answers HTTP requests",
+        files: &[
+            (".gitignore", include_str!("../../templates/js/.gitignore")),
+            ("README.md", include_str!("../../templates/js/README.md")),
+            ("cloudlet.toml", include_str!("../../templates/js/cloudlet.toml")),
+            ("package.json", include_str!("../../templates/js/package.json")),
+            ("src/api.js", include_str!("../../templates/js/src/api.js")),
+            ("wit/world.wit", include_str!("../../templates/wit/world.wit")),
+            ("wit/deps/io/io.wit", include_str!("../../templates/wit/io.wit")),
+            (
+                "wit/deps/clocks/clocks.wit",
+                include_str!("../../templates/wit/clocks.wit"),
+            ),
+            (
+                "wit/deps/http/http.wit",
+                include_str!("../../templates/wit/http.wit"),
+            ),
+        ],
+    },
+    Template {
+        name: "python",
+        about: "a function in Python that answers HTTP requests",
+        files: &[
+            (".gitignore", include_str!("../../templates/python/.gitignore")),
+            ("README.md", include_str!("../../templates/python/README.md")),
+            ("app.py", include_str!("../../templates/python/app.py")),
+            ("build.sh", include_str!("../../templates/python/build.sh")),
+            ("cloudlet.toml", include_str!("../../templates/python/cloudlet.toml")),
+            ("requirements.txt", include_str!("../../templates/python/requirements.txt")),
+            ("wit/world.wit", include_str!("../../templates/wit/world.wit")),
+            ("wit/deps/io/io.wit", include_str!("../../templates/wit/io.wit")),
+            (
+                "wit/deps/clocks/clocks.wit",
+                include_str!("../../templates/wit/clocks.wit"),
+            ),
+            (
+                "wit/deps/http/http.wit",
+                include_str!("../../templates/wit/http.wit"),
+            ),
+        ],
+    },
+    Template {
         name: "static",
         about: "a site without functions",
         files: &[

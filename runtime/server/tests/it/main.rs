@@ -30,6 +30,7 @@ mod routing;
 mod split;
 mod standards;
 mod storage;
+mod templates;
 mod tls;
 mod transfer;
 mod triggers;
