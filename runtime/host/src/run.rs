@@ -60,6 +60,8 @@ pub(crate) struct Meter {
     pub(crate) request_too_large: AtomicBool,
     /// Outbound requests sent.
     pub(crate) outbound_sent: AtomicU32,
+    /// Bytes of their bodies and of those of their responses.
+    pub(crate) outbound_bytes: AtomicU64,
 }
 
 /// The thread's clock was not read.

@@ -243,6 +243,8 @@ fn blob_config(config: &NodeConfig) -> BlobConfig {
 fn host_config(config: &NodeConfig) -> HostConfig {
     HostConfig {
         instances_max: config.functions.instances_max,
+        app_instances_max: config.functions.app_instances_max,
+        queue_max: config.functions.queue_max,
         memory_bytes_max: config.functions.memory_bytes_max,
         component_bytes_max: config.functions.component_bytes_max,
         ..HostConfig::new(config.data_dir.join("artifacts"))

@@ -70,17 +70,24 @@ impl Refused {
     }
 }
 
-/// TLS towards origins: Mozilla's roots, ring, no client certificate.
+/// HTTP/2's name in the handshake of TLS.
+const H2: &[u8] = b"h2";
+
+/// TLS towards origins, with HTTP/2 where they have it: Mozilla's roots, ring, no client certificate.
 pub(super) fn tls_config() -> Arc<rustls::ClientConfig> {
-    let roots = rustls::RootCertStore {
+    tls_config_trusting(rustls::RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.into(),
-    };
+    })
+}
+
+fn tls_config_trusting(roots: rustls::RootCertStore) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring offers the default versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
@@ -120,6 +127,7 @@ impl Connector {
 
 /// Opens a connection to one of the addresses of `host` that a function may reach.
 async fn reach(host: &str, port: u16) -> Result<TcpStream, Refused> {
+    // What was checked is what is connected to: the name is not looked up again.
     let addresses = resolve(host, port).await?;
     let attempt = |last: bool| if last { CONNECT_TIMEOUT } else { ATTEMPT_TIMEOUT };
     let mut failure = io::Error::other("the name has no addresses");
@@ -143,24 +151,32 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Refused> {
     if address::is_localhost(host) {
         return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]);
     }
-    let name_error = |cause: String| Refused::Name {
-        host: host.to_owned(),
-        cause,
-    };
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
+    let found = tokio::net::lookup_host((host, port))
         .await
-        .map_err(|error| name_error(error.to_string()))?
-        .take(ADDRESSES_MAX)
-        .collect();
+        .map_err(|error| Refused::Name {
+            host: host.to_owned(),
+            cause: error.to_string(),
+        })?;
+    public_only(host, found.collect())
+}
+
+/// All addresses of a name, as far as they are tried, if all are public.
+fn public_only(host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
     // One address that is not public refuses the name: picking the others would make it work by chance.
-    match found.iter().find(|address| !address::is_public(address.ip())) {
-        Some(address) => Err(Refused::Address {
+    if let Some(address) = found.iter().find(|address| !address::is_public(address.ip())) {
+        return Err(Refused::Address {
             host: host.to_owned(),
             address: address.ip(),
-        }),
-        None if found.is_empty() => Err(name_error("no addresses".to_owned())),
-        None => Ok(found),
+        });
     }
+    if found.is_empty() {
+        return Err(Refused::Name {
+            host: host.to_owned(),
+            cause: "no addresses".to_owned(),
+        });
+    }
+    found.truncate(ADDRESSES_MAX);
+    Ok(found)
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -190,7 +206,12 @@ pub(super) enum Stream {
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        match self {
+            Stream::Tls(stream) if stream.inner().get_ref().1.alpn_protocol() == Some(H2) => {
+                Connected::new().negotiated_h2()
+            }
+            _ => Connected::new(),
+        }
     }
 }
 
@@ -229,3 +250,6 @@ impl hyper::rt::Write for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use cloudlet_data::testing::MemoryDocuments;
 use cloudlet_data::{AppData, Documents};
 use cloudlet_host::{
     AppSpec, Call, CallReply, FunctionLimits, FunctionSpec, Grants, Host, HostConfig, Invocation,
-    InvokeError, LoadError, LoadedApp, LogLine, LogSink, LogStream, ResponseBody, Services,
+    InvokeError, LoadError, LoadedApp, LogLine, LogSink, LogStream, ResponseBody, Services, TraceContext,
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -81,8 +81,17 @@ impl Node {
     }
 
     pub(crate) fn with_documents(dir: Arc<TempDir>, documents: Arc<dyn Documents>) -> Node {
+        Node::with_instances(dir, documents, 20)
+    }
+
+    /// With a pool of this size.
+    pub(crate) fn with_instances(
+        dir: Arc<TempDir>,
+        documents: Arc<dyn Documents>,
+        instances_max: u32,
+    ) -> Node {
         let config = HostConfig {
-            instances_max: 20,
+            instances_max,
             ..HostConfig::new(dir.path().join("artifacts"))
         };
         let (logs, registry) = (Arc::new(Recorder::default()), Registry::new());
@@ -130,6 +139,7 @@ impl Node {
         let spec = AppSpec {
             app: "shop".parse().unwrap(),
             deployment: DeploymentId(7),
+            concurrency: 1000,
             functions,
         };
         self.host.load(spec, self.services())
@@ -220,6 +230,7 @@ impl App {
             principal: Principal::Public,
             deadline: Deadline::NEVER,
             depth: 0,
+            trace: TraceContext::default(),
         }
     }
 

@@ -16,6 +16,7 @@ mod cli;
 mod client_api;
 mod deploy;
 mod drivers;
+mod fairness;
 mod foreign;
 mod front;
 mod full_disk;
