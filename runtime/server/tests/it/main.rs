@@ -27,6 +27,7 @@ mod limits;
 mod metrics;
 mod mongo;
 mod routing;
+mod smuggling;
 mod split;
 mod storage;
 mod tls;
