@@ -43,7 +43,7 @@ fn a_name_with_one_address_that_is_not_public_is_refused() {
 async fn an_address_in_disguise_is_a_name_and_checked_as_one() {
     // The system's resolver takes these for 127.0.0.1, so a rule that has them names no loopback address by that.
     for host in ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0"] {
-        match resolve(host, 80).await {
+        match resolve(host, 80, &Arc::new(Semaphore::new(1))).await {
             Err(Refused::Address { address, .. }) => assert!(!address::is_public(address), "{host}"),
             Err(Refused::Name { .. }) => {}
             other => panic!("{host}: {other:?}"),
