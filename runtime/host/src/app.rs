@@ -11,12 +11,13 @@ use cloudlet_blob::BlobStore;
 use cloudlet_data::AppData;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use crate::admit::Permits;
+use crate::admit::Gates;
 use crate::bindings::CallFunctionPre;
 use crate::error::InvokeError;
 use crate::host::{Running, Shared};
 use crate::instance::State;
 use crate::outbound::OutboundPool;
+use crate::trace::TraceContext;
 
 /// One app's functions, resolved: everything parsed, nothing left to look up.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct AppSpec {
     pub app: AppId,
     /// The deployment.
     pub deployment: DeploymentId,
+    /// Invocations at once, of all its functions and deployments together; the node may allow fewer.
+    pub concurrency: usize,
     /// The functions by name.
     pub functions: Vec<FunctionSpec>,
 }
@@ -108,14 +111,18 @@ pub struct FunctionLimits {
     /// Computing time, by the clock of the thread that runs the guest: waiting, for a core as well, does not count. It is
     /// looked at when the guest has computed for a tick (2 ms), and with every tick from there on.
     pub cpu: Duration,
-    /// Invocations at once; more are refused with busy.
+    /// Invocations at once; more wait, or are refused with busy.
     pub concurrency: usize,
+    /// How long one may wait for its turn when too many run, of the function, the app or the node; zero refuses at once.
+    pub queue: Duration,
     /// Request body bytes.
     pub request_bytes_max: u64,
     /// Response body bytes.
     pub response_bytes_max: u64,
     /// Outbound HTTP requests.
     pub outbound_requests_max: u32,
+    /// Bytes of the bodies of outbound requests and their responses, all together.
+    pub outbound_bytes_max: u64,
     /// Log lines; further ones are dropped, and that is said once.
     pub log_lines_max: u32,
     /// Depth of function-to-function calls.
@@ -129,9 +136,11 @@ impl Default for FunctionLimits {
             timeout: Duration::from_secs(10),
             cpu: Duration::from_secs(1),
             concurrency: 200,
+            queue: Duration::ZERO,
             request_bytes_max: 6 << 20,
             response_bytes_max: 32 << 20,
             outbound_requests_max: 50,
+            outbound_bytes_max: 64 << 20,
             log_lines_max: 1000,
             call_depth_max: 8,
         }
@@ -169,6 +178,8 @@ pub struct Invocation {
     pub deadline: Deadline,
     /// How deep in function-to-function calls.
     pub depth: u32,
+    /// The trace that it belongs to, for the requests that it sends.
+    pub trace: TraceContext,
 }
 
 /// A call.
@@ -214,7 +225,7 @@ pub(crate) struct Function {
     pub(crate) http: Option<ProxyPre<State>>,
     /// Ready to be instantiated for `cloudlet:function/handler`, when the component exports it.
     pub(crate) call: Option<CallFunctionPre<State>>,
-    pub(crate) permits: Arc<Permits>,
+    pub(crate) gates: Gates,
     /// Connections to the origins that this function talks to. Not shared between functions: what one may reach by
     /// its rules, another may not by its own.
     pub(crate) outbound: OutboundPool,

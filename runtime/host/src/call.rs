@@ -69,7 +69,7 @@ impl LoadedApp {
             function: function.spec.name.to_string(),
             export: "cloudlet:function/handler",
         })?;
-        let (admitted, run) = self.admit(function, Trigger::Call, invocation)?;
+        let (admitted, run) = self.admit(function, Trigger::Call, invocation).await?;
         let record = Arc::clone(&run);
         let work = async move {
             let metrics = &record.app.shared.metrics;
@@ -105,7 +105,9 @@ impl LoadedApp {
             .header(CONTENT_LENGTH, call.payload.len())
             .body(Full::new(call.payload))
             .map_err(|error| InvokeError::Internal(format!("build the request of a call: {error}")))?;
-        let guest = self.start_http(function, request, invocation, Trigger::Call)?;
+        let guest = self
+            .start_http(function, request, invocation, Trigger::Call)
+            .await?;
         let (head, body) = respond(guest).await?.into_parts();
         let body = match gather(body).await {
             Ok(body) => body,

@@ -143,3 +143,64 @@ impl Drop for Ticker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{Instance, Module, Store};
+
+    use super::*;
+
+    /// A memory, a table and a global that are filled by one instance; what the next one finds in the same slots.
+    const MODULE: &str = r#"(module
+        (memory 1 64)
+        (table $t 1000 2000 funcref)
+        (global $g (mut i64) (i64.const 0))
+        (func $f)
+        (elem declare func $f)
+        (func (export "stain")
+            (drop (memory.grow (i32.const 31)))
+            (memory.fill (i32.const 0) (i32.const 0xaa) (i32.const 0x200000))
+            (drop (table.grow $t (ref.func $f) (i32.const 1000)))
+            (table.fill $t (i32.const 0) (ref.func $f) (i32.const 2000))
+            (global.set $g (i64.const -1)))
+        (func (export "scan") (result i32) (local $at i32) (local $found i32)
+            (drop (memory.grow (i32.sub (i32.const 64) (memory.size))))
+            (local.set $found (i32.ne (i32.wrap_i64 (global.get $g)) (i32.const 0)))
+            (loop $words
+                (local.set $found (i32.add (local.get $found) (i64.ne (i64.load (local.get $at)) (i64.const 0))))
+                (br_if $words (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 8))) (i32.const 0x400000))))
+            (local.set $at (i32.const 0))
+            (loop $entries
+                (local.set $found (i32.add (local.get $found) (i32.eqz (ref.is_null (table.get $t (local.get $at))))))
+                (br_if $entries (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (table.size $t))))
+            (local.get $found)))"#;
+
+    #[test]
+    fn a_recycled_slot_holds_nothing_of_who_had_it() {
+        let mut config = HostConfig::new(std::path::PathBuf::new());
+        config.instances_max = 1;
+        for pagemap in [PoolingAllocationConfig::is_pagemap_scan_available(), false] {
+            let engine = Engine::new(&settings(&config, pagemap)).unwrap();
+            let module = Module::new(&engine, wat::parse_str(MODULE).unwrap()).unwrap();
+            // The same module again, whose image in the slot is taken for another's.
+            let other =
+                Module::new(&engine, wat::parse_str(MODULE.replace("1 64", "1 65")).unwrap()).unwrap();
+            let run = |module: &Module, stain: bool| {
+                let mut store = Store::new(&engine, ());
+                store.set_epoch_deadline(1);
+                let instance = Instance::new(&mut store, module, &[]).unwrap();
+                if stain {
+                    let stain = instance.get_typed_func::<(), ()>(&mut store, "stain").unwrap();
+                    stain.call(&mut store, ()).unwrap();
+                }
+                let scan = instance.get_typed_func::<(), i32>(&mut store, "scan").unwrap();
+                scan.call(&mut store, ()).unwrap()
+            };
+            for next in [&module, &other, &module] {
+                // The scan finds what there is.
+                assert_eq!(run(&module, true), 0x20_0000 / 8 + 2000 + 1);
+                assert_eq!(run(next, false), 0, "pagemap scan: {pagemap}");
+            }
+        }
+    }
+}

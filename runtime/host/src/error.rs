@@ -2,6 +2,8 @@
 
 use cloudlet_base::{ContentHash, Fault};
 
+use crate::metrics::Scope;
+
 /// Why a component can't be compiled or linked. The deploy fails with these.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -89,6 +91,15 @@ pub enum TrapReason {
     Other,
 }
 
+fn busy(scope: Scope, limit: usize) -> String {
+    match scope {
+        Scope::Function => format!("it is at its limit of {limit} concurrent invocations"),
+        Scope::App => format!("its app is at its limit of {limit} concurrent invocations"),
+        Scope::Node => format!("the node is at its limit of {limit} concurrent invocations"),
+        Scope::Queue => format!("{limit} wait already, as many as may"),
+    }
+}
+
 /// Why an invocation gave no response of the guest's own.
 #[derive(Debug, thiserror::Error)]
 pub enum InvokeError {
@@ -103,11 +114,13 @@ pub enum InvokeError {
         /// The interface it would need.
         export: &'static str,
     },
-    /// All of the function's or the node's permits are in use.
-    #[error("function {function:?} is at its limit of {limit} concurrent invocations")]
+    /// All permits are in use, and there is no waiting, or it was for nothing.
+    #[error("function {function:?} can't run now: {}", busy(*scope, *limit))]
     Busy {
         /// The function.
         function: String,
+        /// Whose limit it is.
+        scope: Scope,
         /// The limit.
         limit: usize,
     },

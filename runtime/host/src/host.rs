@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use cloudlet_base::{Clock, ContentHash, Entropy};
+use cloudlet_base::{AppId, Clock, ContentHash, Entropy};
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
-use crate::admit::Permits;
+use crate::admit::{Gate, Permits};
 use crate::app::{AppSpec, LoadedApp, Services};
 use crate::artifact::{ArtifactCache, Collected, check_is_component, content_hash};
 use crate::engine::{self, Ticker};
 use crate::error::LoadError;
 use crate::instance::State;
+use crate::line::Line;
 use crate::link;
 use crate::logs::LogSink;
 use crate::metrics::Metrics;
@@ -28,6 +29,11 @@ pub struct HostConfig {
     pub artifact_dir: PathBuf,
     /// Instances that may be alive at once on the node: the pool's size.
     pub instances_max: u32,
+    /// Instances that one app may have of them; a manifest may only lower it.
+    pub app_instances_max: usize,
+    /// Invocations that may wait for one at once, where their function's limits let them wait. An app may have a quarter
+    /// of these places.
+    pub queue_max: usize,
     /// Largest linear memory that any function may be given.
     pub memory_bytes_max: usize,
     /// Components compiled at once.
@@ -44,6 +50,8 @@ impl HostConfig {
         Self {
             artifact_dir,
             instances_max: 1000,
+            app_instances_max: usize::MAX,
+            queue_max: 1000,
             memory_bytes_max: 256 << 20,
             compile_permits: 1,
             component_bytes_max: 64 << 20,
@@ -67,7 +75,9 @@ pub(crate) struct Shared {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) logs: Arc<dyn LogSink>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) permits: Arc<Permits>,
+    pub(crate) node: Gate,
+    pub(crate) line: Arc<Line>,
+    apps: Mutex<HashMap<AppId, Weak<Permits>>>,
     pub(crate) origins: Origins,
     pub(crate) computing: Computing,
     compiling: Compiling,
@@ -88,18 +98,21 @@ impl Host {
     ) -> Result<Self, LoadError> {
         let engine = engine::engine(&config)?;
         let artifacts = ArtifactCache::open(config.artifact_dir.clone(), &engine)?;
-        let permits = Permits::new(config.instances_max as usize);
+        let node = Gate::new(config.instances_max as usize);
+        let line = Line::new(config.queue_max);
         let computing = Computing::default();
         Ok(Self(Arc::new(Shared {
             linker: link::linker(&engine)?,
-            metrics: Metrics::register(registry, &engine, &permits)?,
+            metrics: Metrics::register(registry, &engine, &node.permits, &line)?,
             compiling: Compiling::new(config.compile_permits),
             origins: Origins::new(),
             _ticker: Ticker::start(&engine, computing.clone())?,
             computing,
             artifacts,
             components: Components::default(),
-            permits,
+            node,
+            line,
+            apps: Mutex::default(),
             clock,
             entropy,
             logs,
@@ -160,6 +173,20 @@ impl Host {
     /// One for each import that is unknown or not granted, each missing handler and artifact.
     pub fn load(&self, spec: AppSpec, services: Services) -> Result<Arc<LoadedApp>, Vec<LoadError>> {
         link::load(&self.0, spec, services)
+    }
+}
+
+impl Shared {
+    /// The permits that all deployments of an app share.
+    pub(crate) fn app_permits(&self, app: &AppId) -> Arc<Permits> {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(permits) = apps.get(app).and_then(Weak::upgrade) {
+            return permits;
+        }
+        let permits = Arc::default();
+        apps.retain(|_, permits| permits.strong_count() > 0);
+        apps.insert(app.clone(), Arc::downgrade(&permits));
+        permits
     }
 }
 

@@ -19,11 +19,12 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
 
-use crate::admit::Permits;
+use crate::admit::{Admitted, Full};
 use crate::app::{Function, Invocation, LoadedApp, Trigger};
 use crate::body::{BoxError, Counted, Live, ResponseBody, Whole};
 use crate::error::{InvokeError, TrapReason};
-use crate::instance::{Admitted, Guest, State, Stop};
+use crate::instance::{Guest, State, Stop};
+use crate::logs::LogLevel;
 use crate::metrics::{Outcome, Scope};
 use crate::run::{Run, lock};
 
@@ -51,12 +52,14 @@ impl LoadedApp {
         B::Error: Into<BoxError>,
     {
         let function = self.function(function)?;
-        let guest = self.start_http(function, request, invocation, Trigger::Http)?;
+        let guest = self
+            .start_http(function, request, invocation, Trigger::Http)
+            .await?;
         respond(guest).await
     }
 
     /// Admits the request and builds its guest; nothing of it runs yet.
-    pub(crate) fn start_http<B>(
+    pub(crate) async fn start_http<B>(
         self: &Arc<Self>,
         function: &Arc<Function>,
         mut request: Request<B>,
@@ -80,7 +83,7 @@ impl LoadedApp {
             self.shared.metrics.invoked(trigger, Outcome::TooLarge);
             return Err(InvokeError::RequestTooLarge { limit });
         }
-        let (admitted, run) = self.admit(function, trigger, invocation)?;
+        let (admitted, run) = self.admit(function, trigger, invocation).await?;
         name_authority(&mut request, self);
         let scheme = match request.uri().scheme_str() {
             Some("https") => Scheme::Https,
@@ -105,8 +108,8 @@ impl LoadedApp {
         Ok(Guest::new(run, admitted, work))
     }
 
-    /// Takes the permits and opens the record of an invocation.
-    pub(crate) fn admit(
+    /// Takes the permits, or waits for them as long as the function's limits allow, and opens the record of an invocation.
+    pub(crate) async fn admit(
         self: &Arc<Self>,
         function: &Arc<Function>,
         trigger: Trigger,
@@ -114,19 +117,17 @@ impl LoadedApp {
     ) -> Result<(Admitted, Arc<Run>), InvokeError> {
         let shared = &self.shared;
         let entered = shared.clock.monotonic();
-        let take = |permits: &Arc<Permits>, scope: Scope| {
-            permits.take().ok_or_else(|| {
-                shared.metrics.refused(scope);
-                InvokeError::Busy {
-                    function: function.spec.name.to_string(),
-                    limit: permits.limit(),
-                }
-            })
-        };
-        let admitted = Admitted {
-            _function: take(&function.permits, Scope::Function)?,
-            _node: take(&shared.permits, Scope::Node)?,
-        };
+        let left = invocation.deadline.at().map(|at| at.saturating_sub(entered));
+        let time = function.spec.limits.queue.min(left.unwrap_or(Duration::MAX));
+        let admitted = shared.line.admit(&self.app, &function.gates, time).await;
+        let admitted = admitted.map_err(|Full { scope, limit }| {
+            shared.metrics.refused(scope);
+            InvokeError::Busy {
+                function: function.spec.name.to_string(),
+                scope,
+                limit,
+            }
+        })?;
         let now = shared.clock.monotonic();
         let run = Run::new(Arc::clone(self), Arc::clone(function), trigger, invocation, now);
         shared.metrics.queued(now.saturating_sub(entered));

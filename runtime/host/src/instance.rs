@@ -14,12 +14,12 @@ use wasmtime::{
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::admit::Permit;
+use crate::admit::Admitted;
 use crate::engine::epoch_tick;
 use crate::error::{InvokeError, TrapReason};
 use crate::imports::{View, wasi};
-use crate::logs::LogLine;
-use crate::metrics::Outcome;
+use crate::logs::{LogLevel, LogLine};
+use crate::metrics::{Outcome, Scope};
 use crate::outbound::Outbound;
 use crate::run::{Run, lock};
 use crate::turns;
@@ -214,17 +214,11 @@ impl Stop {
             Stop::Deadline => InvokeError::Deadline { function },
             Stop::Busy => InvokeError::Busy {
                 function,
-                limit: run.app.shared.permits.limit(),
+                scope: Scope::Node,
+                limit: run.app.shared.config.instances_max as usize,
             },
         }
     }
-}
-
-/// Permits of one invocation, given back together.
-#[derive(Debug)]
-pub(crate) struct Admitted {
-    pub(crate) _function: Permit,
-    pub(crate) _node: Permit,
 }
 
 /// A guest at work. Whoever polls it drives it; dropping it stops it.

@@ -7,8 +7,8 @@
 //! Code map, in reading order:
 //! - [`app`](AppSpec): what a function is.  `error`: what can go wrong.  `logs`: the handle for what guests say.
 //! - `host`, `engine`, `artifact`, `link`: from bytes to a loaded app. `inspect`: what bytes say of themselves.
-//! - `admit`, `instance`, `http`, `call`: an invocation, from its permit to its last body byte. `run`: its record, and
-//!   what it used. `turns`: who computes when many want to.
+//! - `admit`, `line`, `instance`, `http`, `call`: an invocation, from its permit (or its place in the line for one) to its
+//!   last body byte. `run`: its record, and what it used. `turns`: who computes when many want to.
 //! - `imports`, `keyvalue`, `outbound`, `bindings`: what a guest can reach.  `metrics`.
 //!
 //! Invariant: nothing compiled is ever accepted from outside; only files this host wrote are deserialized.
@@ -32,7 +32,9 @@ mod body;
 mod call;
 mod http;
 mod instance;
+mod line;
 mod run;
+mod trace;
 mod turns;
 
 mod bindings;
@@ -51,3 +53,5 @@ pub use error::{InvokeError, LoadError, TrapReason};
 pub use host::{Host, HostConfig};
 pub use inspect::{Inspected, InspectedImport, inspect};
 pub use logs::{InvocationEnd, LogDetail, LogLevel, LogLine, LogSink, LogStream};
+pub use metrics::Scope;
+pub use trace::TraceContext;

@@ -9,7 +9,7 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use crate::admit::Permits;
+use crate::admit::{Gate, Gates};
 use crate::app::{AppSpec, Function, FunctionSpec, Grants, LoadedApp, Services};
 use crate::bindings::CallFunctionPre;
 use crate::error::LoadError;
@@ -103,8 +103,13 @@ pub(crate) fn load(
     let AppSpec {
         app,
         deployment,
+        concurrency,
         functions: specs,
     } = spec;
+    let app_gate = Gate {
+        permits: shared.app_permits(&app),
+        limit: concurrency.min(shared.config.app_instances_max),
+    };
     let mut functions = HashMap::new();
     let mut problems = Vec::new();
     for spec in specs {
@@ -120,7 +125,7 @@ pub(crate) fn load(
             problems.extend(found);
             continue;
         }
-        match link(shared, spec, component) {
+        match link(shared, spec, component, app_gate.clone()) {
             Ok(function) => {
                 functions.insert(Arc::clone(&function.spec.name), Arc::new(function));
             }
@@ -197,7 +202,12 @@ fn check(shared: &Shared, spec: &FunctionSpec, component: &Component) -> Vec<Loa
     problems
 }
 
-fn link(shared: &Shared, spec: FunctionSpec, running: Arc<Running>) -> Result<Function, LoadError> {
+fn link(
+    shared: &Shared,
+    spec: FunctionSpec,
+    running: Arc<Running>,
+    app: Gate,
+) -> Result<Function, LoadError> {
     let component = &running.0;
     let mismatch = |error: wasmtime::Error| LoadError::Mismatch {
         function: spec.name.to_string(),
@@ -217,7 +227,11 @@ fn link(shared: &Shared, spec: FunctionSpec, running: Arc<Running>) -> Result<Fu
         return Err(LoadError::NoHandler(spec.name.to_string()));
     }
     Ok(Function {
-        permits: Permits::new(spec.limits.concurrency),
+        gates: Gates {
+            function: Gate::new(spec.limits.concurrency),
+            app,
+            node: shared.node.clone(),
+        },
         outbound: OutboundPool::default(),
         http,
         call,

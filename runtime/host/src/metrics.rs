@@ -13,6 +13,8 @@ use wasmtime::{Engine, EngineWeak};
 use crate::admit::Permits;
 use crate::app::Trigger;
 use crate::error::{LoadError, TrapReason};
+use crate::line::Line;
+use crate::outbound::Direction;
 
 /// Phases last from a microsecond (admission) to the longest timeout.
 const PHASE_BUCKETS: [f64; 19] = [
@@ -22,6 +24,9 @@ const PHASE_BUCKETS: [f64; 19] = [
 
 /// Compiling takes from a fraction of a second to a minute.
 const COMPILE_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 120.0];
+
+/// Origins answer from within this machine's network to the longest wait for them.
+const OUTBOUND_BUCKETS: [f64; 11] = [1e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// How an invocation ended; the `outcome` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +75,21 @@ impl Trigger {
     }
 }
 
-/// Whose permits were all taken; the `scope` label.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Scope {
+/// Whose limit on invocations at once was met; the `scope` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
     /// The function's.
     Function,
+    /// The app's, all its functions together.
+    App,
     /// The node's.
     Node,
+    /// That of those who wait for a permit.
+    Queue,
+}
+
+impl Scope {
+    const LABELS: [&'static str; 4] = ["function", "app", "node", "queue"];
 }
 
 /// How an outbound request ended; the `outcome` label.
@@ -115,8 +128,10 @@ impl TrapReason {
 pub(crate) struct Metrics {
     invocations: [Vec<IntCounter>; 2],
     traps: Vec<IntCounter>,
-    refused: [IntCounter; 2],
+    refused: [IntCounter; 4],
     outbound: Vec<IntCounter>,
+    outbound_bytes: [IntCounter; 2],
+    outbound_seconds: Histogram,
     queue: Histogram,
     instantiate: Histogram,
     run: Histogram,
@@ -129,9 +144,11 @@ impl Metrics {
         registry: &Registry,
         engine: &Engine,
         permits: &Arc<Permits>,
+        line: &Arc<Line>,
     ) -> Result<Arc<Self>, LoadError> {
         let all = Self::build(registry).and_then(|metrics| {
-            registry.register(Box::new(PoolCollector::new(engine, Arc::clone(permits))?))?;
+            let pool = PoolCollector::new(engine, Arc::clone(permits), Arc::clone(line))?;
+            registry.register(Box::new(pool))?;
             Ok(metrics)
         });
         all.map(Arc::new)
@@ -156,7 +173,7 @@ impl Metrics {
         )?;
         let refused = counters(
             "cloudlet_host_refused_total",
-            "Invocations refused for want of a permit, by whose permits were all taken",
+            "Invocations refused for want of a permit, by whose limit was met",
             &["scope"],
         )?;
         let outbound = counters(
@@ -164,6 +181,19 @@ impl Metrics {
             "HTTP requests that functions sent, by how they ended",
             &["outcome"],
         )?;
+        let outbound_bytes = counters(
+            "cloudlet_host_outbound_body_bytes_total",
+            "Bytes of bodies that functions sent to origins and received from them",
+            &["direction"],
+        )?;
+        let outbound_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "cloudlet_host_outbound_seconds",
+                "Time from a function's HTTP request to the head of its response",
+            )
+            .buckets(OUTBOUND_BUCKETS.to_vec()),
+        )?;
+        registry.register(Box::new(outbound_seconds.clone()))?;
         let phases = HistogramVec::new(
             HistogramOpts::new(
                 "cloudlet_host_phase_seconds",
@@ -190,11 +220,13 @@ impl Metrics {
                 .iter()
                 .map(|(_, label)| traps.with_label_values(&[label]))
                 .collect(),
-            refused: ["function", "node"].map(|scope| refused.with_label_values(&[scope])),
+            refused: Scope::LABELS.map(|scope| refused.with_label_values(&[scope])),
             outbound: OutboundOutcome::LABELS
                 .iter()
                 .map(|label| outbound.with_label_values(&[label]))
                 .collect(),
+            outbound_bytes: Direction::LABELS.map(|label| outbound_bytes.with_label_values(&[label])),
+            outbound_seconds,
             queue: phases.with_label_values(&["queue"]),
             instantiate: phases.with_label_values(&["instantiate"]),
             run: phases.with_label_values(&["run"]),
@@ -222,6 +254,14 @@ impl Metrics {
         self.outbound[outcome as usize].inc();
     }
 
+    pub(crate) fn outbound_bytes(&self, direction: Direction, bytes: u64) {
+        self.outbound_bytes[direction as usize].inc_by(bytes);
+    }
+
+    pub(crate) fn outbound_answered(&self, time: Duration) {
+        self.outbound_seconds.observe(time.as_secs_f64());
+    }
+
     pub(crate) fn queued(&self, time: Duration) {
         self.queue.observe(time.as_secs_f64());
     }
@@ -243,7 +283,9 @@ impl Metrics {
 struct PoolCollector {
     engine: EngineWeak,
     permits: Arc<Permits>,
+    line: Arc<Line>,
     instances: IntGauge,
+    waiting: IntGauge,
     memories: IntGauge,
     tables: IntGauge,
     stacks: IntGauge,
@@ -252,10 +294,15 @@ struct PoolCollector {
 }
 
 impl PoolCollector {
-    fn new(engine: &Engine, permits: Arc<Permits>) -> prometheus::Result<Self> {
+    fn new(engine: &Engine, permits: Arc<Permits>, line: Arc<Line>) -> prometheus::Result<Self> {
         Ok(Self {
             engine: engine.weak(),
             permits,
+            line,
+            waiting: IntGauge::new(
+                "cloudlet_host_waiting_invocations",
+                "Invocations waiting for a permit now",
+            )?,
             instances: IntGauge::new("cloudlet_host_instances", "Invocations running now")?,
             memories: IntGauge::new("cloudlet_host_pool_memories", "Linear memories in use")?,
             tables: IntGauge::new("cloudlet_host_pool_tables", "Tables in use")?,
@@ -271,9 +318,10 @@ impl PoolCollector {
         })
     }
 
-    fn gauges(&self) -> [&IntGauge; 6] {
+    fn gauges(&self) -> [&IntGauge; 7] {
         [
             &self.instances,
+            &self.waiting,
             &self.memories,
             &self.tables,
             &self.stacks,
@@ -291,6 +339,7 @@ impl Collector for PoolCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.instances, self.permits.taken());
+        set(&self.waiting, self.line.waiting());
         let engine = self.engine.upgrade();
         if let Some(pool) = engine.as_ref().and_then(Engine::pooling_allocator_metrics) {
             set(&self.memories, pool.memories());

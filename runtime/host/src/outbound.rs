@@ -1,7 +1,9 @@
 //! A guest's HTTP requests to the world: the allow list, the addresses that no name may lead to, connections,
-//! timeouts and counts. Redirects are the guest's own business: each hop is a request that is checked.
+//! timeouts and counts. Redirects are the guest's own business: each hop is a request that is checked. A request that names
+//! no trace goes on with the one that its invocation came with.
 
-use std::sync::atomic::Ordering;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
@@ -18,15 +20,28 @@ use crate::app::OutboundRule;
 use crate::logs::LogLevel;
 use crate::metrics::OutboundOutcome;
 use crate::outbound::connect::{Connector, Refused};
+use crate::outbound::metered::Metered;
 use crate::run::Run;
 
 mod address;
 mod connect;
+mod metered;
+
+pub(crate) use metered::Direction;
 
 /// Time to find, reach and greet an origin.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time until an origin's response begins.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two parts of an origin's response.
+const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests of one function on their way at once, from their beginning to the end of their responses' bodies. Each has a
+/// connection, or a part of one.
+const IN_FLIGHT_MAX: usize = 256;
+/// Bytes of the head of an origin's response.
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Header fields of the same.
+const HEADERS_MAX: usize = 200;
 /// How long an idle connection to an origin is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept to one origin by one function.
@@ -53,11 +68,23 @@ impl Origins {
 
 /// One function's connections, made when it sends its first request.
 #[derive(Default)]
-pub(crate) struct OutboundPool(OnceLock<HttpClient>);
+pub(crate) struct OutboundPool {
+    client: OnceLock<HttpClient>,
+    in_flight: Arc<AtomicUsize>,
+}
+
+/// A request on its way, in its function's count.
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl OutboundPool {
     fn client(&self, run: &Run) -> &HttpClient {
-        self.0.get_or_init(|| {
+        self.client.get_or_init(|| {
             let connector = Connector::new(
                 Arc::clone(&run.app.shared.origins.tls),
                 run.function.spec.outbound.clone(),
@@ -66,8 +93,19 @@ impl OutboundPool {
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .pool_max_idle_per_host(IDLE_PER_ORIGIN_MAX)
+                .http1_max_buf_size(HEAD_BYTES_MAX as usize)
+                .http1_max_headers(HEADERS_MAX)
+                .http2_max_header_list_size(HEAD_BYTES_MAX)
                 .build(connector)
         })
+    }
+
+    /// One more on its way, if that is not too many.
+    fn begin(&self) -> Option<InFlight> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        // From here on it is taken off again, also when it turns out to be one too many.
+        let one = InFlight(Arc::clone(&self.in_flight));
+        (before < IN_FLIGHT_MAX).then_some(one)
     }
 }
 
@@ -81,9 +119,11 @@ pub(crate) fn matching<'a>(rules: &'a [OutboundRule], uri: &Uri) -> Option<&'a O
         .find(|rule| rule.https == https && rule.port == port && host_matches(&rule.host, host))
 }
 
-/// Whether a rule's host covers `host`: the same, or below the suffix of a `*.` rule.
+/// Whether a rule's host covers `host`: the same, or below the suffix of a `*.` rule. An address has nothing below it, for
+/// all that it has dots.
 fn host_matches(rule: &str, host: &str) -> bool {
     match rule.strip_prefix("*.") {
+        Some(_) if host.parse::<IpAddr>().is_ok() => false,
         Some(suffix) => host.len().checked_sub(suffix.len() + 1).is_some_and(|at| {
             at > 0
                 && host.as_bytes()[at] == b'.'
@@ -98,7 +138,7 @@ pub(crate) struct Outbound(pub(crate) Arc<Run>);
 
 impl Outbound {
     /// Counts the request and checks it against the rules.
-    fn admit(&self, uri: &Uri) -> Result<(), (OutboundOutcome, Error)> {
+    fn admit(&self, uri: &Uri) -> Result<InFlight, (OutboundOutcome, Error)> {
         let run = &self.0;
         if uri.authority().is_none_or(has_userinfo) {
             return Err((OutboundOutcome::Failed, Error::HttpRequestUriInvalid));
@@ -123,7 +163,13 @@ impl Outbound {
             );
             return Err((OutboundOutcome::Limit, Error::ConnectionLimitReached));
         }
-        Ok(())
+        run.function.outbound.begin().ok_or_else(|| {
+            run.platform(
+                LogLevel::Warn,
+                format!("outbound request refused: a function may have {IN_FLIGHT_MAX} on their way at once"),
+            );
+            (OutboundOutcome::Limit, Error::ConnectionLimitReached)
+        })
     }
 }
 
@@ -142,6 +188,11 @@ impl WasiHttpHooks for Outbound {
         Arc::clone(&FILTER)
     }
 
+    fn set_host_header(&mut self) -> bool {
+        // The client does where the protocol has one: HTTP/2 does not.
+        false
+    }
+
     fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
         // A guest's library writes 4 KiB at a time; with room for 16 such writes it rarely waits for the connection.
         16
@@ -158,15 +209,24 @@ impl WasiHttpHooks for Outbound {
         _sent: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<SentResponse, Error>> + Send> {
         let run = Arc::clone(&self.0);
-        if let Err((outcome, error)) = self.admit(request.uri()) {
-            run.app.shared.metrics.outbound(outcome);
-            return Box::new(std::future::ready(Err(error)));
-        }
+        let in_flight = match self.admit(request.uri()) {
+            Ok(in_flight) => in_flight,
+            Err((outcome, error)) => {
+                run.app.shared.metrics.outbound(outcome);
+                return Box::new(std::future::ready(Err(error)));
+            }
+        };
         Box::new(async move {
-            let sent = send(&run, request, options).await;
+            let began = run.now();
+            let sent = send(&run, request, options, in_flight).await;
+            run.app
+                .shared
+                .metrics
+                .outbound_answered(run.now().saturating_sub(began));
             let outcome = match &sent {
                 Ok(_) => OutboundOutcome::Ok,
                 Err(Error::DestinationIpProhibited) => OutboundOutcome::Denied,
+                Err(Error::HttpRequestBodySize(_)) => OutboundOutcome::Limit,
                 Err(Error::ConnectionTimeout | Error::HttpResponseTimeout | Error::DnsTimeout) => {
                     OutboundOutcome::Timeout
                 }
@@ -179,16 +239,20 @@ impl WasiHttpHooks for Outbound {
 }
 
 async fn send(
-    run: &Run,
-    request: Request<WasiBody>,
+    run: &Arc<Run>,
+    mut request: Request<WasiBody>,
     options: Option<RequestOptions>,
+    in_flight: InFlight,
 ) -> Result<SentResponse, Error> {
     let left = run.ends_at.saturating_sub(run.now());
-    let wait = options
-        .and_then(|options| options.first_byte_timeout)
-        .unwrap_or(RESPONSE_TIMEOUT)
-        .min(RESPONSE_TIMEOUT)
-        .min(left);
+    let shorter = |asked: Option<Duration>, most: Duration| asked.unwrap_or(most).min(most);
+    let (first, between) = options.map_or((None, None), |options| {
+        (options.first_byte_timeout, options.between_bytes_timeout)
+    });
+    let wait = shorter(first, RESPONSE_TIMEOUT).min(left);
+    let patience = shorter(between, BETWEEN_BYTES_TIMEOUT);
+    run.invocation.trace.pass_on(request.headers_mut());
+    let request = request.map(|body| Metered::sent(body, run).boxed_unsync());
     let client = run.function.outbound.client(run).clone();
     let response = tokio::time::timeout(wait, client.request(request))
         .await
@@ -196,7 +260,7 @@ async fn send(
         .map_err(|error| explain(run, &error))?;
     // hyper-util drives the connection on a task of its own, so there is nothing left to drive here.
     Ok((
-        response.map(|body| body.map_err(Error::from).boxed_unsync()),
+        response.map(|body| Metered::received(body, run, patience, in_flight).boxed_unsync()),
         Box::new(std::future::ready(Ok(()))),
     ))
 }
@@ -210,6 +274,10 @@ fn explain(run: &Run, error: &hyper_util::client::legacy::Error) -> Error {
                 run.platform(LogLevel::Warn, format!("outbound request denied: {refused}"));
             }
             return refused.to_wasi();
+        }
+        // The request's own body, which was broken off.
+        if let Some(Error::HttpRequestBodySize(limit)) = error.downcast_ref::<Error>() {
+            return Error::HttpRequestBodySize(*limit);
         }
         cause = error.source();
     }
@@ -259,8 +327,23 @@ mod tests {
             "https://example.org.evil.com/",
             "http://127.0.0.1/",
             "http://localhost:8080/",
+            // Other ways to write an address that a rule names.
+            "http://127.1:8080/",
+            "http://2130706433:8080/",
+            "http://0x7f000001:8080/",
+            "http://0177.0.0.1:8080/",
+            "http://[::ffff:127.0.0.1]:8080/",
+            "http://127.0.0.1.:8080/",
         ] {
             assert!(!allowed(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_covers_no_address() {
+        let rules = [rule(false, "*.254.169.254", 80), rule(false, "*.0.0.1", 80)];
+        for uri in ["http://169.254.169.254/", "http://127.0.0.1/"] {
+            assert!(matching(&rules, &uri.parse().unwrap()).is_none(), "{uri}");
         }
     }
 }

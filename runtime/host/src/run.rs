@@ -74,6 +74,8 @@ pub(crate) struct Meter {
     pub(crate) outbound_sent: AtomicU32,
     /// Linear memory, bytes; it never shrinks.
     pub(crate) memory_bytes: AtomicU64,
+    /// Bytes of their bodies and of those of their responses.
+    pub(crate) outbound_bytes: AtomicU64,
 }
 
 /// The thread's clock was not read.

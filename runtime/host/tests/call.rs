@@ -100,10 +100,13 @@ async fn functions_call_functions_as_themselves() {
 #[tokio::test]
 async fn depth_is_limited() {
     let node = Node::start();
-    let app = node.app("calls", |spec| spec.limits.call_depth_max = 3);
-    let reply = ok(app.call("deep calls").await);
-    assert!(reply.contains("over the limit of 3"), "{reply}");
-    assert!(reply.ends_with("+++"), "{reply}");
+    // The second is as deep as a manifest may say.
+    for limit in [3, 16] {
+        let app = node.app("calls", |spec| spec.limits.call_depth_max = limit);
+        let reply = ok(app.call("deep calls").await);
+        assert!(reply.contains(&format!("over the limit of {limit}")), "{reply}");
+        assert!(reply.ends_with(&"+".repeat(limit as usize)), "{reply}");
+    }
 }
 
 #[tokio::test]

@@ -309,3 +309,29 @@ async fn a_caller_that_goes_away_stops_the_guest() {
         "the record of the invocation is gone"
     );
 }
+
+#[tokio::test]
+async fn what_a_guest_holds_of_the_host_is_bounded() {
+    let node = Node::start();
+    // Header fields.
+    let (reason, message) = trap(&node, "/fields").await;
+    assert_eq!(reason, TrapReason::Other, "{message}");
+    assert!(message.contains("size of fields exceeds limit"), "{message}");
+    // Handles.
+    let (reason, message) = trap(&node, "/resources").await;
+    assert_eq!(reason, TrapReason::Other, "{message}");
+    assert!(message.contains("table"), "{message}");
+}
+
+#[tokio::test]
+async fn what_a_guest_hands_over_in_one_call_is_bounded() {
+    let node = Node::start();
+    let app = node.app("misbehave", |spec| {
+        spec.limits.memory_bytes_max = 200 << 20;
+        spec.limits.cpu = Duration::from_secs(10);
+    });
+    assert_eq!(app.text("/host-call?1000000").await, "said");
+    let error = app.get("/host-call?70000000").await.unwrap_err();
+    assert!(matches!(error, InvokeError::Trapped { .. }), "{error:?}");
+    assert_eq!(app.text("/").await, "ok");
+}

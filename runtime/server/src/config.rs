@@ -13,6 +13,8 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use crate::apps::secrets::KEY_FILE;
+use crate::front::client_address::Network;
+use crate::front::rate::{Rate, Rates};
 
 /// The exit code for a configuration that can't be used (`EX_USAGE` of sysexits).
 pub(crate) const EXIT_USAGE: u8 = 64;
@@ -35,10 +37,14 @@ pub(crate) struct NodeConfig {
     pub(crate) tls: Option<TlsFiles>,
     /// Base domains: app `hotel` is served at `hotel.DOMAIN` of each. `localhost` is always one.
     pub(crate) domains: Vec<String>,
+    /// Proxies that are believed when they say whom they speak for.
+    pub(crate) trusted_proxies: Vec<Network>,
     /// Worker threads, each with its own runtime.
     pub(crate) workers: usize,
     /// Bounds of the front.
     pub(crate) limits: Limits,
+    /// How many requests each app takes.
+    pub(crate) rates: RateLimits,
     /// The embedded database.
     pub(crate) database: Database,
     /// The MongoDB listener.
@@ -93,6 +99,15 @@ pub(crate) struct Limits {
     pub(crate) drain_grace: Duration,
 }
 
+/// How many requests each app takes from its clients.
+#[derive(Debug, Clone)]
+pub(crate) struct RateLimits {
+    /// A manifest may only lower them.
+    pub(crate) bounds: Rates,
+    /// Users and addresses of one app that are told apart.
+    pub(crate) clients_max: usize,
+}
+
 /// The embedded database.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
@@ -143,6 +158,10 @@ pub(crate) struct Storage {
 pub(crate) struct Functions {
     /// Instances alive at once.
     pub(crate) instances_max: u32,
+    /// Those of one app.
+    pub(crate) app_instances_max: usize,
+    /// Invocations that wait at once.
+    pub(crate) queue_max: usize,
     /// Largest memory that a function may be given.
     pub(crate) memory_bytes_max: usize,
     /// Largest component accepted at a deploy.
@@ -260,6 +279,8 @@ settings! {
     listen, "listen", "CLOUDLET_LISTEN";
     /// Address of the admin listener [default: 127.0.0.1:8081]
     admin_listen, "admin_listen", "CLOUDLET_ADMIN_LISTEN";
+    /// Addresses of proxies that are believed about whom they speak for [default: 127.0.0.0/8,::1]
+    trusted_proxies, "trusted_proxies", "CLOUDLET_TRUSTED_PROXIES";
     /// Worker threads [default: one a core]
     workers, "workers", "CLOUDLET_WORKERS";
     /// Whether /metrics needs no key [default: true on a loopback admin listener, else false]
@@ -290,6 +311,14 @@ settings! {
     limits_streams_max, "limits.streams_max", "CLOUDLET_LIMITS_STREAMS_MAX";
     /// Time that requests in flight get to finish at the end [default: 30s]
     limits_drain_grace, "limits.drain_grace", "CLOUDLET_LIMITS_DRAIN_GRACE";
+    /// Requests that each app takes from all its clients, e.g. "1000/s burst 2000" [default: any]
+    rates_total, "rates.total", "CLOUDLET_RATES_TOTAL";
+    /// The same from one user [default: any]
+    rates_user, "rates.user", "CLOUDLET_RATES_USER";
+    /// The same from one address [default: any]
+    rates_address, "rates.address", "CLOUDLET_RATES_ADDRESS";
+    /// Users and addresses of one app that are told apart [default: 16384]
+    rates_clients_max, "rates.clients_max", "CLOUDLET_RATES_CLIENTS_MAX";
     /// Bytes of the database's page cache [default: 256MiB]
     database_cache_bytes, "database.cache_bytes", "CLOUDLET_DATABASE_CACHE_BYTES";
     /// Threads that read the database [default: one a core]
@@ -322,6 +351,10 @@ settings! {
     storage_object_bytes_max, "storage.object_bytes_max", "CLOUDLET_STORAGE_OBJECT_BYTES_MAX";
     /// Function instances alive at once [default: 1000]
     functions_instances_max, "functions.instances_max", "CLOUDLET_FUNCTIONS_INSTANCES_MAX";
+    /// Function instances of one app alive at once [default: functions.instances_max]
+    functions_app_instances_max, "functions.app_instances_max", "CLOUDLET_FUNCTIONS_APP_INSTANCES_MAX";
+    /// Invocations that may wait for their turn at once [default: 1000]
+    functions_queue_max, "functions.queue_max", "CLOUDLET_FUNCTIONS_QUEUE_MAX";
     /// Largest memory that a function may be given [default: 256MiB]
     functions_memory_bytes_max, "functions.memory_bytes_max", "CLOUDLET_FUNCTIONS_MEMORY_BYTES_MAX";
     /// Largest component accepted at a deploy [default: 64MiB]
@@ -495,8 +528,17 @@ impl<'a> Settings<'a> {
             admin_listen,
             tls: self.tls(),
             domains: self.domains(domains),
+            trusted_proxies: self.get("trusted_proxies", loopback_networks(), networks),
             workers: self.get("workers", cores, count),
             limits: self.limits(),
+            rates: RateLimits {
+                bounds: Rates {
+                    total: self.get("rates.total", None, some_rate),
+                    user: self.get("rates.user", None, some_rate),
+                    address: self.get("rates.address", None, some_rate),
+                },
+                clients_max: self.get("rates.clients_max", 16 << 10, count),
+            },
             database: Database {
                 cache_bytes: self.get("database.cache_bytes", 256 << 20, bytes_usize),
                 readers: self.get("database.readers", cores, count),
@@ -527,6 +569,8 @@ impl<'a> Settings<'a> {
             },
             functions: Functions {
                 instances_max: self.get("functions.instances_max", 1000, count_u32),
+                app_instances_max: self.get("functions.app_instances_max", usize::MAX, count),
+                queue_max: self.get("functions.queue_max", 1000, count),
                 memory_bytes_max: self.get("functions.memory_bytes_max", 256 << 20, bytes_usize),
                 component_bytes_max: self.get("functions.component_bytes_max", 64 << 20, bytes_usize),
             },
@@ -701,6 +745,28 @@ fn list(text: &str) -> Result<Vec<String>, String> {
         .filter(|t| !t.is_empty())
         .map(str::to_owned)
         .collect())
+}
+
+fn some_rate(text: &str) -> Result<Option<Rate>, String> {
+    let rate = Rate::parse(text)
+        .ok_or("expected requests in a second, minute or hour, such as 20/s or 100/m burst 200")?;
+    Ok(Some(rate))
+}
+
+fn networks(text: &str) -> Result<Vec<Network>, String> {
+    let parse = |text: &String| {
+        Network::parse(text)
+            .ok_or_else(|| format!("{text:?} is neither an address nor a network, such as 10.0.0.0/8"))
+    };
+    list(text)?.iter().map(parse).collect()
+}
+
+/// Whoever is on this machine may say whom it speaks for.
+fn loopback_networks() -> Vec<Network> {
+    ["127.0.0.0/8", "::1"]
+        .iter()
+        .filter_map(|text| Network::parse(text))
+        .collect()
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -9,6 +9,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::front::rate::By;
+
 /// What answered a request: the `kind` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -133,6 +135,7 @@ pub(crate) struct Metrics {
     closed: Vec<IntCounter>,
     /// By the active deployment, by candidates.
     split: [[IntCounter; 5]; 2],
+    rate_limited: [IntCounter; 3],
     /// Bytes of request bodies received.
     pub(crate) request_body_bytes: IntCounter,
     /// Bytes of response bodies handed to connections.
@@ -199,6 +202,11 @@ impl Metrics {
             "Requests of apps whose requests are split between deployments, by which answered and status class.",
             &["deployment", "status_class"],
         )?;
+        let rate_limited = counters(
+            "cloudlet_http_rate_limited_total",
+            "Requests refused because there were too many, by whose requests were counted together.",
+            &["by"],
+        )?;
         let handshakes = counters(
             "cloudlet_tls_handshakes_total",
             "TLS handshakes, by outcome.",
@@ -223,6 +231,7 @@ impl Metrics {
                 .into(),
             split: ["active", "candidate"]
                 .map(|deployment| STATUS_CLASSES.map(|class| split.with_label_values(&[deployment, class]))),
+            rate_limited: By::ALL.map(|by| rate_limited.with_label_values(&[by.label()])),
             request_body_bytes: counter(
                 "cloudlet_http_request_body_bytes_total",
                 "Bytes of request bodies received.",
@@ -248,6 +257,11 @@ impl Metrics {
     /// Counts one answered request of an app whose requests are split.
     pub(crate) fn split(&self, candidate: bool, status: StatusCode) {
         self.split[usize::from(candidate)][class(status)].inc();
+    }
+
+    /// Counts a request that was refused for a rate.
+    pub(crate) fn rate_limited(&self, by: By) {
+        self.rate_limited[by as usize].inc();
     }
 
     /// The gauge of open connections.

@@ -260,6 +260,8 @@ fn log_bounds(config: &NodeConfig) -> LogBounds {
 fn host_config(config: &NodeConfig) -> HostConfig {
     HostConfig {
         instances_max: config.functions.instances_max,
+        app_instances_max: config.functions.app_instances_max,
+        queue_max: config.functions.queue_max,
         memory_bytes_max: config.functions.memory_bytes_max,
         component_bytes_max: config.functions.component_bytes_max,
         log_every_invocation: config.log.invocations == LogInvocations::All,

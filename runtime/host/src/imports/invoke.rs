@@ -41,6 +41,7 @@ impl invoke::Host for View<'_> {
             principal: run.as_function(),
             deadline: run.deadline.clone(),
             depth,
+            trace: run.invocation.trace.clone(),
         };
         let call = Call {
             payload: Bytes::from(payload),

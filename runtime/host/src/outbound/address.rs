@@ -42,7 +42,9 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || (a == 192 && b == 0 && c == 0)
         || (a == 192 && b == 88 && c == 99)
         || (a == 198 && (b == 18 || b == 19))
-        || a >= 240;
+        || a >= 240
+        // The one public address that a large cloud gives to the service of its own beside each machine.
+        || address.octets() == [168, 63, 129, 16];
     !reserved
 }
 
@@ -64,7 +66,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         // 2002:a.b.c.d::, 6to4, and Teredo, which carries an IPv4 address too.
         [0x2002, high, low, ..] => is_public_v4(v4(high, low)),
         [0x2001, 0, ..] => false,
-        [0x2001, 0xdb8, ..] => false,
+        [0x2001, 0xdb8, ..] | [0x3fff, 0..0x1000, ..] => false,
         // Only 2000::/3 is handed out to the public: not unique local, link local or multicast.
         [first, ..] => first & 0xe000 == 0x2000,
     }
@@ -92,6 +94,8 @@ mod tests {
             "10.0.0.1",
             "172.16.0.1",
             "192.168.1.1",
+            "192.0.0.192",
+            "168.63.129.16",
             "169.254.169.254",
             "100.64.0.1",
             "198.18.0.1",
@@ -107,6 +111,15 @@ mod tests {
             "2001:0:1::",
             "fe80::1",
             "fd00::1",
+            "fd00:ec2::254",
+            "::ffff:169.254.169.254",
+            "::ffff:0:127.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a00:1",
+            "2002:a9fe:a9fe::1",
+            "fec0::1",
+            "3fff::1",
+            "5f00::1",
             "ff02::1",
         ] {
             assert!(!is_public(other.parse().unwrap()), "{other}");

@@ -1,7 +1,7 @@
 //! Reaching an origin: names are resolved here, every address is checked, then TCP and, for https, TLS.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,6 +13,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wasmtime_wasi_http::Error as WasiError;
@@ -22,6 +23,9 @@ use crate::app::OutboundRule;
 
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
+/// Names of one function that are looked up at once: each holds a thread for as long as the system's resolver takes, also
+/// when nobody waits for it any more.
+const LOOKUPS_MAX: usize = 8;
 /// Time for one of several addresses, so that a dead one leaves time for the next.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -70,17 +74,24 @@ impl Refused {
     }
 }
 
-/// TLS towards origins: Mozilla's roots, ring, no client certificate.
+/// HTTP/2's name in the handshake of TLS.
+const H2: &[u8] = b"h2";
+
+/// TLS towards origins, with HTTP/2 where they have it: Mozilla's roots, ring, no client certificate.
 pub(super) fn tls_config() -> Arc<rustls::ClientConfig> {
-    let roots = rustls::RootCertStore {
+    tls_config_trusting(rustls::RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.into(),
-    };
+    })
+}
+
+fn tls_config_trusting(roots: rustls::RootCertStore) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring offers the default versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
@@ -89,6 +100,7 @@ pub(super) fn tls_config() -> Arc<rustls::ClientConfig> {
 pub(super) struct Connector {
     tls: Arc<rustls::ClientConfig>,
     rules: Arc<[OutboundRule]>,
+    lookups: Arc<Semaphore>,
 }
 
 impl Connector {
@@ -96,13 +108,14 @@ impl Connector {
         Self {
             tls,
             rules: rules.into(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         }
     }
 
     async fn connect(self, uri: Uri) -> Result<Stream, Refused> {
         let rule = matching(&self.rules, &uri).ok_or_else(|| Refused::Rule(uri.to_string()))?;
         let host = address::unbracket(uri.host().unwrap_or_default());
-        let stream = reach(host, rule.port).await?;
+        let stream = reach(host, rule.port, &self.lookups).await?;
         // Requests are small and waited for.
         let _ = stream.set_nodelay(true);
         if !rule.https {
@@ -119,8 +132,9 @@ impl Connector {
 }
 
 /// Opens a connection to one of the addresses of `host` that a function may reach.
-async fn reach(host: &str, port: u16) -> Result<TcpStream, Refused> {
-    let addresses = resolve(host, port).await?;
+async fn reach(host: &str, port: u16, lookups: &Arc<Semaphore>) -> Result<TcpStream, Refused> {
+    // What was checked is what is connected to: the name is not looked up again.
+    let addresses = resolve(host, port, lookups).await?;
     let attempt = |last: bool| if last { CONNECT_TIMEOUT } else { ATTEMPT_TIMEOUT };
     let mut failure = io::Error::other("the name has no addresses");
     for (i, address) in addresses.iter().enumerate() {
@@ -136,7 +150,7 @@ async fn reach(host: &str, port: u16) -> Result<TcpStream, Refused> {
 
 /// The addresses of `host` that may be reached. The host has matched a rule, so an address written out in it was
 /// written out in the rule.
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Refused> {
+async fn resolve(host: &str, port: u16, lookups: &Arc<Semaphore>) -> Result<Vec<SocketAddr>, Refused> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
@@ -147,20 +161,35 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Refused> {
         host: host.to_owned(),
         cause,
     };
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|error| name_error(error.to_string()))?
-        .take(ADDRESSES_MAX)
-        .collect();
+    let permit = Arc::clone(lookups).acquire_owned().await;
+    let name = host.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+    })
+    .await
+    .map_err(|error| name_error(error.to_string()))?
+    .map_err(|error| name_error(error.to_string()))?;
+    public_only(host, found)
+}
+
+/// All addresses of a name, as far as they are tried, if all are public.
+fn public_only(host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
     // One address that is not public refuses the name: picking the others would make it work by chance.
-    match found.iter().find(|address| !address::is_public(address.ip())) {
-        Some(address) => Err(Refused::Address {
+    if let Some(address) = found.iter().find(|address| !address::is_public(address.ip())) {
+        return Err(Refused::Address {
             host: host.to_owned(),
             address: address.ip(),
-        }),
-        None if found.is_empty() => Err(name_error("no addresses".to_owned())),
-        None => Ok(found),
+        });
     }
+    if found.is_empty() {
+        return Err(Refused::Name {
+            host: host.to_owned(),
+            cause: "no addresses".to_owned(),
+        });
+    }
+    found.truncate(ADDRESSES_MAX);
+    Ok(found)
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -190,7 +219,12 @@ pub(super) enum Stream {
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        match self {
+            Stream::Tls(stream) if stream.inner().get_ref().1.alpn_protocol() == Some(H2) => {
+                Connected::new().negotiated_h2()
+            }
+            _ => Connected::new(),
+        }
     }
 }
 
@@ -229,3 +263,6 @@ impl hyper::rt::Write for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use cloudlet_data::{AppData, Documents, Embedded};
 use cloudlet_docdb::{Config, Docs};
 use cloudlet_host::{
     AppSpec, Call, CallReply, FunctionLimits, FunctionSpec, Grants, Host, HostConfig, Invocation,
-    InvokeError, LoadError, LoadedApp, LogLine, LogSink, LogStream, ResponseBody, Services,
+    InvokeError, LoadError, LoadedApp, LogLine, LogSink, LogStream, ResponseBody, Services, TraceContext,
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -95,17 +95,31 @@ impl Node {
     }
 
     pub(crate) fn with_documents(dir: Arc<TempDir>, documents: Arc<dyn Documents>) -> Node {
-        Node::configured(dir, documents, false)
+        Node::configured(dir, documents, 20, false)
+    }
+
+    /// With a pool of this size.
+    pub(crate) fn with_instances(
+        dir: Arc<TempDir>,
+        documents: Arc<dyn Documents>,
+        instances_max: u32,
+    ) -> Node {
+        Node::configured(dir, documents, instances_max, false)
     }
 
     /// One that logs the end of every invocation.
     pub(crate) fn telling_every_end() -> Node {
-        Node::configured(Arc::new(TempDir::new().unwrap()), MemoryDocuments::new(), true)
+        Node::configured(Arc::new(TempDir::new().unwrap()), MemoryDocuments::new(), 20, true)
     }
 
-    fn configured(dir: Arc<TempDir>, documents: Arc<dyn Documents>, log_every_invocation: bool) -> Node {
+    fn configured(
+        dir: Arc<TempDir>,
+        documents: Arc<dyn Documents>,
+        instances_max: u32,
+        log_every_invocation: bool,
+    ) -> Node {
         let config = HostConfig {
-            instances_max: 20,
+            instances_max,
             log_every_invocation,
             ..HostConfig::new(dir.path().join("artifacts"))
         };
@@ -154,6 +168,7 @@ impl Node {
         let spec = AppSpec {
             app: "shop".parse().unwrap(),
             deployment: DeploymentId(7),
+            concurrency: 1000,
             functions,
         };
         self.host.load(spec, self.services())
@@ -245,6 +260,7 @@ impl App {
             principal: Principal::Public,
             deadline: Deadline::NEVER,
             depth: 0,
+            trace: TraceContext::default(),
         }
     }
 

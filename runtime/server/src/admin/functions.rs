@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cloudlet_base::{AppId, Fault};
-use cloudlet_host::{Call, CallReply, Invocation};
+use cloudlet_host::{Call, CallReply, Invocation, TraceContext};
 use http::{Method, Response};
 use serde_json::json;
 
@@ -80,6 +80,7 @@ async fn call(request: Request<'_>, app: &Arc<ActiveApp>, name: &str) -> Result<
         principal: request.principal,
         deadline: request.cx.deadline.clone(),
         depth: 0,
+        trace: TraceContext::of(&request.parts.headers),
     };
     let failed = |fault, code: &'static str, message: String| Err(Failure::new(fault, message).code(code));
     match app.functions.call(name, Call { payload }, invocation).await? {

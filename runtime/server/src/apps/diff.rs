@@ -13,6 +13,7 @@ use super::load::Parts;
 use super::manifest::{Function, Manifest};
 use super::records;
 use super::registry::{InvokeRule, StorageAccess};
+use crate::front::rate::Rates;
 use crate::node::Node;
 use crate::triggers::timers::Timer;
 
@@ -24,7 +25,7 @@ pub(crate) enum What {
     Function,
     /// What a function may use.
     Grant,
-    /// What a function may use up.
+    /// What a function, or the app, may use up.
     Limit,
     /// Who may call a function from a client.
     Invoke,
@@ -164,6 +165,8 @@ fn of_manifest(manifest: &Manifest, add: &mut impl FnMut(What, &str, String)) {
     let Manifest {
         app: _,
         domains,
+        concurrency,
+        rates,
         vars,
         secrets,
         functions,
@@ -179,6 +182,10 @@ fn of_manifest(manifest: &Manifest, add: &mut impl FnMut(What, &str, String)) {
     for domain in domains {
         add(What::Domain, domain, "served".to_owned());
     }
+    if let Some(concurrency) = concurrency {
+        add(What::Limit, "concurrency", concurrency.to_string());
+    }
+    of_rates("", rates, add);
     for (name, value) in vars {
         add(What::Var, name, value.clone());
     }
@@ -312,6 +319,7 @@ fn of_function(name: &str, function: &Function, add: &mut impl FnMut(What, &str,
         secrets,
         outbound,
         limits,
+        rates,
         invoke,
     } = function;
     let granted = [
@@ -345,9 +353,11 @@ fn of_function(name: &str, function: &Function, add: &mut impl FnMut(What, &str,
         timeout,
         cpu,
         concurrency,
+        queue,
         request_bytes_max,
         response_bytes_max,
         outbound_requests_max,
+        outbound_bytes_max,
         log_lines_max,
         call_depth_max,
     } = limits;
@@ -356,21 +366,33 @@ fn of_function(name: &str, function: &Function, add: &mut impl FnMut(What, &str,
         ("timeout", format!("{timeout:?}")),
         ("cpu", format!("{cpu:?}")),
         ("concurrency", concurrency.to_string()),
+        ("queue", format!("{queue:?}")),
         ("request", format!("{request_bytes_max} B")),
         ("response", format!("{response_bytes_max} B")),
         ("outbound requests", outbound_requests_max.to_string()),
+        ("outbound bytes", format!("{outbound_bytes_max} B")),
         ("log lines", log_lines_max.to_string()),
         ("call depth", call_depth_max.to_string()),
     ];
     for (limit, text) in texts {
         add(What::Limit, &format!("{name} {limit}"), text);
     }
+    of_rates(&format!("{name} "), rates, add);
     let invoke = match invoke {
         InvokeRule::Anyone => "true",
         InvokeRule::LoggedIn => "auth != null",
         InvokeRule::Nobody => "false",
     };
     add(What::Invoke, name, invoke.to_owned());
+}
+
+fn of_rates(of: &str, rates: &Rates, add: &mut impl FnMut(What, &str, String)) {
+    let Rates { total, user, address } = rates;
+    for (by, rate) in [("total", total), ("user", user), ("address", address)] {
+        if let Some(rate) = rate {
+            add(What::Limit, &format!("{of}rate {by}"), rate.to_string());
+        }
+    }
 }
 
 #[cfg(test)]

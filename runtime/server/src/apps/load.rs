@@ -13,6 +13,7 @@ use super::manifest::{self, Manifest};
 use super::records::{self, ComponentEntry, Deployment, SiteEntry};
 use super::registry::{ActiveApp, BUCKET, HttpRoute, Site, SiteFile, Tally};
 use super::secrets::{self, SecretKeys};
+use crate::front::rate::Rates;
 use crate::node::Node;
 
 /// A deployment whose parts are parsed and agree with each other.
@@ -92,6 +93,7 @@ impl Parts {
         AppSpec {
             app: self.app.clone(),
             deployment: self.number,
+            concurrency: self.manifest.concurrency.unwrap_or(usize::MAX),
             functions: self.components.iter().map(function).collect(),
         }
     }
@@ -196,7 +198,7 @@ pub(super) async fn load(node: &Node, parts: &Parts) -> Result<ActiveApp, Deploy
     if !problems.is_empty() {
         return Err(DeployError::Refused(problems));
     }
-    Ok(active(parts, functions, data))
+    Ok(active(node, parts, functions, data))
 }
 
 /// The key of the node's secrets.
@@ -294,7 +296,7 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
         .map_err(|error| DeployError::Internal(format!("the work on a component ended early: {error}")))
 }
 
-fn active(parts: &Parts, functions: Arc<LoadedApp>, data: AppData) -> ActiveApp {
+fn active(node: &Node, parts: &Parts, functions: Arc<LoadedApp>, data: AppData) -> ActiveApp {
     let manifest = &parts.manifest;
     let mut routes: Vec<HttpRoute> = manifest
         .routes
@@ -313,6 +315,13 @@ fn active(parts: &Parts, functions: Arc<LoadedApp>, data: AppData) -> ActiveApp 
         id: parts.app.clone(),
         deployment: parts.number,
         domains: manifest.domains.clone(),
+        rates: manifest.rates.within(node.config.rates.bounds),
+        function_rates: manifest
+            .functions
+            .iter()
+            .filter(|(_, function)| function.rates != Rates::default())
+            .map(|(name, function)| (name.clone(), function.rates))
+            .collect(),
         tally: Tally::default(),
         routes,
         timers: manifest.timers.clone(),

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, OnceCell, RwLock, Semaphore};
 
 use super::secrets::SecretKeys;
 use super::split;
+use crate::front::rate::{Buckets, Rates};
 use crate::triggers::timers::Timer;
 
 /// The name of an app's one bucket, in `cloud://APP.BUCKET/PATH`.
@@ -71,12 +72,18 @@ pub(crate) struct RunningApp {
     pub(crate) active: Arc<ActiveApp>,
     /// Others beside the active one.
     pub(crate) split: Option<Split>,
+    /// What its clients have left of its rates. Kept from one deployment to the next.
+    pub(crate) buckets: Arc<Buckets>,
 }
 
 impl RunningApp {
-    /// An app whose requests all go to one deployment.
-    pub(crate) fn whole(active: Arc<ActiveApp>) -> Self {
-        Self { active, split: None }
+    /// An app whose requests all go to one deployment, but for those that are split off.
+    pub(crate) fn new(active: Arc<ActiveApp>, split: Option<Split>) -> Self {
+        Self {
+            active,
+            split,
+            buckets: Arc::default(),
+        }
     }
 
     /// All of them, the active one first.
@@ -139,6 +146,10 @@ pub(crate) struct ActiveApp {
     pub(crate) deployment: DeploymentId,
     /// Host names of its own.
     pub(crate) domains: Vec<String>,
+    /// Requests of clients that it takes, within the node's bounds.
+    pub(crate) rates: Rates,
+    /// The same for functions that have their own.
+    pub(crate) function_rates: HashMap<String, Rates>,
     pub(crate) tally: Tally,
     /// HTTP triggers, longest route first.
     pub(crate) routes: Vec<HttpRoute>,
@@ -230,13 +241,15 @@ impl Registry {
     }
 
     /// Puts `app` in the place of what ran before; what was running finishes there.
-    pub(crate) fn run(&self, app: RunningApp) {
-        let (id, app) = (app.active.id.clone(), Arc::new(app));
+    pub(crate) fn run(&self, mut app: RunningApp) {
+        let id = app.active.id.clone();
         if let Some(before) = self.snapshot().apps.get(&id) {
+            app.buckets = before.buckets.clone();
             let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
             replaced.retain(|older| older.strong_count() > 0);
             replaced.extend(before.deployments().map(Arc::downgrade));
         }
+        let app = Arc::new(app);
         self.snapshot.rcu(|old| {
             let mut apps = old.apps.clone();
             apps.insert(id.clone(), app.clone());

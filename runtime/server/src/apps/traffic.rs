@@ -41,7 +41,7 @@ pub(super) async fn start(node: &Node, record: &AppRecord) -> Result<(), DeployE
         seed: split.seed,
         candidates,
     });
-    node.apps.run(RunningApp { active, split });
+    node.apps.run(RunningApp::new(active, split));
     Ok(())
 }
 
@@ -68,7 +68,7 @@ async fn loaded(node: &Node, app: &AppId, number: i64) -> Result<Arc<ActiveApp>,
 async fn running(node: &Node, app: &AppId, pointers: &Pointers) -> Result<RunningApp, DeployError> {
     let active = loaded(node, app, pointers.active).await?;
     let Some(record) = &pointers.split else {
-        return Ok(RunningApp::whole(active));
+        return Ok(RunningApp::new(active, None));
     };
     let mut candidates = Vec::new();
     for share in &record.shares {
@@ -78,7 +78,7 @@ async fn running(node: &Node, app: &AppId, pointers: &Pointers) -> Result<Runnin
         seed: record.seed,
         candidates,
     });
-    Ok(RunningApp { active, split })
+    Ok(RunningApp::new(active, split))
 }
 
 /// What is to run when `ready` was deployed; `None` when nothing changes.
@@ -91,7 +91,7 @@ pub(super) fn running_with(
     let Some(pointers) = pointers else { return Ok(None) };
     let ready = Arc::new(ready);
     let Some(record) = &pointers.split else {
-        return Ok(Some(RunningApp::whole(ready)));
+        return Ok(Some(RunningApp::new(ready, None)));
     };
     let before = node.apps.snapshot().apps.get(app).cloned();
     let active = before
@@ -113,7 +113,7 @@ pub(super) fn running_with(
         seed: record.seed,
         candidates,
     });
-    Ok(Some(RunningApp { active, split }))
+    Ok(Some(RunningApp::new(active, split)))
 }
 
 /// Pointers that follow on what is recorded.
@@ -371,6 +371,6 @@ async fn reload(node: &Arc<Node>, app: &AppId) -> Result<bool, DeployError> {
         seed: split.seed,
         candidates,
     });
-    node.apps.run(RunningApp { active, split });
+    node.apps.run(RunningApp::new(active, split));
     Ok(true)
 }

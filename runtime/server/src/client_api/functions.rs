@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cloudlet_base::{Fault, Principal};
-use cloudlet_host::{Call, CallReply, Invocation};
+use cloudlet_host::{Call, CallReply, Invocation, TraceContext};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde::de::IgnoredAny;
@@ -41,6 +41,7 @@ pub(crate) async fn serve(
         principal,
         deadline: cx.deadline.clone(),
         depth: 0,
+        trace: TraceContext::of(&parts.headers),
     };
     match app.functions.call(name, Call { payload }, invocation).await? {
         CallReply::Ok(result) => Ok(raw(result)),

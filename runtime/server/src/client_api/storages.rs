@@ -16,6 +16,7 @@ use crate::apps::registry::{ActiveApp, BUCKET, StorageAccess};
 use crate::client_api::ejson::Json;
 use crate::client_api::query_value;
 use crate::front::body::{Body, RequestBody};
+use crate::front::client_address::is_trusted;
 use crate::front::pipeline::Cx;
 use crate::front::respond::{self, Failure};
 use crate::front::signer::Purpose;
@@ -313,7 +314,7 @@ fn check_path(path: &str) -> Result<(), Failure> {
 
 /// `scheme://host` as the client knows this node. A proxy on the same machine may say that it took TLS off.
 fn origin(cx: &Cx, parts: &Parts) -> String {
-    let forwarded = cx.conn.peer.ip().is_loopback()
+    let forwarded = is_trusted(&cx.node().config.trusted_proxies, cx.conn.peer.ip())
         && parts
             .headers
             .get("x-forwarded-proto")

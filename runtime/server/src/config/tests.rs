@@ -15,6 +15,33 @@ fn defaults_are_whole() {
     assert_eq!(config.domains, ["localhost"]);
     assert_eq!(config.storage.dir, Path::new("cloudlet-data/objects"));
     assert!(config.metrics_public);
+    assert_eq!(config.trusted_proxies, loopback_networks());
+    assert_eq!(config.rates.bounds, Rates::default());
+}
+
+#[test]
+fn proxies_are_networks_and_rates_have_a_time() {
+    let file = r#"
+        trusted_proxies = ["10.0.0.0/8", "::1"]
+        [rates]
+        total = "100/s burst 200"
+    "#;
+    let config = resolve(file, &ServeArgs::default()).unwrap();
+    assert_eq!(config.trusted_proxies.len(), 2);
+    assert_eq!(config.rates.bounds.total, Rate::parse("100/s burst 200"));
+    assert!(
+        resolve("trusted_proxies = []", &ServeArgs::default())
+            .unwrap()
+            .trusted_proxies
+            .is_empty()
+    );
+    for bad in ["trusted_proxies = [\"10.0.0.1/8\"]", "[rates]\nuser = \"20\""] {
+        assert_eq!(
+            resolve(bad, &ServeArgs::default()).unwrap_err().0.len(),
+            1,
+            "{bad}"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cloudlet_base::Principal;
-use cloudlet_host::Invocation;
+use cloudlet_host::{Invocation, TraceContext};
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -31,6 +31,7 @@ pub(crate) async fn serve(
         principal,
         deadline: cx.deadline.clone(),
         depth: 0,
+        trace: TraceContext::of(&parts.headers),
     };
     let request = Request::from_parts(parts, body);
     let outcome = app

@@ -2,16 +2,19 @@
 //! client_api/, admin/, the host, the blob store. Called by node.rs.
 //!
 //! In reading order: [`listener`] accepts; [`workers`] run connections, one runtime per core; [`conn`] is one
-//! connection; [`pipeline`] is one request; [`route`] finds what answers; [`static_files`] and [`function`] are two
+//! connection; [`pipeline`] is one request; [`client_address`] says where it comes from, [`rate`] whether there were too
+//! many; [`route`] finds what answers; [`static_files`] and [`function`] are two
 //! of the answers; [`respond`] makes responses and maps faults.
 
 pub(crate) mod body;
+pub(crate) mod client_address;
 mod conn;
 mod cors;
 mod function;
 mod listener;
 mod pace;
 pub(crate) mod pipeline;
+pub(crate) mod rate;
 pub(crate) mod respond;
 pub(crate) mod route;
 pub(crate) mod signer;

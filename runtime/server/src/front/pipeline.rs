@@ -1,6 +1,7 @@
-//! One request, as the list of its phases: id and deadline, version and route, authenticate, serve, finish. Later features are a
+//! One request, as the list of its phases: id and deadline, version and route, rates, authenticate, serve, finish. Later features are a
 //! phase here or they wait. Called by conn.rs for every request; calls what the route says.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use crate::admin;
 use crate::apps::registry::ActiveApp;
 use crate::client_api;
 use crate::front::body::{Body, RequestBody};
+use crate::front::client_address::client_address;
 use crate::front::conn::Conn;
+use crate::front::rate::{self, Buckets, By, Rate, Rates};
 use crate::front::respond::Failure;
 use crate::front::route::{self, Route};
 use crate::front::version::{self, Assigned};
@@ -31,6 +34,8 @@ pub(crate) struct Cx {
     pub(crate) conn: Arc<Conn>,
     pub(crate) id: RequestId,
     pub(crate) deadline: Deadline,
+    /// Where it comes from, as far as proxies may be believed.
+    pub(crate) client: IpAddr,
 }
 
 impl Cx {
@@ -48,13 +53,21 @@ pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
     let mut finish = Finish::begin(conn.clone(), id, &parts);
     let deadline = conn.node.request_deadline();
     let body = RequestBody::new(incoming, conn.clone(), conn.node.config.limits.body_bytes_max);
-    let cx = Cx { conn, id, deadline };
+    let client = client_address(&conn.node.config.trusted_proxies, conn.peer.ip(), &parts.headers);
+    finish.client = client;
+    let cx = Cx {
+        conn,
+        id,
+        deadline,
+        client,
+    };
 
     // The version of the app, route.
     let Routed {
         route,
         split,
         principal,
+        buckets,
     } = route(&cx, &parts);
     let secure = cx.conn.secure;
     let mark = |mut response: Response<Body>| {
@@ -77,9 +90,9 @@ pub(crate) async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
         return finish.answer(cors::preflight(&parts.headers), origin.flatten());
     }
 
-    // Authenticate, serve. A failure is told in the dialect of the route.
+    // Rates, authenticate, serve. A failure is told in the dialect of the route.
     let dialect = route.dialect();
-    let served = match authenticate(cx.node(), &route, &parts.headers, principal) {
+    let served = match admit(&cx, &route, &buckets, &parts.headers, principal) {
         Ok(principal) => serve(&cx, route, principal, parts, body).await,
         Err(failure) => Err(failure),
     };
@@ -103,6 +116,8 @@ struct Routed {
     split: Option<Assigned>,
     /// Who asks, when that is known already: it decides the place.
     principal: Option<Principal>,
+    /// What the app's clients have left of its rates.
+    buckets: Option<Arc<Buckets>>,
 }
 
 fn route(cx: &Cx, parts: &Parts) -> Routed {
@@ -110,6 +125,7 @@ fn route(cx: &Cx, parts: &Parts) -> Routed {
         route,
         split: None,
         principal: None,
+        buckets: None,
     };
     match cx.conn.surface {
         Surface::Public => match route::target(cx.node(), parts) {
@@ -120,6 +136,7 @@ fn route(cx: &Cx, parts: &Parts) -> Routed {
                 let version::Version { app, split } =
                     version::choose(cx.node(), &target.app, principal.as_ref(), &parts.headers);
                 Routed {
+                    buckets: Some(target.app.buckets.clone()),
                     route: route::public(cx.node(), target, app, parts),
                     split,
                     principal,
@@ -134,6 +151,47 @@ fn route(cx: &Cx, parts: &Parts) -> Routed {
             "this listener does not speak HTTP",
         ))),
     }
+}
+
+/// Who asks, if there were not too many requests. An address is asked first, so that nobody uses up what the app has for
+/// all, or has tokens checked, faster than one address may.
+fn admit(
+    cx: &Cx,
+    route: &Route,
+    buckets: &Option<Arc<Buckets>>,
+    headers: &HeaderMap,
+    known: Option<Principal>,
+) -> Result<Principal, Failure> {
+    let Some(rated) = buckets.as_ref().zip(route.rated()) else {
+        return authenticate(cx.node(), route, headers, known);
+    };
+    let (buckets, (app, function)) = rated;
+    let own = app.function_rates.get(function).copied().unwrap_or_default();
+    let rates = [("", app.rates), (function, own)];
+    let take = |by: By, rate: fn(&Rates) -> Option<Rate>, who: &dyn Fn() -> String| {
+        for (function, rates) in &rates {
+            if let Some(rate) = rate(rates) {
+                let (node, now) = (cx.node(), cx.node().clock.monotonic());
+                let slots = node.config.rates.clients_max;
+                buckets
+                    .take(rate, (by, function, &who()), now, slots)
+                    .map_err(|over| {
+                        node.metrics.rate_limited(by);
+                        Failure::rate_limited(by, function, over)
+                    })?;
+            }
+        }
+        Ok::<_, Failure>(())
+    };
+    take(By::Address, |rates| rates.address, &|| {
+        rate::address_name(cx.client)
+    })?;
+    let principal = authenticate(cx.node(), route, headers, known)?;
+    if let Principal::User(user) = &principal {
+        take(By::User, |rates| rates.user, &|| user.uid.to_string())?;
+    }
+    take(By::Total, |rates| rates.total, &String::new)?;
+    Ok(principal)
 }
 
 /// Who asks: the bearer of an access token or an admin key, or nobody in particular. `known` is who bears a good one.
@@ -247,6 +305,8 @@ pub(crate) struct Finish {
     pub(crate) kind: Kind,
     status: StatusCode,
     began: Duration,
+    /// Where it comes from.
+    client: IpAddr,
     bytes: u64,
     head: bool,
     /// Whether a candidate answers, and which deployment, when the app's requests are split.
@@ -266,6 +326,7 @@ impl Finish {
             // What stands if the client goes away before there is an answer (nginx's number for it).
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             began: conn.node.clock.monotonic(),
+            client: conn.peer.ip(),
             bytes: 0,
             split: None,
             head: parts.method == Method::HEAD,
@@ -331,6 +392,7 @@ impl Drop for Finish {
                 target: "access",
                 request_id = %self.id,
                 peer = %self.conn.peer,
+                client = %self.client,
                 method = %method,
                 path,
                 kind = self.kind.label(),

@@ -12,6 +12,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::front::body::Body;
+use crate::front::rate::{By, Over};
 
 /// What a client is told when it is told to come back.
 const RETRY_AFTER_S: u64 = 1;
@@ -55,6 +56,26 @@ impl Failure {
     pub(crate) fn status(mut self, status: StatusCode) -> Self {
         self.status = Some(status);
         self
+    }
+
+    /// Too many requests.
+    pub(crate) fn rate_limited(by: By, function: &str, over: Over) -> Self {
+        let what = match function {
+            "" => "this app".to_owned(),
+            function => format!("function {function:?}"),
+        };
+        let whom = match by {
+            By::Address => "one address",
+            By::User => "one user",
+            By::Total => "all clients together",
+        };
+        let message = format!("too many requests: {what} takes {} from {whom}", over.rate);
+        let mut failure = Self::new(Fault::Busy, message)
+            .code("EXCEED_RATELIMIT")
+            .status(StatusCode::TOO_MANY_REQUESTS);
+        // Whole seconds, rounded up: a client that comes back when it was told to is served.
+        failure.retry_after_s = over.wait.as_millis().div_ceil(1000).max(1) as u64;
+        failure
     }
 
     /// A method that the resource does not have.

@@ -71,6 +71,24 @@ impl Route {
         )
     }
 
+    /// The app whose rates bind it, and the function when it is for one. Site files and the platform's own pages are bound
+    /// by none: they cost little, and a page needs many of them at once.
+    pub(crate) fn rated(&self) -> Option<(&ActiveApp, &str)> {
+        match self {
+            Route::Function { app, route } => Some((app, &app.routes[*route].function)),
+            Route::Client {
+                app,
+                api: Api::Function(name),
+            } => Some((app, name)),
+            Route::Client {
+                api: Api::KeySet | Api::Unknown,
+                ..
+            } => None,
+            Route::Client { app, .. } => Some((app, "")),
+            Route::Site { .. } | Route::Legacy | Route::Admin | Route::Probe(_) | Route::Metrics => None,
+        }
+    }
+
     /// Whether the platform speaks for it to browsers of other origins.
     pub(crate) fn cors(&self, config: &Cors) -> bool {
         match self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cloudlet_base::{AppId, Deadline, Fault, Principal, RequestId, Timestamp};
 use cloudlet_data::Error;
-use cloudlet_host::{Call, CallReply, Invocation, LogLevel};
+use cloudlet_host::{Call, CallReply, Invocation, LogLevel, TraceContext};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -231,6 +231,7 @@ async fn invoke(node: &Node, app: &AppId, delivery: &Delivery) -> Result<(), Ref
         },
         deadline: Deadline::after(&*node.clock, Duration::from_millis(delivery.lease.unsigned_abs())),
         depth: 0,
+        trace: TraceContext::default(),
     };
     let call = Call {
         payload: delivery.payload.clone().into(),

@@ -102,6 +102,83 @@ fn an_import_that_is_not_granted_is_named_with_its_remedy() {
     unharmed(node);
 }
 
+/// A component that is called, made of this core module beside an allocator and a memory.
+fn hostile(fields: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component
+            (import "cloudlet:function/types@0.1.0" (instance $types
+                (type (variant (case "invalid" string) (case "denied" string) (case "not-found" string)
+                    (case "failed" string) (case "busy" string) (case "deadline")))
+                (export "error" (type (eq 0)))))
+            (alias export $types "error" (type $error))
+            (core module $m {fields} (memory (export "memory") 1)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+                (func (export "handle") (param i32 i32) (result i32) (i32.const 16)))
+            (core instance $i (instantiate $m))
+            (type $handle (func (param "payload" (list u8)) (result (result (list u8) (error $error)))))
+            (func $f (type $handle) (canon lift (core func $i "handle") (memory $i "memory")
+                (realloc (func $i "realloc"))))
+            (instance $h (export "handle" (func $f)))
+            (export "cloudlet:function/handler@0.1.0" (instance $h)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+#[test]
+fn a_component_that_spins_as_it_starts_is_stopped_and_harms_nobody() {
+    let spins = hostile("(func $start (loop $l (br $l))) (start $start)");
+    let app = App::new("web")
+        .component("spins", &spins, "invoke = \"true\"\nlimits = { cpu = \"200ms\" }")
+        .function("hello", "hello", "")
+        .route("/hello", &[], "hello");
+    let node = Node::with(&app);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let stopped = node.client().send("POST", "/v1/functions/spins", &[], b"{}");
+                assert_eq!(
+                    (stopped.status, stopped.code().as_str()),
+                    (500, "FUNCTION_TIME_LIMIT_EXCEEDED")
+                );
+            });
+        }
+        for _ in 0..20 {
+            assert_eq!(node.client().get("/hello").status, 200);
+        }
+    });
+    node.stop();
+}
+
+#[test]
+fn components_that_want_too_much_are_refused_by_what_they_want() {
+    let node = running();
+    for (fields, word) in [("(memory 65536)", "memor"), ("(table 200000 funcref)", "table")] {
+        let problems = problems(&node, &hostile(fields));
+        assert!(problems[0].contains(word), "{problems:?}");
+    }
+    let imports: String = (0..900)
+        .map(|n| format!("(import \"acme:clouds/rain{n}@1.0.0\" (instance))"))
+        .collect();
+    let many = problems(&node, &wat::parse_str(format!("(component {imports})")).unwrap());
+    assert!(many[0].contains("900 imports, over the limit of 500"), "{many:?}");
+    unharmed(node);
+}
+
+#[test]
+fn a_component_of_100_mib_is_refused_by_its_size() {
+    let node = running();
+    let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+    bytes.resize(100 << 20, 0);
+    let refused = node.admin("PUT", &format!("/v1/content/{}", "0".repeat(64)), &bytes);
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (413, "BODY_TOO_LARGE"),
+        "{refused:?}"
+    );
+    assert!(refused.text().contains("67108864"), "{refused:?}");
+    unharmed(node);
+}
+
 #[test]
 fn an_import_that_nobody_offers_is_named() {
     let node = running();

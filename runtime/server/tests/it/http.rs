@@ -217,6 +217,28 @@ impl Client {
         response
     }
 
+    /// What a server of HTTP/2 answers on a stream first: `headers`, `reset`, or about the connection `goaway`, `closed`.
+    pub(crate) fn http2_answer(mut self, stream: u32) -> String {
+        loop {
+            while self.pending.len() < 9 {
+                match self.fill() {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => return "closed".to_owned(),
+                }
+            }
+            let head = self.exactly(9);
+            let size = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let of = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            self.exactly(size);
+            match head[3] {
+                1 if of == stream => return "headers".to_owned(),
+                3 if of == stream => return "reset".to_owned(),
+                7 => return "goaway".to_owned(),
+                _ => {}
+            }
+        }
+    }
+
     /// Everything until the server closes the connection.
     pub(crate) fn rest(&mut self, into: &mut Vec<u8>) {
         loop {

@@ -24,6 +24,7 @@ pub(crate) use problems::{Problem, nearest};
 pub(crate) use values::duration;
 
 use super::registry::{InvokeRule, StorageRule};
+use crate::front::rate::Rates;
 use crate::triggers::timers::Timer;
 use problems::Report;
 
@@ -39,6 +40,10 @@ pub(crate) struct Manifest {
     pub(crate) app: AppId,
     /// Host names of its own, lower case.
     pub(crate) domains: Vec<String>,
+    /// Invocations at once, when it says.
+    pub(crate) concurrency: Option<usize>,
+    /// Requests of clients to functions and the client API.
+    pub(crate) rates: Rates,
     /// Values, with those of the chosen environment in place.
     pub(crate) vars: BTreeMap<String, String>,
     /// Secrets that must have a value.
@@ -70,6 +75,8 @@ pub(crate) struct Function {
     pub(crate) secrets: Vec<String>,
     pub(crate) outbound: Vec<OutboundRule>,
     pub(crate) limits: FunctionLimits,
+    /// Requests of clients to it.
+    pub(crate) rates: Rates,
     pub(crate) invoke: InvokeRule,
 }
 

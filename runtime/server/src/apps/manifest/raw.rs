@@ -57,6 +57,8 @@ pub(super) struct RawManifest {
     pub(super) manifest_version: Option<At<i64>>,
     /// The app.
     pub(super) app: Option<RawApp>,
+    /// What all its functions and clients together may use up.
+    pub(super) limits: RawAppLimits,
     /// Values that functions may be granted to read.
     #[schemars(with = "BTreeMap<String, String>")]
     pub(super) vars: Named<Text>,
@@ -90,6 +92,30 @@ pub(super) struct RawApp {
     pub(super) name: Option<Text>,
     /// Host names of its own, besides `NAME.localhost` and `NAME.` before the node's domains.
     pub(super) domains: Vec<Text>,
+}
+
+/// What all functions and clients of the app together may use up.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "AppLimits")]
+pub(super) struct RawAppLimits {
+    /// Invocations of all functions at once; the node may allow fewer.
+    pub(super) concurrency: Option<At<i64>>,
+    /// Requests of clients to functions and to the client API.
+    pub(super) rate: RawRates,
+}
+
+/// How many requests are taken: "20/s", "100/m" or "1000/h", maybe with " burst 40".
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Rates")]
+pub(super) struct RawRates {
+    /// From all clients together.
+    pub(super) total: Option<Text>,
+    /// From one logged-in user.
+    pub(super) user: Option<Text>,
+    /// From one address.
+    pub(super) address: Option<Text>,
 }
 
 /// Secret values.
@@ -173,6 +199,18 @@ pub(super) struct RawLimits {
     pub(super) request_body: Option<Text>,
     /// Response body, e.g. "32MiB".
     pub(super) response_body: Option<Text>,
+    /// How long one may wait for its turn when too many run, e.g. "100ms"; absent is not at all.
+    pub(super) queue: Option<Text>,
+    /// HTTP requests that one invocation may send.
+    pub(super) outbound_requests: Option<At<i64>>,
+    /// Bytes of the bodies of those and of their responses together, e.g. "64MiB".
+    pub(super) outbound_bytes: Option<Text>,
+    /// Log lines of one invocation.
+    pub(super) log_lines: Option<At<i64>>,
+    /// Depth of calls from function to function.
+    pub(super) call_depth: Option<At<i64>>,
+    /// Requests of clients to this function, beside those of the app.
+    pub(super) rate: RawRates,
 }
 
 /// Whether an instance serves more than one request.

@@ -15,6 +15,7 @@ use super::raw::*;
 use super::values::{self, Wrong};
 use super::{Build, Collection, Function, Hosting, Manifest, Route};
 use crate::apps::registry::{InvokeRule, StorageAccess, StorageRule};
+use crate::front::rate::Rates;
 use crate::triggers::Schedule;
 use crate::triggers::timers::{Missed, Timer};
 
@@ -30,6 +31,12 @@ const MEMORY_BYTES_MAX: u64 = 4 << 30;
 const CONCURRENCY_MAX: i64 = 100_000;
 /// Largest body that a function may be allowed.
 const BODY_BYTES_MAX: u64 = 1 << 30;
+/// Most HTTP requests that one invocation may be allowed.
+const OUTBOUND_REQUESTS_MAX: i64 = 10_000;
+/// Most log lines of one invocation.
+const LOG_LINES_MAX: i64 = 100_000;
+/// Deepest calls from function to function: each level holds an instance and a frame of the node's own stack.
+const CALL_DEPTH_MAX: i64 = 16;
 /// Timers of one app.
 const TIMERS_MAX: usize = 100;
 /// How often a failed invocation is tried again, unless the manifest says.
@@ -46,6 +53,7 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
     let RawManifest {
         manifest_version,
         app,
+        limits,
         vars: _,
         secrets,
         function,
@@ -66,6 +74,9 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
     }
     let id = app.as_ref().and_then(|app| resolver.app_name(app));
     let domains = app.as_ref().map(|app| resolver.domains(app)).unwrap_or_default();
+    let RawAppLimits { concurrency, rate } = limits;
+    let concurrency = resolver.number("concurrency", concurrency.as_ref(), CONCURRENCY_MAX);
+    let rates = resolver.rates(rate);
     let vars = resolver.vars(raw, env);
     let secrets = resolver.names("secret", &secrets.required);
     let names = Names {
@@ -89,6 +100,8 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
     Some(Manifest {
         app: id?,
         domains,
+        concurrency,
+        rates,
         vars,
         secrets,
         functions,
@@ -301,6 +314,7 @@ impl Resolver<'_, '_> {
                 .filter_map(|origin| self.take(origin.span(), values::outbound(origin.value())))
                 .collect(),
             limits: self.limits(limits),
+            rates: self.rates(&limits.rate),
             invoke: self.parsed(invoke.as_ref(), values::invoke, InvokeRule::LoggedIn),
         }
     }
@@ -313,30 +327,63 @@ impl Resolver<'_, '_> {
             concurrency,
             request_body,
             response_body,
+            queue,
+            outbound_requests,
+            outbound_bytes,
+            log_lines,
+            call_depth,
+            rate: _,
         } = raw;
         let default = FunctionLimits::default();
         let memory = self.size(memory.as_ref(), default.memory_bytes_max as u64, MEMORY_BYTES_MAX);
-        let concurrency = match concurrency {
-            Some(number) if !(1..=CONCURRENCY_MAX).contains(number.value()) => {
-                let message = format!("concurrency is {}", number.value());
-                self.report
-                    .add(number.span(), message, format!("write 1 to {CONCURRENCY_MAX}"));
-                default.concurrency
-            }
-            Some(number) => usize::try_from(*number.value()).unwrap_or(default.concurrency),
-            None => default.concurrency,
-        };
+        let concurrency = self.number("concurrency", concurrency.as_ref(), CONCURRENCY_MAX);
+        let requests = self.number(
+            "outbound_requests",
+            outbound_requests.as_ref(),
+            OUTBOUND_REQUESTS_MAX,
+        );
+        let lines = self.number("log_lines", log_lines.as_ref(), LOG_LINES_MAX);
+        let depth = self.number("call_depth", call_depth.as_ref(), CALL_DEPTH_MAX);
         FunctionLimits {
             memory_bytes_max: usize::try_from(memory).unwrap_or(usize::MAX),
             timeout: self.time(timeout.as_ref(), default.timeout),
             cpu: self.time(cpu.as_ref(), default.cpu),
-            concurrency,
+            concurrency: concurrency.unwrap_or(default.concurrency),
+            queue: self.time(queue.as_ref(), default.queue),
             request_bytes_max: self.size(request_body.as_ref(), default.request_bytes_max, BODY_BYTES_MAX),
             response_bytes_max: self.size(response_body.as_ref(), default.response_bytes_max, BODY_BYTES_MAX),
-            outbound_requests_max: default.outbound_requests_max,
-            log_lines_max: default.log_lines_max,
-            call_depth_max: default.call_depth_max,
+            outbound_requests_max: requests.unwrap_or(default.outbound_requests_max),
+            outbound_bytes_max: self.size(
+                outbound_bytes.as_ref(),
+                default.outbound_bytes_max,
+                BODY_BYTES_MAX,
+            ),
+            log_lines_max: lines.unwrap_or(default.log_lines_max),
+            call_depth_max: depth.unwrap_or(default.call_depth_max),
         }
+    }
+
+    fn rates(&mut self, raw: &RawRates) -> Rates {
+        let RawRates { total, user, address } = raw;
+        let mut rate =
+            |text: &Option<Text>| self.parsed(text.as_ref(), |text| values::rate(text).map(Some), None);
+        Rates {
+            total: rate(total),
+            user: rate(user),
+            address: rate(address),
+        }
+    }
+
+    /// A whole number from 1 to `most`; `None` when it is absent or wrong.
+    fn number<T: TryFrom<i64>>(&mut self, name: &str, number: Option<&At<i64>>, most: i64) -> Option<T> {
+        let number = number?;
+        let value = Some(*number.value()).filter(|value| (1..=most).contains(value));
+        if value.is_none() {
+            let message = format!("{name} is {}", number.value());
+            self.report
+                .add(number.span(), message, format!("write 1 to {most}"));
+        }
+        T::try_from(value?).ok()
     }
 
     fn size(&mut self, text: Option<&Text>, default: u64, most: u64) -> u64 {

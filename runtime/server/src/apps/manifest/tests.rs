@@ -35,6 +35,9 @@ manifest_version = 1
 [app]
 name = "hotel"
 domains = ["Hotel.example.com"]
+[limits]
+concurrency = 50
+rate = { total = "1000/s", user = "20/s burst 40" }
 [vars]
 region = "gz"
 [secrets]
@@ -44,7 +47,7 @@ source = "target/wasm32-wasip2/release/checkin.wasm"
 build  = { command = "cargo build --release --target wasm32-wasip2", watch = ["src/**/*.rs"] }
 grants = { database = ["rooms", "stays"], storage = ["photos/"], keyvalue = ["sessions"], functions = ["notify"], vars = ["region"], secrets = ["VISION_KEY"] }
 outbound = ["https://vision.example.com"]
-limits = { memory = "32MiB", cpu = "200ms", timeout = "3s", concurrency = 20 }
+limits = { memory = "32MiB", cpu = "200ms", timeout = "3s", concurrency = 20, queue = "100ms", rate = { address = "100/m" } }
 reuse  = { max_requests = 1 }
 invoke = "auth != null"
 [function.notify]
@@ -78,6 +81,18 @@ fn the_whole_manifest_is_understood() {
     let manifest = parse(FILE, WHOLE, Some("prod")).unwrap();
     assert_eq!(manifest.app.as_str(), "hotel");
     assert_eq!(manifest.domains, ["hotel.example.com"]);
+    assert_eq!(manifest.concurrency, Some(50));
+    assert_eq!(manifest.rates.total.unwrap().to_string(), "1000/s burst 1000");
+    assert_eq!(manifest.rates.user.unwrap().to_string(), "20/s burst 40");
+    assert_eq!(manifest.rates.address, None);
+    assert_eq!(
+        manifest.functions["checkin"].limits.queue,
+        Duration::from_millis(100)
+    );
+    assert_eq!(
+        manifest.functions["checkin"].rates.address.unwrap().to_string(),
+        "100/m burst 100"
+    );
     assert_eq!(manifest.vars["region"], "bj");
     assert_eq!(parse(FILE, WHOLE, None).unwrap().vars["region"], "gz");
     let checkin = &manifest.functions["checkin"];
@@ -404,4 +419,29 @@ fn the_shipped_schema_is_current() {
         shipped == current,
         "write it anew: cloudlet validate --schema > runtime/server/manifest.schema.json"
     );
+}
+
+#[test]
+fn limits_out_of_range_and_rates_that_are_none_are_told() {
+    check(
+        "[limits]\nconcurrency = 0\n",
+        2,
+        &["concurrency is 0", "write 1 to"],
+    );
+    check(
+        "[limits]\nrate = { total = \"20\" }\n",
+        2,
+        &["invalid rate", "20/s"],
+    );
+    check("[limits]\nrate = { ip = \"20/s\" }\n", 2, &["ip"]);
+    let function = |line: &str| format!("[function.f]\nsource = \"f.wasm\"\nlimits = {{ {line} }}\n");
+    check(
+        &function("call_depth = 17"),
+        3,
+        &["call_depth is 17", "write 1 to 16"],
+    );
+    check(&function("outbound_requests = 0"), 3, &["outbound_requests is 0"]);
+    check(&function("log_lines = -1"), 3, &["log_lines is -1"]);
+    check(&function("outbound_bytes = \"2GiB\""), 3, &["over the limit"]);
+    check(&function("queue = \"16m\""), 3, &["over the limit"]);
 }

@@ -9,6 +9,7 @@ use cloudlet_host::OutboundRule;
 use http::Method;
 
 use crate::apps::registry::{InvokeRule, StorageAccess};
+use crate::front::rate::Rate;
 use crate::triggers::timers::Missed;
 
 /// What is wrong, and what to write instead.
@@ -64,6 +65,16 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
     }
 }
 
+/// `20/s`, `100/m burst 10`.
+pub(crate) fn rate(text: &str) -> Result<Rate, Wrong> {
+    Rate::parse(text).ok_or_else(|| {
+        wrong(
+            format!("invalid rate {text:?}"),
+            "write requests in a second, minute or hour, e.g. \"20/s\", \"100/m\", \"20/s burst 40\"",
+        )
+    })
+}
+
 /// `https://host[:port]`, where the host may begin with `*.`.
 pub(super) fn outbound(text: &str) -> Result<OutboundRule, Wrong> {
     const EXAMPLE: &str =
@@ -97,7 +108,17 @@ fn is_outbound_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<std::net::Ipv6Addr>().is_ok();
     }
-    is_host_name(host.strip_prefix("*.").unwrap_or(host))
+    let (name, wildcard) = match host.strip_prefix("*.") {
+        Some(name) => (name, true),
+        None => (host, false),
+    };
+    // A name that ends in a number is an address to most readers, in one of the many ways to write one.
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let numeric = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x");
+    match numeric {
+        true => !wildcard && name.parse::<std::net::Ipv4Addr>().is_ok(),
+        false => is_host_name(name),
+    }
 }
 
 /// A DNS name or an IPv4 address, lower case.
@@ -378,6 +399,13 @@ mod tests {
             "https://*",
             "https://a.*.com",
             "https://[::x]",
+            "http://2130706433",
+            "http://127.1",
+            "http://0177.0.0.1",
+            "http://0x7f.0.0.1",
+            "http://a.0x7f",
+            "http://*.0.0.1",
+            "http://127.0.0.1.",
             "https://a b",
         ] {
             assert!(outbound(bad).is_err(), "{bad:?}");
