@@ -220,11 +220,14 @@ impl Pending {
     }
 
     pub(crate) fn inserted(&mut self, ns: &Namespace, collection: &Collection, document: &RawDocument) {
+        if self.skips_documents(ns, collection) {
+            return;
+        }
         let parts = Parts {
             document: Some(document),
             ..Parts::default()
         };
-        self.push(Kind::Insert, ns, collection.id, &parts);
+        self.write(Kind::Insert, ns, collection.id, &parts);
     }
 
     /// An update by operators or a pipeline.
@@ -236,7 +239,7 @@ impl Pending {
         new: &RawDocument,
         update: &Update,
     ) {
-        if self.skips(ns) {
+        if self.skips_documents(ns, collection) {
             return;
         }
         let description = diff::describe(old, new, update);
@@ -247,7 +250,7 @@ impl Pending {
             before: collection.images.then_some(old),
             to: None,
         };
-        self.push(Kind::Update, ns, collection.id, &parts);
+        self.write(Kind::Update, ns, collection.id, &parts);
     }
 
     /// An update by a whole document.
@@ -258,16 +261,19 @@ impl Pending {
         old: &RawDocument,
         new: &RawDocument,
     ) {
+        if self.skips_documents(ns, collection) {
+            return;
+        }
         let parts = Parts {
             document: Some(new),
             before: collection.images.then_some(old),
             ..Parts::default()
         };
-        self.push(Kind::Replace, ns, collection.id, &parts);
+        self.write(Kind::Replace, ns, collection.id, &parts);
     }
 
     pub(crate) fn deleted(&mut self, ns: &Namespace, collection: &Collection, old: &RawDocument) {
-        if self.skips(ns) {
+        if self.skips_documents(ns, collection) {
             return;
         }
         let parts = Parts {
@@ -275,7 +281,7 @@ impl Pending {
             before: collection.images.then_some(old),
             ..Parts::default()
         };
-        self.push(Kind::Delete, ns, collection.id, &parts);
+        self.write(Kind::Delete, ns, collection.id, &parts);
     }
 
     /// A collection was made.
@@ -379,10 +385,18 @@ impl Pending {
         self.off || !is_logged(&ns.database)
     }
 
+    /// Of the platform's own collections those are in the log that were told to keep images.
+    fn skips_documents(&self, ns: &Namespace, collection: &Collection) -> bool {
+        self.off || !(is_logged(&ns.database) || collection.images)
+    }
+
     fn push(&mut self, kind: Kind, ns: &Namespace, collection_id: u32, parts: &Parts<'_>) {
-        if self.skips(ns) {
-            return;
+        if !self.skips(ns) {
+            self.write(kind, ns, collection_id, parts);
         }
+    }
+
+    fn write(&mut self, kind: Kind, ns: &Namespace, collection_id: u32, parts: &Parts<'_>) {
         for ns in [Some(ns), parts.to].into_iter().flatten() {
             if !self.touched.contains(ns) {
                 self.touched.insert(ns.clone());
