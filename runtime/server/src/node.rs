@@ -32,6 +32,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) maintenance: maintenance::Metrics,
     pub(crate) triggers: triggers::Metrics,
+    pub(crate) bells: triggers::Bells,
     pub(crate) documents: Arc<dyn Documents>,
     /// The engine behind `documents`, for what only its own node asks of it.
     pub(crate) docs: Docs,
@@ -123,6 +124,7 @@ impl Node {
             metrics,
             maintenance,
             triggers,
+            bells: triggers::Bells::default(),
             documents,
             docs,
             wire,
@@ -173,6 +175,7 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         let front = front::Front::start(Arc::clone(&node)).await?;
         let maintenance = [
             tokio::spawn(triggers::run::run(Arc::clone(&node))),
+            tokio::spawn(triggers::follow::run(Arc::clone(&node))),
             tokio::spawn(maintenance::run(Arc::clone(&node))),
             tokio::spawn(maintenance::expire(node)),
         ];

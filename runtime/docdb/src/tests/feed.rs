@@ -358,7 +358,10 @@ fn a_stream_begins_with_the_oldest_event_that_is_left() {
     let (left, _) = drain(&docs, oldest(), 100).unwrap();
     let first = key(&left[0]);
     assert!(first > 0 && left.len() <= 20, "the log was trimmed: {first}");
-    assert_eq!(left.iter().map(key).collect::<Vec<_>>(), (first..100).collect::<Vec<_>>());
+    assert_eq!(
+        left.iter().map(key).collect::<Vec<_>>(),
+        (first..100).collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -316,6 +316,7 @@ fn active(parts: &Parts, functions: Arc<LoadedApp>, data: AppData) -> ActiveApp 
         tally: Tally::default(),
         routes,
         timers: manifest.timers.clone(),
+        changes: manifest.changes.clone(),
         site: Site {
             files: parts.site.files.clone(),
             spa: parts.site.spa,
