@@ -6,28 +6,25 @@
 //!
 //! Of those with the same `order` one at most is waiting, the others are held; the ids say which is next. When the one is
 //! answered or has failed, the next becomes waiting in the same commit. One that is made while others are there is held, and
-//! [looked at](release) once more when it is on disk: the others may have been answered meanwhile.
+//! [looked at](super::order) once more when it is on disk: the others may have been answered meanwhile.
 
-use std::collections::BTreeSet;
-
-use bson::{RawArrayBuf, RawBson, RawDocumentBuf, rawdoc};
+use bson::{RawDocumentBuf, rawdoc};
 use cloudlet_base::{AppId, Deadline, Timestamp};
 use cloudlet_data::{
-    Code, Delete, DeleteOne, Documents, Error, Find, FindAndModify, IndexSpec, Insert, Namespace, Update,
+    Delete, DeleteOne, Documents, Error, Find, FindAndModify, IndexSpec, Insert, Namespace, Update,
     UpdateOne, Write, default_index_name, pipeline_update,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::Kind;
+use super::order::{release_all, releasing};
 use crate::apps::records::{find_all, read, write};
 
 /// Failed deliveries of one app that are kept; the oldest goes when there is one more.
 pub(crate) const FAILED_MAX: u64 = 1000;
 /// Characters of a payload that lists show.
 const SHOWN_CHARS_MAX: i32 = 4096;
-/// Orders that are looked at in one go.
-const ORDERS_MAX: usize = 1000;
 
 /// One delivery.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,7 +90,7 @@ pub(crate) fn date(moment: Timestamp) -> bson::DateTime {
     bson::DateTime::from_millis(moment.millis())
 }
 
-fn deliveries() -> Namespace {
+pub(super) fn deliveries() -> Namespace {
     Namespace::new("/node", "deliveries")
 }
 
@@ -133,148 +130,9 @@ pub(crate) fn make(delivery: &Delivery) -> Result<Write, Error> {
     Ok(Write::Insert(deliveries(), insert))
 }
 
-/// Makes deliveries of one trigger, in the order of their ids, in one commit with another write. One whose event has made
-/// one that is still there is left out.
-///
-/// # Errors
-/// Those of the database; nothing is made then.
-pub(crate) async fn make_in_order(
-    documents: &dyn Documents,
-    ordering: &Mutex<()>,
-    mut made: Vec<Delivery>,
-    and: Write,
-) -> Result<(), Error> {
-    let mut seen: BTreeSet<String> = made
-        .iter()
-        .filter_map(|delivery| delivery.order.clone())
-        .collect();
-    let busy = busy(documents, seen.iter()).await?;
-    seen.clone_from(&busy);
-    for delivery in &mut made {
-        // Of those that begin an order here the first does not wait for another.
-        let is_first = delivery
-            .order
-            .as_ref()
-            .is_none_or(|order| seen.insert(order.clone()));
-        delivery.state = if is_first { State::Waiting } else { State::Held };
-    }
-    match insert(documents, &made, and.clone()).await {
-        Err(error) if error.code() == Code::DuplicateKey => {
-            let there = there(documents, &made).await?;
-            made.retain(|delivery| !there.contains(&delivery.id));
-            // Which of them is first may have changed with that, so all of them are looked at below.
-            made.iter_mut()
-                .filter(|delivery| delivery.order.is_some())
-                .for_each(|delivery| delivery.state = State::Held);
-            insert(documents, &made, and).await?;
-            seen = made
-                .iter()
-                .filter_map(|delivery| delivery.order.clone())
-                .collect();
-        }
-        done => {
-            done?;
-            seen = busy;
-        }
-    }
-    for order in &seen {
-        release(documents, ordering, order).await?;
-    }
-    Ok(())
-}
-
-async fn insert(documents: &dyn Documents, made: &[Delivery], and: Write) -> Result<(), Error> {
-    let mut writes = Vec::new();
-    if !made.is_empty() {
-        let insert = Insert {
-            documents: made.iter().map(write).collect::<Result<_, _>>()?,
-            ordered: true,
-            ..Insert::default()
-        };
-        writes.push(Write::Insert(deliveries(), insert));
-    }
-    writes.push(and);
-    documents.transact(writes, Deadline::NEVER).await.map(drop)
-}
-
-/// Those of these orders of which one waits or is held.
-async fn busy<'o>(
-    documents: &dyn Documents,
-    orders: impl Iterator<Item = &'o String>,
-) -> Result<BTreeSet<String>, Error> {
-    let orders: Vec<RawBson> = orders.map(|order| RawBson::String(order.clone())).collect();
-    if orders.is_empty() {
-        return Ok(BTreeSet::new());
-    }
-    let find = Find {
-        filter: rawdoc! { "order": { "$in": RawArrayBuf::from_iter(orders) }, "state": unanswered() },
-        ..Find::default()
-    };
-    let found = documents
-        .distinct(&deliveries(), "order", find, Deadline::NEVER)
-        .await?;
-    Ok(texts(found))
-}
-
-/// The ids of those that are on disk already.
-async fn there(documents: &dyn Documents, made: &[Delivery]) -> Result<BTreeSet<String>, Error> {
-    let ids = made.iter().map(|delivery| RawBson::String(delivery.id.clone()));
-    let find = Find {
-        filter: rawdoc! { "_id": { "$in": RawArrayBuf::from_iter(ids) } },
-        ..Find::default()
-    };
-    let found = documents
-        .distinct(&deliveries(), "_id", find, Deadline::NEVER)
-        .await?;
-    Ok(texts(found))
-}
-
-fn texts(values: Vec<RawBson>) -> BTreeSet<String> {
-    let texts = values.into_iter().filter_map(|value| match value {
-        RawBson::String(text) => Some(text),
-        _ => None,
-    });
-    texts.collect()
-}
-
-fn unanswered() -> RawDocumentBuf {
+/// Which states wait.
+pub(super) fn unanswered() -> RawDocumentBuf {
     rawdoc! { "$in": [State::Waiting.as_str(), State::Held.as_str()] }
-}
-
-/// Lets the first held delivery of an order wait for its invocation, if none of it does.
-///
-/// # Errors
-/// Those of the database.
-async fn release(documents: &dyn Documents, ordering: &Mutex<()>, order: &str) -> Result<(), Error> {
-    // Two of these at once could let two wait.
-    let _ordering = ordering.lock().await;
-    let find = Find {
-        filter: rawdoc! { "order": order, "state": State::Waiting.as_str() },
-        limit: Some(1),
-        ..Find::default()
-    };
-    if documents.count(&deliveries(), find, Deadline::NEVER).await? > 0 {
-        return Ok(());
-    }
-    documents
-        .transact(vec![releasing(order)], Deadline::NEVER)
-        .await
-        .map(drop)
-}
-
-/// The write that lets the first held delivery of an order wait for its invocation. Its time came when it was made.
-fn releasing(order: &str) -> Write {
-    let update = Update {
-        statements: vec![UpdateOne {
-            filter: rawdoc! { "order": order, "state": State::Held.as_str() },
-            update: rawdoc! { "$set": { "state": State::Waiting.as_str() } },
-            sort: Some(rawdoc! { "_id": 1 }),
-            ..UpdateOne::default()
-        }],
-        ordered: true,
-        ..Update::default()
-    };
-    Write::Update(deliveries(), update)
 }
 
 /// How many deliveries of an app's triggers of a kind are in a state, counted to one more than `most`; those that are held
@@ -370,32 +228,6 @@ pub(crate) async fn let_go(
     let change = rawdoc! { "$set": { "due": date(now) }, "$unset": { "taken": 1 } };
     update(documents, filter, change, true).await?;
     release_all(documents, ordering).await
-}
-
-/// Looks at every order of which something is held.
-async fn release_all(documents: &dyn Documents, ordering: &Mutex<()>) -> Result<(), Error> {
-    let mut after = String::new();
-    loop {
-        let find = Find {
-            filter: rawdoc! { "order": { "$gt": after.as_str() }, "state": State::Held.as_str() },
-            sort: Some(rawdoc! { "order": 1 }),
-            projection: Some(rawdoc! { "order": 1 }),
-            limit: Some(ORDERS_MAX as u64),
-            ..Find::default()
-        };
-        let held = find_all(documents, &deliveries(), find).await?;
-        let orders: BTreeSet<String> = held
-            .iter()
-            .filter_map(|held| held.get_str("order").ok().map(str::to_owned))
-            .collect();
-        for order in &orders {
-            release(documents, ordering, order).await?;
-        }
-        match orders.last() {
-            Some(last) => after.clone_from(last),
-            None => return Ok(()),
-        }
-    }
 }
 
 /// The delivery is answered.

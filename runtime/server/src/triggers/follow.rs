@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::changes::{self, ChangeTrigger};
 use super::deliveries::{self, State};
 use super::events;
+use super::order;
 use super::timers::say;
 use crate::node::Node;
 
@@ -260,7 +261,7 @@ impl Follower {
         }
         let made: Result<Vec<_>, _> = read.events.iter().map(|event| self.delivery(event)).collect();
         let moving = changes::moving(&self.app, &self.trigger, &read.token);
-        deliveries::make_in_order(documents, &self.node.bells.ordering, made?, moving).await?;
+        order::make_in_order(documents, &self.node.bells.ordering, made?, moving).await?;
         self.node.bells.due.notify_one();
         self.recorded(at, &read.token, now);
         Ok(())

@@ -5,14 +5,15 @@
 //! So an invocation happens at least once, whatever stops in between; what it does it should be able to do twice.
 //!
 //! [`timers`] fire by the clock ([`schedule`] says when); [`run`] drives them, and invokes. [`changes`] are triggers that
-//! fire for documents and objects; [`follow`] drives those, and [`events`] is what their functions are told. Each is a task
-//! of the node.
+//! fire for documents and objects; [`follow`] drives those, [`events`] is what their functions are told, and [`order`] that
+//! they are told one after another. `run` and `follow` are each a task of the node.
 
 pub(crate) mod changes;
 pub(crate) mod deliveries;
 mod events;
 pub(crate) mod follow;
 pub(crate) mod metrics;
+mod order;
 pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod timers;
