@@ -92,6 +92,7 @@
 mod alloc;
 mod bindings;
 mod body;
+mod changes;
 mod stream;
 
 pub mod auth;
@@ -115,7 +116,7 @@ pub extern crate http;
 pub use log;
 pub use serde_json;
 
-/// Makes a function the handler of calls by client SDKs, other functions, timers and the command line.
+/// Makes a function the handler of calls by client SDKs, other functions, triggers and the command line.
 ///
 /// ```
 /// use cloudlet::{Error, Result};
@@ -149,6 +150,9 @@ pub use cloudlet_sdk_macros::call;
 pub use cloudlet_sdk_macros::http;
 
 pub use body::{Body, FromBody};
+#[cfg(feature = "db")]
+pub use changes::{DatabaseEvent, Operation, UpdateDescription};
+pub use changes::{ObjectChange, StorageEvent};
 pub use config::{secret, var, var_or};
 pub use error::{Error, Result};
 pub use fetch::{FetchError, FetchOptions, fetch};

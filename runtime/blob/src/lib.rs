@@ -5,10 +5,12 @@
 //! - `object`, `path`: an object's metadata document; what may be a path.
 //! - `upload`, `read`: bodies into the backend, hashed and measured; bytes out of it.
 //! - `cache`: contents in memory by their hash, loaded once.
+//! - `changes`: what happens to objects, as a change stream of their metadata documents.
 
 #![forbid(unsafe_code)]
 
 mod cache;
+mod changes;
 mod error;
 mod metrics;
 mod object;
@@ -18,6 +20,7 @@ mod store;
 mod upload;
 pub mod validators;
 
+pub use changes::{ObjectChange, ObjectScope, log_changes};
 pub use error::Error;
 pub use object::ObjectInfo;
 pub use store::{BlobConfig, BlobStore, Body, Opened, PutOptions};

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bson::{RawDocumentBuf, rawdoc};
 use bytes::Bytes;
 use cloudlet_base::{AppId, Clock, ContentHash, Deadline, Entropy, RequestId};
-use cloudlet_data::{Documents, Find, FindAndModify, Namespace};
+use cloudlet_data::{Documents, Find, FindAndModify};
 use futures_util::{Stream, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -23,7 +23,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::upload::backend_error;
-use crate::{Error, ObjectInfo, path, read, upload};
+use crate::{Error, ObjectInfo, changes, path, read, upload};
 
 /// How long a replaced or deleted object's blob stays, so that a reader who has looked it up can open it.
 const RETIRED_BLOB_GRACE: Duration = Duration::from_secs(60);
@@ -252,7 +252,7 @@ impl BlobStore {
         let removed = self
             .inner
             .documents
-            .find_and_modify(&objects(app), modify, Deadline::NEVER)
+            .find_and_modify(&changes::namespace(app), modify, Deadline::NEVER)
             .await?;
         let Some(document) = removed.document else {
             return Ok(false);
@@ -463,7 +463,7 @@ impl BlobStore {
         let page = self
             .inner
             .documents
-            .find(&objects(app), find, self.lookup_deadline())
+            .find(&changes::namespace(app), find, self.lookup_deadline())
             .await?;
         page.documents
             .first()
@@ -482,7 +482,7 @@ impl BlobStore {
         let mut page = self
             .inner
             .documents
-            .find(&objects(app), find, self.lookup_deadline())
+            .find(&changes::namespace(app), find, self.lookup_deadline())
             .await?;
         loop {
             page.documents.iter().try_for_each(&mut visit)?;
@@ -507,7 +507,7 @@ impl BlobStore {
         let modified = self
             .inner
             .documents
-            .find_and_modify(&objects(app), modify, Deadline::NEVER)
+            .find_and_modify(&changes::namespace(app), modify, Deadline::NEVER)
             .await?;
         Ok(modified
             .document
@@ -549,10 +549,6 @@ impl BlobStore {
     fn lookup_deadline(&self) -> Deadline {
         Deadline::after(&*self.inner.clock, LOOKUP_BUDGET)
     }
-}
-
-fn objects(app: &AppId) -> Namespace {
-    Namespace::new(format!("{app}/system"), "objects")
 }
 
 fn blob_location(app: &AppId, blob: &str) -> Path {

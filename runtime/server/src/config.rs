@@ -166,6 +166,8 @@ pub(crate) struct Functions {
     pub(crate) memory_bytes_max: usize,
     /// Largest component accepted at a deploy.
     pub(crate) component_bytes_max: usize,
+    /// Deliveries of an app's triggers of one kind that wait at once.
+    pub(crate) deliveries_max: u64,
 }
 
 /// Which deployments of an app are kept. Those that serve requests and pinned ones always are.
@@ -359,6 +361,8 @@ settings! {
     functions_memory_bytes_max, "functions.memory_bytes_max", "CLOUDLET_FUNCTIONS_MEMORY_BYTES_MAX";
     /// Largest component accepted at a deploy [default: 64MiB]
     functions_component_bytes_max, "functions.component_bytes_max", "CLOUDLET_FUNCTIONS_COMPONENT_BYTES_MAX";
+    /// Deliveries of an app's triggers of one kind that wait at once [default: 10000]
+    functions_deliveries_max, "functions.deliveries_max", "CLOUDLET_FUNCTIONS_DELIVERIES_MAX";
     /// Deployments of an app that are kept besides the active one [default: 10]
     deployments_kept, "deployments.kept", "CLOUDLET_DEPLOYMENTS_KEPT";
     /// Keep also deployments that are younger than this [default: by number only]
@@ -573,6 +577,7 @@ impl<'a> Settings<'a> {
                 queue_max: self.get("functions.queue_max", 1000, count),
                 memory_bytes_max: self.get("functions.memory_bytes_max", 256 << 20, bytes_usize),
                 component_bytes_max: self.get("functions.component_bytes_max", 64 << 20, bytes_usize),
+                deliveries_max: self.get("functions.deliveries_max", 10_000, count_u32).into(),
             },
             deployments: Deployments {
                 kept: self.get("deployments.kept", 10, kept),

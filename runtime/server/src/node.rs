@@ -32,6 +32,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) maintenance: maintenance::Metrics,
     pub(crate) triggers: triggers::Metrics,
+    pub(crate) bells: triggers::Bells,
     pub(crate) documents: Arc<dyn Documents>,
     /// The engine behind `documents`, for what only its own node asks of it.
     pub(crate) docs: Docs,
@@ -129,6 +130,7 @@ impl Node {
             metrics,
             maintenance,
             triggers,
+            bells: triggers::Bells::default(),
             documents,
             docs,
             wire,
@@ -179,6 +181,7 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         let front = front::Front::start(Arc::clone(&node)).await?;
         let maintenance = [
             tokio::spawn(triggers::run::run(Arc::clone(&node))),
+            tokio::spawn(triggers::follow::run(Arc::clone(&node))),
             tokio::spawn(maintenance::run(Arc::clone(&node))),
             tokio::spawn(maintenance::expire(Arc::clone(&node))),
         ];

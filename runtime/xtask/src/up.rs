@@ -203,6 +203,8 @@ impl Demo {
     fn serve_command(&self) -> Command {
         let mut command = process::clean(&self.cloudlet);
         command.arg("serve").arg("--data-dir").arg(self.dir.join("data"));
+        // For the triggers of the examples.
+        command.args(["--database-change-log-bytes", "64MiB"]);
         command.arg("--listen").arg(self.options.listen.to_string());
         command
             .arg("--admin-listen")

@@ -220,15 +220,14 @@ impl Pending {
     }
 
     pub(crate) fn inserted(&mut self, ns: &Namespace, collection: &Collection, document: &RawDocument) {
-        // MongoDB has no change streams of measurements.
-        if collection.time_series.is_some() {
+        if self.skips_documents(ns, collection) {
             return;
         }
         let parts = Parts {
             document: Some(document),
             ..Parts::default()
         };
-        self.push(Kind::Insert, ns, collection.id, &parts);
+        self.write(Kind::Insert, ns, collection.id, &parts);
     }
 
     /// An update by operators or a pipeline.
@@ -240,7 +239,7 @@ impl Pending {
         new: &RawDocument,
         update: &Update,
     ) {
-        if self.skips(ns) || collection.time_series.is_some() {
+        if self.skips_documents(ns, collection) {
             return;
         }
         let description = diff::describe(old, new, update);
@@ -251,7 +250,7 @@ impl Pending {
             before: collection.images.then_some(old),
             to: None,
         };
-        self.push(Kind::Update, ns, collection.id, &parts);
+        self.write(Kind::Update, ns, collection.id, &parts);
     }
 
     /// An update by a whole document.
@@ -262,16 +261,19 @@ impl Pending {
         old: &RawDocument,
         new: &RawDocument,
     ) {
+        if self.skips_documents(ns, collection) {
+            return;
+        }
         let parts = Parts {
             document: Some(new),
             before: collection.images.then_some(old),
             ..Parts::default()
         };
-        self.push(Kind::Replace, ns, collection.id, &parts);
+        self.write(Kind::Replace, ns, collection.id, &parts);
     }
 
     pub(crate) fn deleted(&mut self, ns: &Namespace, collection: &Collection, old: &RawDocument) {
-        if self.skips(ns) || collection.time_series.is_some() {
+        if self.skips_documents(ns, collection) {
             return;
         }
         let parts = Parts {
@@ -279,7 +281,7 @@ impl Pending {
             before: collection.images.then_some(old),
             ..Parts::default()
         };
-        self.push(Kind::Delete, ns, collection.id, &parts);
+        self.write(Kind::Delete, ns, collection.id, &parts);
     }
 
     /// A collection was made.
@@ -386,10 +388,19 @@ impl Pending {
         self.off || !is_logged(&ns.database)
     }
 
+    /// Of the platform's own collections those are in the log that were told to keep images; measurements never are, as
+    /// MongoDB has no change streams of them.
+    fn skips_documents(&self, ns: &Namespace, collection: &Collection) -> bool {
+        self.off || collection.time_series.is_some() || !(is_logged(&ns.database) || collection.images)
+    }
+
     fn push(&mut self, kind: Kind, ns: &Namespace, collection_id: u32, parts: &Parts<'_>) {
-        if self.skips(ns) {
-            return;
+        if !self.skips(ns) {
+            self.write(kind, ns, collection_id, parts);
         }
+    }
+
+    fn write(&mut self, kind: Kind, ns: &Namespace, collection_id: u32, parts: &Parts<'_>) {
         for ns in [Some(ns), parts.to].into_iter().flatten() {
             if !self.touched.contains(ns) {
                 self.touched.insert(ns.clone());

@@ -6,7 +6,8 @@
 //!
 //! An event is written in the commit of its change, so the two are there together or not at all. Streams pull: they
 //! read the log by sequence when they are asked to, so a slow one holds nothing and nobody up, and finds out that
-//! the log was trimmed past its place. The platform's own databases (a `/` in the name) are not in the log.
+//! the log was trimmed past its place. The platform's own databases (a `/` in the name) are not in the log, but for the
+//! documents of collections there that were told to keep images; no stream but one about such a collection shows them.
 
 mod bell;
 mod diff;
@@ -24,7 +25,7 @@ pub(crate) use self::entry::Pending;
 pub(crate) use self::log::{Appended, append, bounds, time_before, verify};
 pub(crate) use self::watch::{Stream, next, open};
 
-/// Whether changes of a database are in the log: those of the platform's own are not.
+/// Whether all changes of a database are in the log: those of the platform's own are not.
 pub(crate) fn is_logged(database: &str) -> bool {
     !database.contains('/')
 }

@@ -39,12 +39,15 @@ pub enum WatchScope {
     Database(Arc<str>),
     /// All databases of the deployment.
     Deployment,
+    /// One collection of the platform's own databases, for the platform alone. Its documents are in the log from when it
+    /// is told to keep images. The stream does not end.
+    Platform(Namespace),
 }
 
 impl WatchScope {
     fn check(&self) -> Result<()> {
         let database = match self {
-            WatchScope::Deployment => return Ok(()),
+            WatchScope::Deployment | WatchScope::Platform(_) => return Ok(()),
             WatchScope::Collection(ns) => {
                 check_namespace(ns)?;
                 &ns.database
@@ -66,7 +69,7 @@ impl WatchScope {
         match self {
             WatchScope::Deployment => true,
             WatchScope::Database(database) => touched.database == *database,
-            WatchScope::Collection(ns) => {
+            WatchScope::Collection(ns) | WatchScope::Platform(ns) => {
                 touched.database == ns.database
                     && (touched.collection == ns.collection || touched.collection.is_empty())
             }
@@ -75,9 +78,11 @@ impl WatchScope {
 
     fn names(&self, database: &str, collection: &str) -> bool {
         match self {
-            WatchScope::Deployment => !collection.starts_with("system."),
+            WatchScope::Deployment => is_logged(database) && !collection.starts_with("system."),
             WatchScope::Database(own) => **own == *database && !collection.starts_with("system."),
-            WatchScope::Collection(ns) => *ns.database == *database && *ns.collection == *collection,
+            WatchScope::Collection(ns) | WatchScope::Platform(ns) => {
+                *ns.database == *database && *ns.collection == *collection
+            }
         }
     }
 
@@ -91,7 +96,7 @@ impl WatchScope {
     /// Whether the stream ends after an event that it shows.
     fn ends_with(&self, kind: Kind) -> bool {
         match self {
-            WatchScope::Deployment => false,
+            WatchScope::Deployment | WatchScope::Platform(_) => false,
             WatchScope::Database(_) => kind == Kind::DropDatabase,
             WatchScope::Collection(_) => matches!(kind, Kind::Drop | Kind::Rename | Kind::DropDatabase),
         }
@@ -131,6 +136,8 @@ pub enum WatchStart {
     /// With the next event.
     #[default]
     Now,
+    /// With the oldest event that the log still has.
+    Oldest,
     /// After the event with this resume token, or where the stream stood that gave this one between events. The
     /// token of an `invalidate` is refused.
     ResumeAfter(RawDocumentBuf),
@@ -263,6 +270,7 @@ pub(crate) fn open(kv: &dyn KvRead, stream: Arc<Stream>, start: &WatchStart) -> 
     let mut ends = false;
     let at = match start {
         WatchStart::Now => between(bounds.last)?,
+        WatchStart::Oldest => between(bounds.first - 1)?,
         WatchStart::AtOperationTime(time) => {
             if bounds.first > 1 && *time < bounds.first_time {
                 return Err(history_lost());

@@ -296,6 +296,75 @@ fn a_scope_shows_its_own_events_and_never_the_platforms() {
 }
 
 #[test]
+fn the_platforms_collections_are_logged_when_they_keep_images_and_for_the_platform_alone() {
+    let docs = memory();
+    let platforms = Namespace::new("db/system", "objects");
+    let insert_there = |id: i32| {
+        docs.insert(&platforms, inserts([doc! { "_id": id }]), Deadline::NEVER)
+            .wait()
+            .unwrap();
+    };
+    insert_there(1);
+    docs.keep_images(&platforms, true).wait().unwrap();
+    insert_there(2);
+    let replaced = updates(vec![update_one(doc! { "_id": 2 }, doc! { "v": 1 })]);
+    docs.update(&platforms, replaced, Deadline::NEVER).wait().unwrap();
+    docs.delete(&platforms, deletes(doc! { "_id": 2 }, false), Deadline::NEVER)
+        .wait()
+        .unwrap();
+    let watch = Watch {
+        before_change: BeforeChange::WhenAvailable,
+        start: WatchStart::Oldest,
+        ..Watch::default()
+    };
+    let cursor = docs
+        .watch(WatchScope::Platform(platforms.clone()), watch)
+        .wait()
+        .unwrap();
+    let (events, cursor) = drain(&docs, cursor, 10).unwrap();
+    assert_eq!(kinds(&events), ["insert", "replace", "delete"]);
+    assert_eq!(
+        events[2]
+            .get_document("fullDocumentBeforeChange")
+            .expect("a document"),
+        &doc! { "_id": 2, "v": 1 }
+    );
+    docs.drop_collection(&platforms).wait().unwrap();
+    let (rest, end) = drain(&docs, cursor.expect("it goes on"), 10).unwrap();
+    assert!(rest.is_empty() && end.is_some(), "its end is not told");
+    for scope in [
+        WatchScope::Deployment,
+        WatchScope::Database("db".into()),
+        WatchScope::Collection(Namespace::new("db", "objects")),
+    ] {
+        assert!(history(&docs, scope).unwrap().is_empty());
+    }
+    docs.verify(Deadline::NEVER).wait().unwrap();
+}
+
+#[test]
+fn a_stream_begins_with_the_oldest_event_that_is_left() {
+    let limits = Limits {
+        feed_events_max: 10,
+        ..Limits::default()
+    };
+    let docs = clocked(limits, &Arc::new(ManualClock::at_millis(1_000_000)));
+    let oldest = || stream(&docs, scope(), WatchStart::Oldest).unwrap();
+    let (none, _) = drain(&docs, oldest(), 100).unwrap();
+    assert!(none.is_empty());
+    for id in 0..100 {
+        insert(&docs, [doc! { "_id": id }]);
+    }
+    let (left, _) = drain(&docs, oldest(), 100).unwrap();
+    let first = key(&left[0]);
+    assert!(first > 0 && left.len() <= 20, "the log was trimmed: {first}");
+    assert_eq!(
+        left.iter().map(key).collect::<Vec<_>>(),
+        (first..100).collect::<Vec<_>>()
+    );
+}
+
+#[test]
 fn a_transactions_events_come_together_at_its_commit() {
     let docs = memory();
     insert(&docs, [doc! { "_id": 1, "v": 1 }]);

@@ -1,6 +1,7 @@
 //! Triggers over HTTP: what fires when, the deliveries that wait or failed, and sending the failed ones again.
 
 use cloudlet_base::{AppId, Timestamp};
+use cloudlet_blob::ObjectScope;
 use http::{Method, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -8,7 +9,9 @@ use serde_json::{Value, json};
 use super::{Request, functions, json, not_found, ok};
 use crate::front::body::Body;
 use crate::front::respond::Failure;
-use crate::triggers::deliveries::{self, Delivery, FAILED_MAX, State, WAITING_MAX};
+use crate::triggers::Kind;
+use crate::triggers::changes::{self, ChangeTrigger, DocumentScope, Source};
+use crate::triggers::deliveries::{self, Delivery, FAILED_MAX, State};
 
 /// Largest body here.
 const BYTES_MAX: u64 = 4 << 10;
@@ -65,11 +68,60 @@ async fn overview(request: Request<'_>, app: &AppId) -> Result<Response<Body>, F
         })
         .collect();
     let documents = &*node.documents;
+    let (mut database, mut storage) = (Vec::new(), Vec::new());
+    for trigger in &active.changes {
+        let place = changes::place(documents, app, trigger).await?;
+        let lost = place
+            .and_then(|place| place.lost)
+            .map(bson::DateTime::timestamp_millis);
+        match trigger.source {
+            Source::Documents(_) => database.push(on_changes(trigger, lost)),
+            Source::Objects(_) => storage.push(on_changes(trigger, lost)),
+        }
+    }
+    let (mut waiting, mut failed) = (0, 0);
+    for kind in Kind::ALL {
+        let most = node.config.functions.deliveries_max;
+        waiting += deliveries::count(documents, app, kind, State::Waiting, most).await?;
+        failed += deliveries::count(documents, app, kind, State::Failed, FAILED_MAX).await?;
+    }
     Ok(ok(&json!({
         "timers": timers,
-        "waiting": deliveries::count(documents, app.as_str(), State::Waiting, WAITING_MAX).await?,
-        "failed": deliveries::count(documents, app.as_str(), State::Failed, FAILED_MAX).await?,
+        "database": database,
+        "storage": storage,
+        "waiting": waiting,
+        "failed": failed,
     })))
+}
+
+/// A trigger on changes; `lost` is when it was found last that some were gone.
+fn on_changes(trigger: &ChangeTrigger, lost: Option<i64>) -> Value {
+    let (name, function, retries) = (&trigger.name, &*trigger.function, trigger.retries);
+    match &trigger.source {
+        Source::Documents(DocumentScope {
+            collection,
+            on,
+            filter,
+        }) => {
+            let filter = bson::Document::try_from(&**filter).unwrap_or_default();
+            json!({
+                "name": name, "collection": collection, "function": function, "retries": retries, "lost": lost,
+                "on": on.iter().map(|operation| operation.as_str()).collect::<Vec<_>>(),
+                "filter": bson::Bson::Document(filter).into_relaxed_extjson(),
+            })
+        }
+        Source::Objects(ObjectScope {
+            prefix,
+            created,
+            deleted,
+        }) => {
+            let on = [("created", created), ("deleted", deleted)];
+            let on: Vec<&str> = on.iter().filter(|(_, on)| **on).map(|(word, _)| *word).collect();
+            json!({
+                "name": name, "prefix": prefix, "on": on, "function": function, "retries": retries, "lost": lost,
+            })
+        }
+    }
 }
 
 fn shown(delivery: &Delivery) -> Value {
@@ -79,6 +131,7 @@ fn shown(delivery: &Delivery) -> Value {
         "trigger": delivery.trigger,
         "function": delivery.function,
         "payload": delivery.payload,
+        "held": delivery.state == State::Held,
         "attempts": delivery.attempts,
         "made": delivery.made.timestamp_millis(),
         "due": (delivery.state == State::Waiting).then(|| delivery.due.timestamp_millis()),
@@ -98,7 +151,12 @@ async fn change(request: Request<'_>, app: &AppId, verb: &str) -> Result<Respons
     let Which { id } = json(request.body, BYTES_MAX).await?;
     let (documents, id) = (&*node.documents, id.as_deref());
     let changed = match verb {
-        "replay" => deliveries::replay(documents, app, id, node.clock.now()).await?,
+        "replay" => {
+            let ordering = &node.bells.ordering;
+            let changed = deliveries::replay(documents, ordering, app, id, node.clock.now()).await?;
+            node.bells.due.notify_one();
+            changed
+        }
         _ => deliveries::discard(documents, app, id).await?,
     };
     match id {

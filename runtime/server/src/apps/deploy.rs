@@ -18,6 +18,7 @@ use super::records::{self, AppRecord, ComponentEntry, Deployment, Pointers, Shar
 use super::secrets::SecretError;
 use super::{collect, traffic};
 use crate::node::Node;
+use crate::triggers::changes;
 
 /// Files of one site; the record of a deployment must fit into a document.
 const SITE_FILES_MAX: usize = 20_000;
@@ -224,6 +225,7 @@ pub(crate) async fn deploy(
     let mut parts = Parts::parse(app, &deployment)?;
     missing_content(node, &parts).await?;
     check_domains(node, &parts)?;
+    check_triggers(node, app, &parts).await?;
     if let Some(before) = &before
         && is_all(node, app, before, &plan, &deployment.hash).await?
     {
@@ -277,7 +279,7 @@ pub(crate) async fn deploy(
         Err(error) => return Err(error.into()),
     }
     if let Some(running) = running {
-        node.apps.run(running);
+        traffic::activate(node, running).await;
     }
     tracing::info!(
         app = app.as_str(),
@@ -287,6 +289,15 @@ pub(crate) async fn deploy(
         "deployed"
     );
     Ok(outcome(app, &deployment, now.as_ref(), pointers.as_ref(), false))
+}
+
+/// Refuses triggers that this node can't follow.
+async fn check_triggers(node: &Node, app: &AppId, parts: &Parts) -> Result<(), DeployError> {
+    let problems = changes::refused(node, app, &parts.manifest.changes).await;
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(DeployError::Refused(problems)),
+    }
 }
 
 fn check_site(site: &[SiteEntry]) -> Result<(), DeployError> {

@@ -15,6 +15,7 @@ use super::records;
 use super::registry::{InvokeRule, StorageAccess};
 use crate::front::rate::Rates;
 use crate::node::Node;
+use crate::triggers::changes::ChangeTrigger;
 use crate::triggers::timers::Timer;
 
 /// What a fact is about.
@@ -33,6 +34,8 @@ pub(crate) enum What {
     Route,
     /// A timer.
     Timer,
+    /// A database or storage trigger.
+    Trigger,
     /// A value that functions may be granted.
     Var,
     /// A secret that must be there.
@@ -172,6 +175,7 @@ fn of_manifest(manifest: &Manifest, add: &mut impl FnMut(What, &str, String)) {
         functions,
         routes,
         timers,
+        changes,
         collections,
         storage,
         cache_control,
@@ -221,6 +225,18 @@ fn of_manifest(manifest: &Manifest, add: &mut impl FnMut(What, &str, String)) {
             missed.as_str()
         );
         add(What::Timer, name, text);
+    }
+    for trigger in changes {
+        let ChangeTrigger {
+            name,
+            source,
+            function,
+            retries,
+            // The function's own.
+            timeout: _,
+        } = trigger;
+        let text = format!("{function} on {}, retries: {retries}", source.watches());
+        add(What::Trigger, &format!("{} {name}", source.kind().as_str()), text);
     }
     for (name, collection) in collections {
         let rule = match collection.rule {
@@ -540,6 +556,18 @@ mod tests {
             web("[vars]\na = \"1\"\nb = \"1\"\n"),
             web("[vars]\na = \"2\"\n"),
             &["~Var a 1 -> 2", "-Var b"],
+        );
+        check(
+            web("[[trigger.database]]\ncollection = \"a\"\nfunction = \"f\"\n"),
+            web("[[trigger.database]]\ncollection = \"a\"\non = [\"insert\"]\nfunction = \"f\"\n"),
+            &[
+                "~Trigger database f f on insert, update, replace, delete of a, retries: 3 -> f on insert of a, retries: 3",
+            ],
+        );
+        check(
+            web(""),
+            web("[[trigger.storage]]\nprefix = \"p/\"\nfunction = \"f\"\n"),
+            &["+Trigger storage f"],
         );
         check(web(""), web("[secrets]\nrequired = [\"K\"]\n"), &["+Secret K"]);
         check(

@@ -325,6 +325,7 @@ fn active(node: &Node, parts: &Parts, functions: Arc<LoadedApp>, data: AppData) 
         tally: Tally::default(),
         routes,
         timers: manifest.timers.clone(),
+        changes: manifest.changes.clone(),
         site: Site {
             files: parts.site.files.clone(),
             spa: parts.site.spa,

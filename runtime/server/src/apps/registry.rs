@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, OnceCell, RwLock, Semaphore};
 use super::secrets::SecretKeys;
 use super::split;
 use crate::front::rate::{Buckets, Rates};
+use crate::triggers::changes::ChangeTrigger;
 use crate::triggers::timers::Timer;
 
 /// The name of an app's one bucket, in `cloud://APP.BUCKET/PATH`.
@@ -155,6 +156,8 @@ pub(crate) struct ActiveApp {
     pub(crate) routes: Vec<HttpRoute>,
     /// Timer triggers.
     pub(crate) timers: Vec<Timer>,
+    /// Database and storage triggers.
+    pub(crate) changes: Vec<ChangeTrigger>,
     /// The hosted site.
     pub(crate) site: Site,
     /// The functions.

@@ -13,6 +13,7 @@ use super::registry::{ActiveApp, RunningApp, Split};
 use super::secrets::{self, SecretInfo};
 use super::split;
 use crate::node::Node;
+use crate::triggers::changes;
 
 /// Loads what serves an app's requests, at the node's start. A candidate that can't be loaded leaves its part to the
 /// active deployment.
@@ -116,6 +117,14 @@ pub(super) fn running_with(
     Ok(Some(RunningApp::new(active, split)))
 }
 
+/// Lets an app's requests and triggers have what was recorded.
+pub(super) async fn activate(node: &Node, running: RunningApp) {
+    // Before anybody can change what the new triggers are about and rely on them.
+    changes::begin(node, &running.active).await;
+    node.apps.run(running);
+    node.bells.deployed.notify_one();
+}
+
 /// Pointers that follow on what is recorded.
 pub(super) fn pointers(
     node: &Node,
@@ -173,7 +182,7 @@ pub(crate) async fn change(
     if !unchanged {
         records::point(&*node.documents, app, &pointers).await?;
     }
-    node.apps.run(ready);
+    activate(node, ready).await;
     let traffic = records::traffic(pointers.active, pointers.split.as_ref());
     tracing::info!(
         app = app.as_str(),

@@ -26,6 +26,8 @@ use crate::node::Node;
 const KEY_LABEL: &str = "dev";
 /// Secrets for development, `NAME=VALUE` a line.
 const SECRETS_FILE: &str = ".dev.secrets";
+/// Bytes of history that the change log keeps.
+const CHANGE_LOG_BYTES: u64 = 64 << 20;
 /// How long to wait before following the logs again.
 const LOGS_RETRY: Duration = Duration::from_secs(1);
 
@@ -120,6 +122,8 @@ impl DevThread {
         config.admin_listen = admin_listen;
         config.log.level = "warn".to_owned();
         config.log.invocations = LogInvocations::All;
+        // For triggers on changes, and change streams.
+        config.database.change_log_bytes = CHANGE_LOG_BYTES;
         let (ready, told) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();

@@ -10,7 +10,7 @@ use super::{NoMatch, out};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// List the timers with their next ticks, and how many deliveries wait and failed
+    /// List the triggers, timers with their next ticks, and how many deliveries wait and failed
     List,
     /// List the deliveries that wait for an invocation, the oldest first
     Waiting,
@@ -46,12 +46,10 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<(
         Command::List => {
             let answer = client.get(&path("")).await?;
             list(context, &answer);
-            match answer["timers"]
-                .as_array()
-                .is_some_and(|timers| !timers.is_empty())
-            {
+            let has = |kind: &str| answer[kind].as_array().is_some_and(|of| !of.is_empty());
+            match ["timers", "database", "storage"].into_iter().any(has) {
                 true => Ok(()),
-                false => Err(NoMatch(format!("app {app} has no timers")).into()),
+                false => Err(NoMatch(format!("app {app} has no triggers that fire by themselves")).into()),
             }
         }
         Command::Waiting => deliveries(context, &client.get(&path("/waiting")).await?, "waits"),
@@ -112,7 +110,34 @@ fn list(context: &Context, answer: &Value) {
             &rows,
         );
     }
+    let rows: Vec<Vec<String>> = ["database", "storage"]
+        .into_iter()
+        .flat_map(|kind| {
+            let triggers = answer[kind].as_array().map(Vec::as_slice).unwrap_or_default();
+            triggers.iter().map(move |trigger| on_changes(kind, trigger))
+        })
+        .collect();
+    if !rows.is_empty() {
+        out::table(&["TRIGGER", "KIND", "ON", "FUNCTION", "RETRIES", "LOST"], &rows);
+    }
     println!("{} waiting, {} failed", answer["waiting"], answer["failed"]);
+}
+
+fn on_changes(kind: &str, trigger: &Value) -> Vec<String> {
+    let on = trigger["on"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let on: Vec<&str> = on.iter().filter_map(Value::as_str).collect();
+    let of = match kind {
+        "database" => format!("of {}", text(&trigger["collection"])),
+        _ => format!("under {}", trigger["prefix"]),
+    };
+    vec![
+        text(&trigger["name"]),
+        kind.to_owned(),
+        format!("{} {of}", on.join(", ")),
+        text(&trigger["function"]),
+        text(&trigger["retries"]),
+        moment(&trigger["lost"]),
+    ]
 }
 
 fn deliveries(context: &Context, answer: &Value, state: &str) -> anyhow::Result<()> {

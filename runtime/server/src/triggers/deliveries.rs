@@ -1,8 +1,12 @@
 //! Deliveries on disk: the collection `deliveries` of the database `/node`.
 //!
-//! `{_id, app, trigger, kind, function, payload, state: "waiting" | "failed", due, attempts, retries, lease, made, taken?,
-//! error?, failed?}`. Whoever takes a waiting one that is due moves `due` on by its `lease`, in one statement: nobody else takes it
-//! until then, and if the taker is gone it is due again by itself.
+//! `{_id, app, trigger, kind, function, payload, state: "waiting" | "held" | "failed", order?, due, attempts, retries, lease,
+//! made, taken?, error?, failed?}`. Whoever takes a waiting one that is due moves `due` on by its `lease`, in one statement:
+//! nobody else takes it until then, and if the taker is gone it is due again by itself.
+//!
+//! Of those with the same `order` one at most is waiting, the others are held; the ids say which is next. When the one is
+//! answered or has failed, the next becomes waiting in the same commit. One that is made while others are there is held, and
+//! [looked at](super::order) once more when it is on disk: the others may have been answered meanwhile.
 
 use bson::{RawDocumentBuf, rawdoc};
 use cloudlet_base::{AppId, Deadline, Timestamp};
@@ -11,13 +15,16 @@ use cloudlet_data::{
     UpdateOne, Write, default_index_name, pipeline_update,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
+use super::Kind;
+use super::order::{release_all, releasing};
 use crate::apps::records::{find_all, read, write};
 
-/// Deliveries of one app that wait; further events are refused.
-pub(crate) const WAITING_MAX: u64 = 10_000;
 /// Failed deliveries of one app that are kept; the oldest goes when there is one more.
 pub(crate) const FAILED_MAX: u64 = 1000;
+/// Characters of a payload that lists show.
+const SHOWN_CHARS_MAX: i32 = 4096;
 
 /// One delivery.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +41,9 @@ pub(crate) struct Delivery {
     /// What the function gets: JSON.
     pub(crate) payload: String,
     pub(crate) state: State,
+    /// What it has in common with those that it must not run beside; they run in the order of their ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) order: Option<String>,
     /// When it is to be invoked next, if it waits.
     pub(crate) due: bson::DateTime,
     /// Invocations so far.
@@ -58,6 +68,8 @@ pub(crate) struct Delivery {
 pub(crate) enum State {
     /// Its next invocation.
     Waiting,
+    /// An earlier one of the same order.
+    Held,
     /// A person.
     Failed,
 }
@@ -67,6 +79,7 @@ impl State {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             State::Waiting => "waiting",
+            State::Held => "held",
             State::Failed => "failed",
         }
     }
@@ -77,7 +90,7 @@ pub(crate) fn date(moment: Timestamp) -> bson::DateTime {
     bson::DateTime::from_millis(moment.millis())
 }
 
-fn deliveries() -> Namespace {
+pub(super) fn deliveries() -> Namespace {
     Namespace::new("/node", "deliveries")
 }
 
@@ -94,7 +107,12 @@ pub(crate) async fn prepare(documents: &dyn Documents) -> Result<(), Error> {
             ..IndexSpec::default()
         }
     };
-    let indexes = vec![index(&["state", "due"]), index(&["app", "state", "made"])];
+    let indexes = vec![
+        index(&["state", "due"]),
+        index(&["app", "state", "made"]),
+        index(&["app", "kind", "state"]),
+        index(&["order", "state", "_id"]),
+    ];
     documents.create_indexes(&deliveries(), indexes).await?;
     Ok(())
 }
@@ -112,22 +130,37 @@ pub(crate) fn make(delivery: &Delivery) -> Result<Write, Error> {
     Ok(Write::Insert(deliveries(), insert))
 }
 
-/// How many deliveries of an app are in a state, counted to one more than `most`.
+/// Which states wait.
+pub(super) fn unanswered() -> RawDocumentBuf {
+    rawdoc! { "$in": [State::Waiting.as_str(), State::Held.as_str()] }
+}
+
+/// How many deliveries of an app's triggers of a kind are in a state, counted to one more than `most`; those that are held
+/// wait as well.
 ///
 /// # Errors
 /// Those of the database.
 pub(crate) async fn count(
     documents: &dyn Documents,
-    app: &str,
+    app: &AppId,
+    kind: Kind,
     state: State,
     most: u64,
 ) -> Result<u64, Error> {
     let find = Find {
-        filter: rawdoc! { "app": app, "state": state.as_str() },
+        filter: rawdoc! { "app": app.as_str(), "kind": kind.as_str(), "state": states(state) },
         limit: Some(most + 1),
         ..Find::default()
     };
     documents.count(&deliveries(), find, Deadline::NEVER).await
+}
+
+/// One state, or both that wait.
+fn states(state: State) -> RawDocumentBuf {
+    match state {
+        State::Waiting => unanswered(),
+        state => rawdoc! { "$eq": state.as_str() },
+    }
 }
 
 /// Takes the delivery that has been due for the longest, of other apps than these. It is due again after its lease.
@@ -184,12 +217,17 @@ pub(crate) async fn next_due(documents: &dyn Documents) -> Result<Option<Timesta
 ///
 /// # Errors
 /// Those of the database.
-pub(crate) async fn let_go(documents: &dyn Documents, now: Timestamp) -> Result<u64, Error> {
+pub(crate) async fn let_go(
+    documents: &dyn Documents,
+    ordering: &Mutex<()>,
+    now: Timestamp,
+) -> Result<(), Error> {
     let filter = rawdoc! {
         "state": State::Waiting.as_str(), "due": { "$gt": date(now) }, "taken": true,
     };
     let change = rawdoc! { "$set": { "due": date(now) }, "$unset": { "taken": 1 } };
-    update(documents, filter, change, true).await
+    update(documents, filter, change, true).await?;
+    release_all(documents, ordering).await
 }
 
 /// The delivery is answered.
@@ -197,9 +235,12 @@ pub(crate) async fn let_go(documents: &dyn Documents, now: Timestamp) -> Result<
 /// # Errors
 /// Those of the database.
 pub(crate) async fn answered(documents: &dyn Documents, delivery: &Delivery) -> Result<(), Error> {
-    remove(documents, rawdoc! { "_id": delivery.id.as_str() }, false)
-        .await
-        .map(drop)
+    let mut writes = vec![Write::Delete(
+        deliveries(),
+        deleting(rawdoc! { "_id": delivery.id.as_str() }, false),
+    )];
+    writes.extend(delivery.order.as_deref().map(releasing));
+    documents.transact(writes, Deadline::NEVER).await.map(drop)
 }
 
 /// The invocation failed: it is tried again at `due`, which did not count if `counts` is false.
@@ -236,8 +277,15 @@ pub(crate) async fn give_up(
         "$unset": { "taken": 1 },
     };
     let filter = rawdoc! { "_id": delivery.id.as_str() };
-    update(documents, filter, change, false).await?;
-    let count = count(documents, &delivery.app, State::Failed, FAILED_MAX).await?;
+    let mut writes = vec![Write::Update(deliveries(), updating(filter, change, false))];
+    writes.extend(delivery.order.as_deref().map(releasing));
+    documents.transact(writes, Deadline::NEVER).await?;
+    let find = Find {
+        filter: failed_of(&delivery.app, None),
+        limit: Some(FAILED_MAX + 1),
+        ..Find::default()
+    };
+    let count = documents.count(&deliveries(), find, Deadline::NEVER).await?;
     if count > FAILED_MAX {
         let oldest = FindAndModify {
             filter: failed_of(&delivery.app, None),
@@ -251,7 +299,8 @@ pub(crate) async fn give_up(
     Ok(())
 }
 
-/// Deliveries of an app in a state, the oldest first.
+/// Deliveries of an app in a state, the oldest first, and those that are held after those that wait. Of a long payload the
+/// beginning.
 ///
 /// # Errors
 /// Those of the database.
@@ -261,31 +310,66 @@ pub(crate) async fn list(
     state: State,
     most: u64,
 ) -> Result<Vec<Delivery>, Error> {
-    let find = Find {
-        filter: rawdoc! { "app": app.as_str(), "state": state.as_str() },
-        sort: Some(rawdoc! { "made": 1 }),
-        limit: Some(most),
-        ..Find::default()
-    };
-    let found = find_all(documents, &deliveries(), find).await?;
-    found.iter().map(read).collect()
+    let mut all = Vec::new();
+    let held = (state == State::Waiting).then_some(State::Held);
+    for state in std::iter::once(state).chain(held) {
+        let left = most.saturating_sub(all.len() as u64);
+        if left == 0 {
+            break;
+        }
+        let find = Find {
+            filter: rawdoc! { "app": app.as_str(), "state": state.as_str() },
+            sort: Some(rawdoc! { "made": 1 }),
+            projection: Some(shown()),
+            limit: Some(left),
+            ..Find::default()
+        };
+        let found = find_all(documents, &deliveries(), find).await?;
+        for document in &found {
+            all.push(read(document)?);
+        }
+    }
+    Ok(all)
 }
 
-/// Sends failed deliveries of an app again, one or all. Returns how many.
+/// A delivery with the beginning of its payload.
+fn shown() -> RawDocumentBuf {
+    rawdoc! {
+        "app": 1, "trigger": 1, "kind": 1, "function": 1, "state": 1, "order": 1, "due": 1, "attempts": 1, "retries": 1,
+        "lease": 1, "made": 1, "error": 1, "failed": 1,
+        "payload": { "$substrCP": ["$payload", 0, SHOWN_CHARS_MAX] },
+    }
+}
+
+/// Sends failed deliveries of an app again, one or all. One that has an order runs when no other of it does, and before
+/// those that are held. Returns how many.
 ///
 /// # Errors
 /// Those of the database.
 pub(crate) async fn replay(
     documents: &dyn Documents,
+    ordering: &Mutex<()>,
     app: &AppId,
     id: Option<&str>,
     now: Timestamp,
 ) -> Result<u64, Error> {
-    let change = rawdoc! {
-        "$set": { "state": State::Waiting.as_str(), "due": date(now), "attempts": 0 },
-        "$unset": { "error": 1, "failed": 1 },
+    let change = |state: State| {
+        rawdoc! {
+            "$set": { "state": state.as_str(), "due": date(now), "attempts": 0 },
+            "$unset": { "error": 1, "failed": 1 },
+        }
     };
-    update(documents, failed_of(app.as_str(), id), change, true).await
+    let failed = |ordered: bool| {
+        let mut filter = failed_of(app.as_str(), id);
+        filter.append(bson::raw::cstr!("order"), rawdoc! { "$exists": ordered });
+        filter
+    };
+    let free = update(documents, failed(false), change(State::Waiting), true).await?;
+    let ordered = update(documents, failed(true), change(State::Held), true).await?;
+    if ordered > 0 {
+        release_all(documents, ordering).await?;
+    }
+    Ok(free + ordered)
 }
 
 /// Removes failed deliveries of an app, one or all. Returns how many.
@@ -310,7 +394,16 @@ async fn update(
     change: RawDocumentBuf,
     multi: bool,
 ) -> Result<u64, Error> {
-    let update = Update {
+    let update = updating(filter, change, multi);
+    let done = documents.update(&deliveries(), update, Deadline::NEVER).await?;
+    match done.errors.into_iter().next() {
+        Some(failed) => Err(failed.error),
+        None => Ok(done.modified as u64),
+    }
+}
+
+fn updating(filter: RawDocumentBuf, change: RawDocumentBuf, multi: bool) -> Update {
+    Update {
         statements: vec![UpdateOne {
             filter,
             update: change,
@@ -319,23 +412,22 @@ async fn update(
         }],
         ordered: true,
         ..Update::default()
-    };
-    let done = documents.update(&deliveries(), update, Deadline::NEVER).await?;
-    match done.errors.into_iter().next() {
-        Some(failed) => Err(failed.error),
-        None => Ok(done.modified as u64),
     }
 }
 
-async fn remove(documents: &dyn Documents, filter: RawDocumentBuf, multi: bool) -> Result<u64, Error> {
-    let delete = Delete {
+fn deleting(filter: RawDocumentBuf, multi: bool) -> Delete {
+    Delete {
         statements: vec![DeleteOne {
             filter,
             multi,
             ..DeleteOne::default()
         }],
         ordered: true,
-    };
+    }
+}
+
+async fn remove(documents: &dyn Documents, filter: RawDocumentBuf, multi: bool) -> Result<u64, Error> {
+    let delete = deleting(filter, multi);
     let done = documents.delete(&deliveries(), delete, Deadline::NEVER).await?;
     match done.errors.into_iter().next() {
         Some(failed) => Err(failed.error),

@@ -102,6 +102,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         tokio::select! {
             () = tokio::time::sleep(sleep) => {}
             () = running.done.notified() => {}
+            () = node.bells.due.notified() => {}
         }
         while invocations.try_join_next().is_some() {}
     }
@@ -123,7 +124,7 @@ async fn round(
     let documents = &*node.documents;
     if !*let_go {
         deliveries::prepare(documents).await?;
-        deliveries::let_go(documents, node.clock.now()).await?;
+        deliveries::let_go(documents, &node.bells.ordering, node.clock.now()).await?;
         *let_go = true;
     }
     let tick = clockwork.round(node).await?;
@@ -167,14 +168,14 @@ async fn deliver(node: &Arc<Node>, app: &AppId, delivery: &Delivery) {
     let documents = &*node.documents;
     let recorded = match invoke(node, app, delivery).await {
         Ok(()) => {
-            node.triggers.answered.inc();
+            node.triggers.of(&delivery.kind).answered.inc();
             deliveries::answered(documents, delivery).await
         }
         Err(refused) => {
             let now = node.clock.now();
             let spent = delivery.attempts > delivery.retries;
             if spent && !refused.busy {
-                node.triggers.failed.inc();
+                node.triggers.of(&delivery.kind).failed.inc();
                 let text = format!(
                     "{} {:?} failed for the last of {} times and is kept; look at it with: cloudlet trigger failed; the failure: {}",
                     delivery.kind, delivery.id, delivery.attempts, refused.why
@@ -188,7 +189,7 @@ async fn deliver(node: &Arc<Node>, app: &AppId, delivery: &Delivery) {
                 );
                 deliveries::give_up(documents, delivery, now, &refused.why).await
             } else {
-                node.triggers.retried.inc();
+                node.triggers.of(&delivery.kind).retried.inc();
                 let due = now.plus(backoff(delivery.attempts));
                 deliveries::again(documents, delivery, due, &refused.why, !refused.busy).await
             }

@@ -15,7 +15,8 @@ use cloudlet_host::{LogDetail, LogLevel, LogLine, LogSink as _, LogStream};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::deliveries::{self, Delivery, State, WAITING_MAX, date};
+use super::Kind;
+use super::deliveries::{self, Delivery, State, date};
 use super::schedule::{self, Schedule};
 use crate::node::Node;
 
@@ -107,19 +108,25 @@ impl Timer {
             id: format!("{app}/{}/{}", self.name, schedule::text(tick)),
             app: app.to_string(),
             trigger: self.name.clone(),
-            kind: "timer".to_owned(),
+            kind: Kind::Timer.as_str().to_owned(),
             function: self.function.to_string(),
             payload: self.payload(tick),
             state: State::Waiting,
+            order: None,
             due: date(now),
             attempts: 0,
             retries: i32::try_from(self.retries).unwrap_or(i32::MAX),
-            lease: i64::try_from((self.timeout + LEASE_MARGIN).as_millis()).unwrap_or(i64::MAX),
+            lease: lease(self.timeout),
             made: date(now),
             error: None,
             failed: None,
         }
     }
+}
+
+/// How long an invocation has to be answered, in milliseconds, of a function with that time limit.
+pub(super) fn lease(timeout: Duration) -> i64 {
+    i64::try_from((timeout + LEASE_MARGIN).as_millis()).unwrap_or(i64::MAX)
 }
 
 /// When each timer ticked last, as far as it was looked at. The records on disk are what counts.
@@ -249,11 +256,12 @@ async fn record(documents: &dyn Documents, app: &AppId, timer: &Timer, last: Tim
 /// Makes the delivery of a tick and records the tick, both or none.
 async fn fire(node: &Node, app: &AppId, timer: &Timer, tick: Timestamp, now: Timestamp) -> Result<(), Error> {
     let documents = &*node.documents;
-    let waiting = deliveries::count(documents, app.as_str(), State::Waiting, WAITING_MAX).await?;
-    if waiting >= WAITING_MAX {
+    let most = node.config.functions.deliveries_max;
+    let waiting = deliveries::count(documents, app, Kind::Timer, State::Waiting, most).await?;
+    if waiting >= most {
         node.triggers.refused.inc();
         let text = format!(
-            "timer {:?} ticked for nothing: {WAITING_MAX} deliveries of the app wait already, the most there may be",
+            "timer {:?} ticked for nothing: {most} deliveries of the app's timers wait already, the most there may be",
             timer.name
         );
         say(node, app, &timer.function, LogLevel::Error, text);

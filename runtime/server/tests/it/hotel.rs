@@ -99,10 +99,15 @@ fn hotel(node: SocketAddr) -> Client {
     Client::connect(node).host("hotel.localhost")
 }
 
+/// A node that can serve the hotel, whose triggers need the change log.
+fn options() -> Options {
+    Options::default().set("database-change-log-bytes", "64MiB")
+}
+
 /// The hotel and the recognition service that it calls, on one node.
 fn open_hotel() -> Node {
     // Every check-in that waits for the recognition service holds an instance while that needs one, too.
-    let node = Options::default().set("functions-instances-max", "150").start();
+    let node = options().set("functions-instances-max", "150").start();
     for app in ["vision", "hotel"] {
         let deployed = node.deploy_example(app);
         assert!(deployed.status / 100 == 2, "{deployed:?}");
@@ -231,7 +236,7 @@ fn a_killed_node_has_every_acknowledged_check_in() {
     }
     all.extend(received);
 
-    let node = Options::default().on(Arc::clone(&dir), &key).start();
+    let node = options().on(Arc::clone(&dir), &key).start();
     for stay in &all {
         let mut guest = Guest::known(node.public, &stay.token);
         assert!(
@@ -262,6 +267,50 @@ fn only_an_admin_cleans_up() {
     assert_eq!(done.json(), json!({ "stays": 1, "photos": 1, "more": false }));
     assert_eq!(guest.stays(), Vec::<String>::new());
     assert!(guest.download_path(&stay.photo).is_err());
+    node.stop();
+}
+
+/// What the admin finds in a collection of the hotel's.
+fn found(node: &Node, collection: &str) -> Vec<Value> {
+    let path = format!("/v1/apps/hotel/documents/{collection}/find");
+    let reply = node.admin("POST", &path, b"{\"limit\":1000}");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()["documents"].as_array().unwrap().clone()
+}
+
+#[test]
+fn rooms_and_photos_are_recorded_as_they_come_and_go() {
+    let node = open_hotel();
+    let mut guest = Guest::log_in(node.public);
+    let stays = [1, 2, 3].map(|stay| guest.check_in("wang", photo(1, stay)));
+    let taken = |node: &Node| -> usize {
+        let rooms = found(node, "rooms");
+        rooms
+            .iter()
+            .map(|room| room["stays"].as_array().unwrap().len())
+            .sum()
+    };
+    let recorded = |stays: usize| {
+        let start = std::time::Instant::now();
+        while taken(&node) != stays || found(&node, "photos").len() != stays {
+            let patience = std::time::Duration::from_secs(60);
+            let (rooms, photos) = (found(&node, "rooms"), found(&node, "photos"));
+            assert!(start.elapsed() < patience, "{rooms:?} {photos:?}");
+        }
+    };
+    recorded(3);
+    for photo in found(&node, "photos") {
+        let of_stay = |stay: &&CheckIn| stay.photo.ends_with(photo["_id"].as_str().unwrap());
+        let stay = stays.iter().find(of_stay).unwrap();
+        assert_eq!(photo["size"].as_u64().unwrap(), stay.bytes.len() as u64);
+    }
+    let done = node.admin("POST", "/v1/apps/hotel/functions/cleanup/call", br#"{"days":0}"#);
+    assert_eq!(done.json(), json!({ "stays": 3, "photos": 3, "more": false }));
+    recorded(0);
+    assert_eq!(
+        node.admin("GET", "/v1/apps/hotel/triggers", b"").json()["failed"],
+        0
+    );
     node.stop();
 }
 

@@ -12,6 +12,7 @@ mod harness;
 mod http;
 
 mod bad_input;
+mod changes;
 mod cli;
 mod client_api;
 mod deploy;

@@ -27,7 +27,7 @@ fn triggers(node: &Node, rest: &str) -> Value {
 
 fn outcome(node: &Node, outcome: &str) -> f64 {
     node.metric(&format!(
-        "cloudlet_trigger_deliveries_total{{outcome=\"{outcome}\"}}"
+        "cloudlet_trigger_deliveries_total{{kind=\"timer\",outcome=\"{outcome}\"}}"
     ))
 }
 

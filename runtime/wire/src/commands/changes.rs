@@ -166,7 +166,8 @@ fn may_watch(call: &Call<'_>, scope: &WatchScope) -> Result<()> {
     match scope {
         WatchScope::Collection(ns) => call.require(Need::Read, &ns.database),
         WatchScope::Database(database) => call.require(Need::Read, database),
-        WatchScope::Deployment => call.require_everywhere(Need::Read),
+        // None of the platform's is opened here.
+        WatchScope::Deployment | WatchScope::Platform(_) => call.require_everywhere(Need::Read),
     }
 }
 

@@ -1,13 +1,14 @@
 //! The app manifest: text in, a typed [`Manifest`] out, or every problem at once.
 //!
 //! `raw` is the document as written, `structure` checks it against the schema made of `raw`, `values` parses
-//! single values, `resolve` turns the whole into a manifest, `problems` collects what is wrong. Nothing here reads
+//! single values, `resolve` turns the whole into a manifest (`triggers` its triggers), `problems` collects what is wrong. Nothing here reads
 //! a file: the command line and the admin API both bring the text.
 
 mod problems;
 mod raw;
 mod resolve;
 mod structure;
+mod triggers;
 mod values;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub(crate) use values::duration;
 
 use super::registry::{InvokeRule, StorageRule};
 use crate::front::rate::Rates;
+use crate::triggers::changes::ChangeTrigger;
 use crate::triggers::timers::Timer;
 use problems::Report;
 
@@ -52,6 +54,8 @@ pub(crate) struct Manifest {
     pub(crate) functions: BTreeMap<String, Function>,
     pub(crate) routes: Vec<Route>,
     pub(crate) timers: Vec<Timer>,
+    /// Database and storage triggers.
+    pub(crate) changes: Vec<ChangeTrigger>,
     pub(crate) collections: BTreeMap<String, Collection>,
     /// Rules of path prefixes, longest first.
     pub(crate) storage: Vec<StorageRule>,

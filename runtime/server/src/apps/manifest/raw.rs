@@ -231,12 +231,10 @@ pub(super) struct RawTriggers {
     pub(super) http: Vec<At<RawHttpTrigger>>,
     /// Times.
     pub(super) timer: Vec<At<RawTimerTrigger>>,
-    /// Not offered yet.
-    #[schemars(with = "Vec<BTreeMap<String, serde_json::Value>>")]
-    pub(super) database: Vec<Later>,
-    /// Not offered yet.
-    #[schemars(with = "Vec<BTreeMap<String, serde_json::Value>>")]
-    pub(super) storage: Vec<Later>,
+    /// Changes of documents.
+    pub(super) database: Vec<At<RawDatabaseTrigger>>,
+    /// Changes of objects.
+    pub(super) storage: Vec<At<RawStorageTrigger>>,
 }
 
 /// HTTP requests on a route.
@@ -259,7 +257,7 @@ pub(super) struct RawHttpTrigger {
 #[schemars(extend("required" = ["schedule", "function"]))]
 #[schemars(rename = "TimerTrigger")]
 pub(super) struct RawTimerTrigger {
-    /// Its name, unique in the app; the function's when absent.
+    /// Its name, unique among the app's triggers; the function's when absent.
     pub(super) name: Option<Text>,
     /// `second minute hour day month weekday [year]`, e.g. "0 30 3 * * *".
     pub(super) schedule: Option<Text>,
@@ -271,6 +269,45 @@ pub(super) struct RawTimerTrigger {
     pub(super) message: Option<Text>,
     /// What becomes of ticks that the node was not there for: "skip" (the default), or "once" to make up for the last.
     pub(super) missed: Option<Text>,
+    /// How often a failed invocation is tried again, 0 to 20; 3 when absent.
+    pub(super) retries: Option<At<i64>>,
+}
+
+/// Changes of a collection's documents.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["collection", "function"]))]
+#[schemars(rename = "DatabaseTrigger")]
+pub(super) struct RawDatabaseTrigger {
+    /// Its name, unique among the app's triggers; the function's when absent.
+    pub(super) name: Option<Text>,
+    /// The collection.
+    pub(super) collection: Option<Text>,
+    /// What happens to a document: "insert", "update", "replace", "delete"; all of it when absent.
+    pub(super) on: Vec<Text>,
+    /// A MongoDB filter for the change event, in extended JSON, e.g. `{ "fullDocument.status" = "open" }`.
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
+    pub(super) filter: Option<At<toml::Table>>,
+    /// The function.
+    pub(super) function: Option<Text>,
+    /// How often a failed invocation is tried again, 0 to 20; 3 when absent.
+    pub(super) retries: Option<At<i64>>,
+}
+
+/// Changes of objects under a prefix.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["function"]))]
+#[schemars(rename = "StorageTrigger")]
+pub(super) struct RawStorageTrigger {
+    /// Its name, unique among the app's triggers; the function's when absent.
+    pub(super) name: Option<Text>,
+    /// What the objects' paths begin with, e.g. "photos/"; all objects when absent.
+    pub(super) prefix: Option<Text>,
+    /// What happens to an object: "created" (also in the place of another), "deleted"; both when absent.
+    pub(super) on: Vec<Text>,
+    /// The function.
+    pub(super) function: Option<Text>,
     /// How often a failed invocation is tried again, 0 to 20; 3 when absent.
     pub(super) retries: Option<At<i64>>,
 }

@@ -16,8 +16,6 @@ use super::values::{self, Wrong};
 use super::{Build, Collection, Function, Hosting, Manifest, Route};
 use crate::apps::registry::{InvokeRule, StorageAccess, StorageRule};
 use crate::front::rate::Rates;
-use crate::triggers::Schedule;
-use crate::triggers::timers::{Missed, Timer};
 
 /// The format's version.
 const VERSION: i64 = 1;
@@ -37,14 +35,6 @@ const OUTBOUND_REQUESTS_MAX: i64 = 10_000;
 const LOG_LINES_MAX: i64 = 100_000;
 /// Deepest calls from function to function: each level holds an instance and a frame of the node's own stack.
 const CALL_DEPTH_MAX: i64 = 16;
-/// Timers of one app.
-const TIMERS_MAX: usize = 100;
-/// How often a failed invocation is tried again, unless the manifest says.
-const RETRIES: u32 = 3;
-/// The same at most.
-const RETRIES_MAX: i64 = 20;
-/// Longest text that a timer gives its function.
-const MESSAGE_BYTES_MAX: usize = 4 << 10;
 /// Fields of one index.
 const INDEX_KEYS_MAX: usize = 32;
 
@@ -86,7 +76,7 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
     };
     let functions = resolver.functions(function, &names);
     let routes = resolver.routes(trigger, &names);
-    let timers = resolver.timers(&trigger.timer, &names, &functions);
+    let (timers, changes) = resolver.triggers(trigger, &names, &functions);
     let collections = resolver.collections(database);
     let (rules, cache_control) = resolver.storage(storage);
     resolver.auth(auth);
@@ -107,6 +97,7 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
         functions,
         routes,
         timers,
+        changes,
         collections,
         storage: rules,
         cache_control,
@@ -117,26 +108,31 @@ pub(super) fn resolve(raw: &RawManifest, env: Option<&str>, report: &mut Report<
 }
 
 /// The names that other parts refer to.
-struct Names<'m> {
-    functions: Vec<&'m str>,
+pub(super) struct Names<'m> {
+    pub(super) functions: Vec<&'m str>,
     vars: Vec<&'m str>,
     secrets: Vec<&'m str>,
 }
 
-struct Resolver<'r, 't> {
-    report: &'r mut Report<'t>,
+pub(super) struct Resolver<'r, 't> {
+    pub(super) report: &'r mut Report<'t>,
 }
 
 impl Resolver<'_, '_> {
     /// The value, or a note in the report.
-    fn take<T>(&mut self, span: Range<usize>, result: Result<T, Wrong>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, span: Range<usize>, result: Result<T, Wrong>) -> Option<T> {
         result
             .map_err(|(message, remedy)| self.report.add(span, message, remedy))
             .ok()
     }
 
     /// The text parsed; the default when it is absent or wrong.
-    fn parsed<T>(&mut self, text: Option<&Text>, parse: fn(&str) -> Result<T, Wrong>, default: T) -> T {
+    pub(super) fn parsed<T>(
+        &mut self,
+        text: Option<&Text>,
+        parse: fn(&str) -> Result<T, Wrong>,
+        default: T,
+    ) -> T {
         text.and_then(|text| self.take(text.span(), parse(text.value())))
             .unwrap_or(default)
     }
@@ -212,7 +208,7 @@ impl Resolver<'_, '_> {
     }
 
     /// Texts that must each name one of `known`.
-    fn known(&mut self, what: &str, texts: &[Text], known: &[&str], remedy: &str) -> Vec<String> {
+    pub(super) fn known(&mut self, what: &str, texts: &[Text], known: &[&str], remedy: &str) -> Vec<String> {
         for text in texts {
             let name = text.value().as_str();
             if !known.contains(&name) {
@@ -412,15 +408,9 @@ impl Resolver<'_, '_> {
         let RawTriggers {
             http,
             timer: _,
-            database,
-            storage,
+            database: _,
+            storage: _,
         } = raw;
-        let later = [("database", database), ("storage", storage)];
-        for (kind, triggers) in later {
-            for trigger in triggers {
-                self.later(trigger.span(), &format!("[[trigger.{kind}]]"));
-            }
-        }
         let mut routes: Vec<Route> = Vec::new();
         for trigger in http {
             let RawHttpTrigger {
@@ -469,92 +459,6 @@ impl Resolver<'_, '_> {
             });
         }
         routes
-    }
-
-    fn timers(
-        &mut self,
-        raw: &[At<RawTimerTrigger>],
-        names: &Names<'_>,
-        functions: &BTreeMap<String, Function>,
-    ) -> Vec<Timer> {
-        if let Some(one_more) = raw.get(TIMERS_MAX) {
-            let message = format!("the app has {} timers", raw.len());
-            self.report
-                .add(one_more.span(), message, format!("keep to {TIMERS_MAX}"));
-        }
-        let mut timers: Vec<Timer> = Vec::new();
-        for trigger in raw {
-            let RawTimerTrigger {
-                name,
-                schedule,
-                time_zone,
-                function,
-                message,
-                missed,
-                retries,
-            } = trigger.value();
-            let Some(function) = function else { continue };
-            self.known(
-                "function",
-                std::slice::from_ref(function),
-                &names.functions,
-                "add [function.NAME]",
-            );
-            let at = name.as_ref().unwrap_or(function);
-            self.take(at.span(), values::name("timer", at.value()));
-            if timers.iter().any(|other| other.name == *at.value()) {
-                let message = format!("there is a timer {:?} already", at.value());
-                self.report.add(
-                    at.span(),
-                    message,
-                    "give each timer a name of its own: name = \"...\"",
-                );
-            }
-            let missed = self.parsed(missed.as_ref(), values::missed, Missed::default());
-            let retries = match retries {
-                Some(number) if !(0..=RETRIES_MAX).contains(number.value()) => {
-                    let message = format!("retries is {}", number.value());
-                    self.report
-                        .add(number.span(), message, format!("write 0 to {RETRIES_MAX}"));
-                    RETRIES
-                }
-                Some(number) => u32::try_from(*number.value()).unwrap_or(RETRIES),
-                None => RETRIES,
-            };
-            if let Some(text) = message
-                .as_ref()
-                .filter(|text| text.value().len() > MESSAGE_BYTES_MAX)
-            {
-                let wrong = format!("the message has {} bytes", text.value().len());
-                self.report
-                    .add(text.span(), wrong, format!("keep to {MESSAGE_BYTES_MAX}"));
-            }
-            let Some(text) = schedule else { continue };
-            let zone = time_zone.as_ref().map_or("UTC", |zone| zone.value());
-            let parsed = match (Schedule::parse(text.value(), zone), time_zone) {
-                // What is wrong may be the zone: then its place is told.
-                (Err(wrong), Some(zone)) if Schedule::parse(text.value(), "UTC").is_ok() => {
-                    self.take(zone.span(), Err(wrong))
-                }
-                (parsed, _) => self.take(text.span(), parsed),
-            };
-            let (Some(schedule), Some(known)) = (parsed, functions.get(function.value())) else {
-                continue;
-            };
-            timers.push(Timer {
-                name: at.value().clone(),
-                schedule,
-                function: function.value().as_str().into(),
-                message: message
-                    .as_ref()
-                    .map(|text| text.value().clone())
-                    .unwrap_or_default(),
-                missed,
-                retries,
-                timeout: known.limits.timeout,
-            });
-        }
-        timers
     }
 
     fn collections(&mut self, raw: &RawDatabase) -> BTreeMap<String, Collection> {

@@ -250,16 +250,83 @@ fn timers_are_read_and_what_is_wrong_with_one_is_told_at_its_place() {
         &["no function \"b\""],
     );
     let twice = "[[trigger.timer]]\nschedule = \"0 0 3 * * *\"\nfunction = \"a\"\n".repeat(2);
-    check(&format!("{function}{twice}"), 9, &["a timer \"a\" already"]);
+    check(&format!("{function}{twice}"), 9, &["a trigger \"a\" already"]);
+}
+
+#[test]
+fn triggers_on_changes_are_read_and_what_is_wrong_with_one_is_told_at_its_place() {
+    let function = "[function.a]\nsource = \"x\"\nlimits = { timeout = \"7s\" }\n";
+    let text = format!(
+        "{HEAD}{function}[[trigger.database]]\ncollection = \"stays\"\nfunction = \"a\"\n\
+         [[trigger.database]]\nname = \"b\"\ncollection = \"stays\"\non = [\"delete\", \"insert\", \"insert\"]\n\
+         filter = {{ \"fullDocument.n\" = {{ \"$gt\" = 5 }}, \"$or\" = [{{ \"ns.db\" = \"x\" }}] }}\nfunction = \"a\"\nretries = 0\n\
+         [[trigger.storage]]\nname = \"c\"\nfunction = \"a\"\n\
+         [[trigger.storage]]\nname = \"d\"\nprefix = \"photos/\"\non = [\"deleted\"]\nfunction = \"a\"\n"
+    );
+    let changes = parse(FILE, &text, None).unwrap().changes;
+    let watches: Vec<String> = changes.iter().map(|trigger| trigger.source.watches()).collect();
+    assert_eq!(
+        watches,
+        [
+            "insert, update, replace, delete of stays",
+            "insert, delete of stays where {\"$or\":[{\"ns.db\":\"x\"}],\"fullDocument.n\":{\"$gt\":5}}",
+            "created, deleted under \"\"",
+            "deleted under \"photos/\"",
+        ]
+    );
+    assert_eq!((changes[0].name.as_str(), changes[0].retries), ("a", 3));
+    assert_eq!((changes[1].name.as_str(), changes[1].retries), ("b", 0));
+    assert_eq!(changes[3].timeout, Duration::from_secs(7));
+
+    let database = |line: &str| {
+        format!("{function}[[trigger.database]]\ncollection = \"c\"\nfunction = \"a\"\n{line}\n")
+    };
+    for (line, words) in [
+        ("on = [\"upsert\"]", ["on has \"upsert\"", "\"replace\""]),
+        (
+            "filter = { status = \"open\" }",
+            ["no change event has", "\"fullDocument.status\""],
+        ),
+        (
+            "filter = { fullDocument.status = \"open\" }",
+            ["table under \"fullDocument\"", "\"fullDocument.status\""],
+        ),
+        (
+            "filter = { \"fullDocument.n\" = { \"$bad\" = 1 } }",
+            ["the filter is none", "extended JSON"],
+        ),
+        (
+            "filter = { \"fullDocument.at\" = 2026-11-23T20:00:00Z }",
+            ["has the date", "\"$date\""],
+        ),
+        ("filtre = {}", ["unknown key \"filtre\"", "\"filter\""]),
+        ("retries = 21", ["retries is 21", "0 to 20"]),
+    ] {
+        check(&database(line), 7, &words);
+    }
+    check(
+        "[[trigger.database]]\nfunction = \"a\"\n[function.a]\nsource = \"x\"\n",
+        1,
+        &["collection", "missing"],
+    );
+    let storage = |line: &str| format!("{function}[[trigger.storage]]\nfunction = \"a\"\n{line}\n");
+    for (line, words) in [
+        ("on = [\"updated\"]", ["on has \"updated\"", "\"created\""]),
+        ("prefix = \"/photos\"", ["invalid path prefix", "leading slash"]),
+        ("filter = {}", ["unknown key \"filter\"", "known here"]),
+    ] {
+        check(&storage(line), 6, &words);
+    }
+    let timer = "[[trigger.timer]]\nschedule = \"0 0 3 * * *\"\nfunction = \"a\"\n";
+    check(
+        &format!("{function}{timer}[[trigger.storage]]\nfunction = \"a\"\n"),
+        8,
+        &["a trigger \"a\" already", "name ="],
+    );
 }
 
 #[test]
 fn what_is_not_offered_yet_is_told_never_ignored() {
-    check(
-        "[[trigger.database]]\ncollection = \"a\"\n",
-        1,
-        &["not offered yet"],
-    );
     check(
         "[auth.wechat]\nappid = \"wx\"\n",
         1,

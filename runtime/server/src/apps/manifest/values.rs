@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use bson::RawDocumentBuf;
+use cloudlet_data::retain_matching;
 use cloudlet_data::rules::Rule;
 use cloudlet_data::{PLATFORM_PREFIX, is_platform_collection};
 use cloudlet_host::OutboundRule;
@@ -10,6 +12,7 @@ use http::Method;
 
 use crate::apps::registry::{InvokeRule, StorageAccess};
 use crate::front::rate::Rate;
+use crate::triggers::changes::Operation;
 use crate::triggers::timers::Missed;
 
 /// What is wrong, and what to write instead.
@@ -253,6 +256,91 @@ pub(super) fn missed(text: &str) -> Result<Missed, Wrong> {
             "write \"skip\", or \"once\" to make up for the last tick that was missed",
         )),
     }
+}
+
+/// What may happen to a document.
+pub(super) fn operation(text: &str) -> Result<Operation, Wrong> {
+    let found = Operation::ALL.into_iter().find(|known| known.as_str() == text);
+    found.ok_or_else(|| {
+        wrong(
+            format!("on has {text:?}"),
+            "write \"insert\", \"update\", \"replace\" and \"delete\", or leave on out for all of them",
+        )
+    })
+}
+
+/// The parts of a change event that a filter may ask about.
+const EVENT_PARTS: [&str; 8] = [
+    "fullDocument",
+    "fullDocumentBeforeChange",
+    "updateDescription",
+    "documentKey",
+    "operationType",
+    "ns",
+    "clusterTime",
+    "wallTime",
+];
+
+/// A filter for change events, written as extended JSON in TOML.
+pub(super) fn event_filter(table: &toml::Table) -> Result<RawDocumentBuf, Wrong> {
+    for (path, value) in table.iter().filter(|(path, _)| !path.starts_with('$')) {
+        let part = path.split('.').next().unwrap_or_default();
+        if !EVENT_PARTS.contains(&part) {
+            return Err(wrong(
+                format!("the filter asks about {path:?}, which no change event has"),
+                format!("write \"fullDocument.{path}\" for a field of the document"),
+            ));
+        }
+        // TOML makes tables of dots outside quotes, and a table would have to be the whole value.
+        let inner = value.as_table().and_then(|table| table.keys().next());
+        if let Some(inner) = inner.filter(|inner| !inner.starts_with('$')) {
+            return Err(wrong(
+                format!("the filter has a table under {path:?}"),
+                format!(
+                    "write the whole path in quotes, \"{path}.{inner}\" = ..., or an operator, {{ \"$eq\" = ... }}"
+                ),
+            ));
+        }
+    }
+    let json = extended_json(&toml::Value::Table(table.clone()))?;
+    let refused = |error: &dyn std::fmt::Display| {
+        wrong(
+            format!("the filter is none: {error}"),
+            "write a MongoDB filter in extended JSON, e.g. { \"fullDocument.status\" = \"open\" }",
+        )
+    };
+    let filter = match bson::Bson::try_from(json).map_err(|error| refused(&error))? {
+        bson::Bson::Document(filter) => filter,
+        _ => return Err(refused(&"it is a single value")),
+    };
+    let filter = RawDocumentBuf::try_from(&filter).map_err(|error| refused(&error))?;
+    retain_matching(&filter, &mut Vec::new()).map_err(|error| refused(&error))?;
+    Ok(filter)
+}
+
+fn extended_json(value: &toml::Value) -> Result<serde_json::Value, Wrong> {
+    Ok(match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(truth) => (*truth).into(),
+        toml::Value::Datetime(date) => {
+            return Err(wrong(
+                format!("the filter has the date {date}"),
+                format!("write {{ \"$date\" = \"{date}\" }}, as extended JSON has it"),
+            ));
+        }
+        toml::Value::Array(values) => {
+            let values: Result<Vec<_>, _> = values.iter().map(extended_json).collect();
+            values?.into()
+        }
+        toml::Value::Table(table) => {
+            let pairs = table
+                .iter()
+                .map(|(key, value)| Ok((key.clone(), extended_json(value)?)));
+            serde_json::Value::Object(pairs.collect::<Result<_, Wrong>>()?)
+        }
+    })
 }
 
 /// Who may call a function.
