@@ -24,8 +24,7 @@ use crate::app::{Function, Invocation, LoadedApp, Trigger};
 use crate::body::{BoxError, Counted, Live, ResponseBody, Whole};
 use crate::error::{InvokeError, TrapReason};
 use crate::instance::{Guest, State, Stop};
-use crate::logs::LogLevel;
-use crate::metrics::{Outcome, Scope};
+use crate::metrics::Outcome;
 use crate::run::{Run, lock};
 
 /// What a component that lacks the handler would need.

@@ -61,7 +61,9 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, LoadError> {
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
                 for export in section {
-                    inspected.exports.push(export.map_err(broken)?.name.name.to_owned());
+                    inspected
+                        .exports
+                        .push(export.map_err(broken)?.name.name.to_owned());
                 }
             }
             Payload::CustomSection(section) if depth > 0 => {

@@ -18,7 +18,7 @@ use crate::admit::Admitted;
 use crate::engine::epoch_tick;
 use crate::error::{InvokeError, TrapReason};
 use crate::imports::{View, wasi};
-use crate::logs::{LogLevel, LogLine};
+use crate::logs::LogLine;
 use crate::metrics::{Outcome, Scope};
 use crate::outbound::Outbound;
 use crate::run::{Run, lock};

@@ -109,7 +109,12 @@ impl Node {
 
     /// One that logs the end of every invocation.
     pub(crate) fn telling_every_end() -> Node {
-        Node::configured(Arc::new(TempDir::new().unwrap()), MemoryDocuments::new(), 20, true)
+        Node::configured(
+            Arc::new(TempDir::new().unwrap()),
+            MemoryDocuments::new(),
+            20,
+            true,
+        )
     }
 
     fn configured(

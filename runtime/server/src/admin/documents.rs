@@ -3,7 +3,9 @@
 
 use bson::{Bson, RawDocumentBuf};
 use cloudlet_base::{AppId, Fault};
-use cloudlet_data::{Delete, DeleteOne, Find, Insert, Namespace, Page, Session, Update, UpdateOne, WriteError};
+use cloudlet_data::{
+    Delete, DeleteOne, Find, Insert, Namespace, Page, Session, Update, UpdateOne, WriteError,
+};
 use http::{Method, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

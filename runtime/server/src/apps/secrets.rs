@@ -142,7 +142,7 @@ fn unusable(path: &Path, reason: String) -> SecretError {
 impl Keys {
     fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, SecretError> {
         let size = bytes.len();
-        if size == 0 || size % KEY_BYTES != 0 || size > KEYS_MAX * KEY_BYTES {
+        if size == 0 || !size.is_multiple_of(KEY_BYTES) || size > KEYS_MAX * KEY_BYTES {
             let reason =
                 format!("it has {size} bytes instead of {KEY_BYTES} for each of 1 to {KEYS_MAX} keys");
             return Err(unusable(path, reason));

@@ -29,9 +29,7 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
 }
 
 fn wire(inspected: &Inspected, size: usize) -> serde_json::Value {
-    let import = |import: &InspectedImport| {
-        json!({ "name": import.name, "offered": import.offered, "grant": import.grant })
-    };
+    let import = |import: &InspectedImport| json!({ "name": import.name, "offered": import.offered, "grant": import.grant });
     json!({
         "bytes": size,
         "http": inspected.serves_http,

@@ -66,8 +66,14 @@ pub(super) const TEMPLATES: &[Template] = &[
             ("README.md", include_str!("../../templates/python/README.md")),
             ("app.py", include_str!("../../templates/python/app.py")),
             ("build.sh", include_str!("../../templates/python/build.sh")),
-            ("cloudlet.toml", include_str!("../../templates/python/cloudlet.toml")),
-            ("requirements.txt", include_str!("../../templates/python/requirements.txt")),
+            (
+                "cloudlet.toml",
+                include_str!("../../templates/python/cloudlet.toml"),
+            ),
+            (
+                "requirements.txt",
+                include_str!("../../templates/python/requirements.txt"),
+            ),
             ("wit/world.wit", include_str!("../../templates/wit/world.wit")),
             ("wit/deps/io/io.wit", include_str!("../../templates/wit/io.wit")),
             (
