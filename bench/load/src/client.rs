@@ -9,14 +9,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What one round saw.
-pub(crate) struct Outcome {
-    pub(crate) requests: u64,
+pub struct Outcome {
+    /// Answers of any kind.
+    pub requests: u64,
     /// Answers that were not 2xx.
-    pub(crate) errors: u64,
-    pub(crate) bytes: u64,
-    pub(crate) elapsed: Duration,
+    pub errors: u64,
+    /// Of their bodies.
+    pub bytes: u64,
+    /// How long the round took.
+    pub elapsed: Duration,
     /// Latencies in nanoseconds.
-    pub(crate) latency: Histogram<u64>,
+    pub latency: Histogram<u64>,
 }
 
 impl Outcome {
@@ -31,20 +34,26 @@ impl Outcome {
     }
 }
 
-/// Loads `address` over `connections` connections for `duration`.
-pub(crate) async fn load(
-    address: SocketAddr,
-    method: &str,
-    path: &str,
-    connections: usize,
-    duration: Duration,
-) -> Result<Outcome> {
+/// A request without a body, as it goes over the wire.
+pub fn request(method: &str, host: &str, path: &str) -> String {
     let length = if method == "GET" {
         ""
     } else {
         "content-length: 0\r\n"
     };
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{length}\r\n");
+    format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{length}\r\n")
+}
+
+/// Loads `address` over `connections` connections for `duration`, with the same request over and over.
+///
+/// # Errors
+/// When a connection fails or breaks, or an answer can't be read.
+pub async fn load(
+    address: SocketAddr,
+    request: &str,
+    connections: usize,
+    duration: Duration,
+) -> Result<Outcome> {
     let mut streams = Vec::new();
     for _ in 0..connections {
         let stream = TcpStream::connect(address)
@@ -59,7 +68,7 @@ pub(crate) async fn load(
     let tasks: Vec<_> = streams
         .into_iter()
         .map(|stream| {
-            let request = request.clone();
+            let request = request.to_owned();
             set.spawn_local(async move { one_connection(stream, request.as_bytes(), until).await })
         })
         .collect();
@@ -102,6 +111,18 @@ async fn one_connection(mut stream: TcpStream, request: &[u8], until: Instant) -
 
 /// Longer waits are counted as this long.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
+
+/// Sends one request and waits for the answer. Returns its status and how long it took.
+///
+/// # Errors
+/// When the connection breaks, or the answer can't be read.
+pub async fn ask(stream: &mut TcpStream, request: &str) -> Result<(u16, Duration)> {
+    let mut buffer = vec![0; 16 * 1024];
+    let sent = Instant::now();
+    stream.write_all(request.as_bytes()).await?;
+    let (status, _) = read_response(stream, &mut buffer).await?;
+    Ok((status, sent.elapsed()))
+}
 
 /// Reads one response and throws its body away. Returns the status and the body's length.
 async fn read_response(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(u16, u64)> {

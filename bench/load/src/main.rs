@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-mod client;
 mod peers;
 mod table;
 
@@ -13,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use cloudlet_bench_load::client;
 
 use crate::peers::{Kind, Server};
 use crate::table::{Cell, Sample, Table};
@@ -139,27 +139,17 @@ async fn run(options: &Options) -> Result<Table> {
                 Err(error) => return Err(error.context("start the node")),
             }
         }
+        let request =
+            |server: &Server| client::request(scenario.method, &server.address().to_string(), scenario.path);
         for &connections in &options.connections {
             for server in &servers {
-                client::load(
-                    server.address(),
-                    scenario.method,
-                    scenario.path,
-                    connections,
-                    options.warm_up,
-                )
-                .await?;
+                client::load(server.address(), &request(server), connections, options.warm_up).await?;
             }
             for round in 0..options.rounds {
                 for server in &servers {
                     let before = server.cpu_seconds()?;
-                    let measured = client::load(
-                        server.address(),
-                        scenario.method,
-                        scenario.path,
-                        connections,
-                        options.duration,
-                    );
+                    let request = request(server);
+                    let measured = client::load(server.address(), &request, connections, options.duration);
                     let outcome = match &scenario.neighbour {
                         None => measured.await,
                         Some(neighbour) => beside(server.address(), neighbour, options, measured).await,
@@ -199,7 +189,8 @@ async fn beside(
 ) -> Result<client::Outcome> {
     // It begins when it is at work, and is over before the neighbour stops asking.
     let time = options.warm_up + options.duration + options.warm_up;
-    let load = client::load(address, "GET", neighbour.path, neighbour.connections, time);
+    let request = client::request("GET", &address.to_string(), neighbour.path);
+    let load = client::load(address, &request, neighbour.connections, time);
     let (noise, outcome) = tokio::join!(load, async {
         tokio::time::sleep(options.warm_up).await;
         measured.await

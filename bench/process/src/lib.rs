@@ -184,6 +184,24 @@ impl Node {
     ///
     /// When the node does not come up, with its log, or does not take the app.
     pub fn start(program: &Path, cpus: &str, dir: &Path, app: &Path, arguments: &[&str]) -> Result<Node> {
+        let node = Self::serve(program, cpus, dir, app, None, arguments)?;
+        node.run(&["deploy"], "")?;
+        Ok(node)
+    }
+
+    /// As [`start`](Self::start), without a deploy. A node that was there before has its admin key told in `key`.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not come up, with its log.
+    pub fn serve(
+        program: &Path,
+        cpus: &str,
+        dir: &Path,
+        app: &Path,
+        mut key: Option<String>,
+        arguments: &[&str],
+    ) -> Result<Node> {
         let mut child = pinned(cpus, program)
             .args([
                 "serve",
@@ -201,7 +219,7 @@ impl Node {
             .with_context(|| format!("start {}", program.display()))?;
         let mut lines = BufReader::new(child.stdout.take().context("the node's output is piped")?).lines();
         let running = Running::new(child);
-        let (mut public, mut mongo, mut admin, mut key) = (None, None, None, None);
+        let (mut public, mut mongo, mut admin) = (None, None, None);
         while public.is_none() || admin.is_none() || key.is_none() {
             let Some(line) = lines.next().transpose()? else {
                 bail!(
@@ -224,7 +242,7 @@ impl Node {
             })
             .transpose()
         };
-        let node = Node {
+        Ok(Node {
             running,
             public: parse(public)?.context("the node said where it listens")?,
             mongo: parse(mongo)?,
@@ -232,9 +250,12 @@ impl Node {
             app: app.to_owned(),
             admin: admin.unwrap_or_default(),
             key: key.unwrap_or_default(),
-        };
-        node.run(&["deploy"], "")?;
-        Ok(node)
+        })
+    }
+
+    /// The key of its admin API, for [`serve`](Self::serve) on the same directory.
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// Runs a command of the binary's command line on this node and app, with `input` as its standard input.
@@ -243,10 +264,19 @@ impl Node {
     ///
     /// When it fails, with what it wrote.
     pub fn run(&self, arguments: &[&str], input: &str) -> Result<()> {
+        self.run_in(&self.app, arguments, input)
+    }
+
+    /// The same for the app in another directory.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, with what it wrote.
+    pub fn run_in(&self, app: &Path, arguments: &[&str], input: &str) -> Result<()> {
         let mut child = Command::new(&self.program)
             .args(arguments)
             .arg("-C")
-            .arg(&self.app)
+            .arg(app)
             .args(["--node", &format!("http://{}", self.admin), "--key", &self.key])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
