@@ -275,3 +275,34 @@ fn measurements_that_the_node_had_acknowledged_are_not_doubled() {
         .fails(&["time series", "mode insert"]);
     desk.stop();
 }
+
+#[test]
+fn a_deploy_makes_every_kind_of_index_that_a_manifest_names() {
+    let indexes = concat!(
+        "[database.collection.places]\nindexes = [",
+        "{ keys = { at = \"2dsphere\", n = 1 } }, { keys = { flat = \"2d\" }, bits = 20, min = -10, max = 10 }, ",
+        "{ keys = { h = \"hashed\" } }, { keys = { seen = 1 }, expire_after_seconds = 60 }, ",
+        "{ keys = { n = 1 }, name = \"part\", unique = true, partial_filter = { n = { \"$gt\" = 5 } } }, ",
+        "{ keys = { word = -1 }, sparse = true, collation = { locale = \"zh\", strength = 1 } }]",
+    );
+    let desk = Desk::new(Some(Node::with(&App::new("web").lines(indexes))));
+    let described = desk.described("web", "places");
+    let listed = described["indexes"].as_array().unwrap();
+    let index = |name: &str| listed.iter().find(|index| index["name"] == name).unwrap();
+    assert_eq!(listed.len(), 7, "{listed:?}");
+    assert_eq!(
+        index("at_2dsphere_n_1")["2dsphereIndexVersion"]["$numberInt"],
+        "3"
+    );
+    assert_eq!(index("flat_2d")["bits"]["$numberInt"], "20");
+    assert_eq!(index("h_hashed")["key"]["h"], "hashed");
+    assert_eq!(index("seen_1")["expireAfterSeconds"]["$numberInt"], "60");
+    assert_eq!(
+        index("part")["partialFilterExpression"]["n"]["$gt"]["$numberInt"],
+        "5"
+    );
+    assert_eq!(index("part")["unique"], true);
+    assert_eq!(index("word_-1")["collation"]["locale"], "zh");
+    assert_eq!(index("word_-1")["sparse"], true);
+    desk.stop();
+}
