@@ -126,7 +126,6 @@ pub(super) async fn import(
             statements: statements.collect::<Result<_, _>>()?,
             ordered,
             bypass_validation,
-            ..Update::default()
         };
         let done = session.update(collection, update, deadline).await?;
         (inserted, matched, modified) = (done.upserted.len(), done.matched, done.modified);

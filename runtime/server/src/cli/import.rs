@@ -154,6 +154,12 @@ struct Job {
     metadata: Option<Metadata>,
 }
 
+/// A view of a dump.
+struct ViewJob {
+    name: String,
+    metadata: Metadata,
+}
+
 /// What came of one file.
 struct Imported {
     collection: String,
@@ -200,7 +206,7 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
         };
         imported.push(import.run().await?);
     }
-    for (name, metadata) in views {
+    for ViewJob { name, metadata } in views {
         let path = format!("/v1/apps/{app}/collections/{}", encoded(&name));
         if args.drop {
             client.value(Method::DELETE, &path, None).await?;
@@ -253,7 +259,7 @@ fn of_file(args: &Args) -> anyhow::Result<Job> {
 }
 
 /// The collections of a directory, the database's own or the one above it, and its views.
-fn of_dump(args: &Args, app: &AppId) -> anyhow::Result<(Vec<Job>, Vec<(String, Metadata)>)> {
+fn of_dump(args: &Args, app: &AppId) -> anyhow::Result<(Vec<Job>, Vec<ViewJob>)> {
     if args.format.is_some_and(|format| format != FileFormat::Bson) {
         bail!("a directory is imported as mongodump wrote it; --format is for files");
     }
@@ -272,7 +278,7 @@ fn of_dump(args: &Args, app: &AppId) -> anyhow::Result<(Vec<Job>, Vec<(String, M
                 None => collection_of(stem)?,
             };
             if metadata.is_view() && wanted(&name) {
-                views.push((name, metadata));
+                views.push(ViewJob { name, metadata });
             }
             continue;
         }
