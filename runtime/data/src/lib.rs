@@ -23,11 +23,11 @@ pub mod testing;
 
 pub use cloudlet_docdb::{
     Aggregate, BeforeChange, BucketSpan, Capped, ChangeCursor, Changes, Code, CollectionChange,
-    CollectionInfo, CollectionOptions, Cursor, Delete, DeleteOne, Deleted, Error, Expired, Find,
+    CollectionInfo, CollectionOptions, Creation, Cursor, Delete, DeleteOne, Deleted, Error, Expired, Find,
     FindAndModify, FullDocument, IndexChange, IndexKind, IndexSpec, Insert, Inserted, Limits, Modified,
     NATURAL_BACKWARD, Namespace, Page, Shown, TimeSeries, Update, UpdateOne, Updated, ValidationAction,
     ValidationLevel, View, Watch, WatchScope, WatchStart, Write, WriteError, Written, check_well_formed,
-    compare_values, default_index_name, pipeline_update, retain_matching,
+    compare_values, default_index_name, parse_images, pipeline_update, retain_matching,
 };
 pub use documents::{BoxFuture, Documents, PLATFORM_PREFIX, Statements, Transaction, is_platform_collection};
 pub use embedded::Embedded;

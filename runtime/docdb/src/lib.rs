@@ -11,6 +11,7 @@
 //! - [`kv`]: the seam to the ordered store, with redb and an in-memory model behind it.
 //! - `catalog`, `specification`, `index`: collections, what indexes may be, what they hold and their upkeep.
 //! - `forms`: what entries tell beside their keys, so that queries of their fields need no documents.
+//! - `options`: what collections and views are made with.
 //! - `validation`: the filters that collections ask their documents to match.  `view`: collections that are pipelines.
 //! - `capped`: the order and the bounds of capped collections.  `time_series`: collections that are stored by time.
 //! - `bounds`, `plan`, `exec`: what a filter says about keys; choosing an index; running a plan within limits.
@@ -45,6 +46,7 @@ mod lanes;
 mod limits;
 mod metrics;
 mod object_ids;
+mod options;
 mod plan;
 mod reply;
 mod show;
@@ -85,6 +87,7 @@ pub use geo::Grid;
 pub use lanes::Reply;
 pub use limits::Limits;
 pub use ops::*;
+pub use options::{Creation, parse_images};
 pub use query::retain_matching;
 pub use spill::{DirScratch, Scratch, ScratchFile};
 pub use transaction::Transaction;

@@ -61,6 +61,8 @@ pub struct Find {
     pub min: Option<RawDocumentBuf>,
     /// Only what lies before this key of the hinted index; needs `hint`.
     pub max: Option<RawDocumentBuf>,
+    /// Only what comes after this [place](Cursor::place) of the natural order; needs the `hint` `$natural`.
+    pub after: Option<Vec<u8>>,
     /// Most documents in the first page; `None` is the engine's default (101).
     pub batch: Option<u32>,
     /// What is shown of the documents found.
@@ -142,6 +144,14 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Cursor {
     pub(crate) state: Box<crate::exec::CursorState>,
+}
+
+impl Cursor {
+    /// The place in the natural order at which it stands, by which [`Find::after`] goes on when the cursor is gone, also
+    /// after a restart. None for a result in another order.
+    pub fn place(&self) -> Option<Vec<u8>> {
+        crate::exec::place(self)
+    }
 }
 
 /// Documents to insert.

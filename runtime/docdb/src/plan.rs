@@ -585,6 +585,17 @@ fn scan(collection: &Collection, sort: Option<&SortSpec>) -> Plan {
     plan
 }
 
+impl Plan {
+    /// What the keys of its rows begin with, before the row's place in the natural order; none for another order.
+    pub(crate) fn natural_prefix(&self) -> Option<Vec<u8>> {
+        match self.source {
+            Source::Order => Some(capped::places(self.collection).0),
+            Source::Documents | Source::Times(_) => Some(crate::catalog::document_prefix(self.collection)),
+            Source::Index(_) | Source::Union(_) => None,
+        }
+    }
+}
+
 /// Where the documents of a collection that is not capped are.
 fn natural_source(collection: &Collection) -> Source {
     match &collection.time_series {

@@ -4,14 +4,14 @@
 use std::sync::{Arc, OnceLock};
 
 use bson::raw::cstr;
-use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::capped::SIZE_MAX;
 use crate::catalog::append;
 use crate::check::check_well_formed;
 use crate::collation::Collation;
 use crate::expression::Scope;
-use crate::ops::{CollectionOptions, ValidationAction, ValidationLevel};
+use crate::ops::CollectionOptions;
 use crate::path::{Path, visit};
 use crate::query::{ARGUMENT_DEPTH_MAX, Filter, is_value_operators};
 use crate::value::{elements, field, fields};
@@ -143,81 +143,6 @@ pub(crate) fn check(ns: &Namespace, options: &CollectionOptions, scope: &Scope) 
     }
     check_well_formed(validator, ARGUMENT_DEPTH_MAX)?;
     Filter::parse_in(validator, scope).map(drop)
-}
-
-impl CollectionOptions {
-    /// The options as `create` takes them and `listCollections` shows them: those that are not the ordinary ones.
-    pub fn to_document(&self) -> RawDocumentBuf {
-        let mut document = RawDocumentBuf::new();
-        let number = |n: u64| match i32::try_from(n) {
-            Ok(n) => RawBsonRef::Int32(n),
-            Err(_) => RawBsonRef::Int64(i64::try_from(n).unwrap_or(i64::MAX)),
-        };
-        if let Some(capped) = &self.capped {
-            document.append(cstr!("capped"), true);
-            document.append(cstr!("size"), number(capped.size));
-            if let Some(max) = capped.max {
-                document.append(cstr!("max"), number(max));
-            }
-        }
-        if let Some(name) = &self.clustered {
-            let index = rawdoc! { "v": 2, "key": { "_id": 1 }, "name": &**name, "unique": true };
-            document.append(cstr!("clusteredIndex"), index);
-        }
-        if let Some(validator) = &self.validator {
-            document.append(cstr!("validator"), validator.as_ref());
-        }
-        // A validator without them has the ordinary ones, and says so, as in MongoDB.
-        if self.validator.is_some() || self.validation_level != ValidationLevel::default() {
-            document.append(cstr!("validationLevel"), self.validation_level.name());
-        }
-        if self.validator.is_some() || self.validation_action != ValidationAction::default() {
-            document.append(cstr!("validationAction"), self.validation_action.name());
-        }
-        if self.images {
-            document.append(cstr!("changeStreamPreAndPostImages"), rawdoc! { "enabled": true });
-        }
-        if let Some(collation) = &self.collation {
-            document.append(cstr!("collation"), collation.as_ref());
-        }
-        crate::time_series::append_options(self.time_series.as_ref(), &mut document);
-        document
-    }
-}
-
-impl ValidationLevel {
-    /// MongoDB's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            ValidationLevel::Off => "off",
-            ValidationLevel::Moderate => "moderate",
-            ValidationLevel::Strict => "strict",
-        }
-    }
-
-    /// The level of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Off, Self::Moderate, Self::Strict]
-            .into_iter()
-            .find(|level| level.name() == name)
-    }
-}
-
-impl ValidationAction {
-    /// MongoDB's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            ValidationAction::Warn => "warn",
-            ValidationAction::Error => "error",
-        }
-    }
-
-    /// The action of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Warn, Self::Error]
-            .into_iter()
-            .find(|action| action.name() == name)
-    }
 }
 
 /// Why a document does not match all the clauses of a filter document.

@@ -78,10 +78,15 @@ impl Resolved {
     /// # Errors
     /// `OptionNotSupportedOnView` for what only an index has.
     pub(crate) fn find(&self, find: &Find) -> Result<Aggregate> {
-        if find.min.is_some() || find.max.is_some() || find.tailable || find.shown != Shown::Documents {
+        if find.min.is_some()
+            || find.max.is_some()
+            || find.after.is_some()
+            || find.tailable
+            || find.shown != Shown::Documents
+        {
             return Err(Error::new(
                 Code::OptionNotSupportedOnView,
-                "min, max, tailable, returnKey and showRecordId are not supported on a view",
+                "min, max, after, tailable, returnKey and showRecordId are not supported on a view",
             ));
         }
         let mut pipeline = Vec::new();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bson::raw::CStr;
 use bson::{RawArray, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::error::{Code, CommandError, Result};
@@ -71,10 +72,19 @@ impl<'c> Args<'c> {
     /// # Errors
     /// When the document is damaged there.
     pub(crate) fn next(&mut self) -> Result<Option<(&'c str, RawBsonRef<'c>)>> {
+        let field = self.next_raw()?;
+        Ok(field.map(|(name, value)| (name.as_str(), value)))
+    }
+
+    /// The next argument, with its name in the form that documents are built from.
+    ///
+    /// # Errors
+    /// When the document is damaged there.
+    pub(crate) fn next_raw(&mut self) -> Result<Option<(&'c CStr, RawBsonRef<'c>)>> {
         for field in self.fields.by_ref() {
             let (name, value) = field?;
             if !GENERIC.contains(&name.as_str()) {
-                return Ok(Some((name.as_str(), value)));
+                return Ok(Some((name, value)));
             }
         }
         Ok(None)

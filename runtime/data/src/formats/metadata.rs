@@ -13,11 +13,18 @@ pub struct Metadata {
     pub options: RawDocumentBuf,
     /// Its indexes as `listIndexes` gives them, that on `_id` among them.
     pub indexes: Vec<RawDocumentBuf>,
-    /// Whether it is a view, which has no documents of its own.
-    pub is_view: bool,
+    /// Its UUID in hexadecimal, where there is one.
+    pub uuid: Option<String>,
+    /// `collection`, `timeseries` or `view`; empty where the file does not say it.
+    pub kind: String,
 }
 
 impl Metadata {
+    /// Whether it is a view, which has no documents of its own.
+    pub fn is_view(&self) -> bool {
+        self.kind == "view"
+    }
+
     /// Parses the file's text.
     ///
     /// # Errors
@@ -29,7 +36,8 @@ impl Metadata {
             let (name, value) = field.map_err(|error| error.to_string())?;
             match (name.as_str(), value) {
                 ("collectionName", RawBsonRef::String(name)) => metadata.collection = Some(name.to_owned()),
-                ("type", RawBsonRef::String(kind)) => metadata.is_view = kind == "view",
+                ("type", RawBsonRef::String(kind)) => kind.clone_into(&mut metadata.kind),
+                ("uuid", RawBsonRef::String(uuid)) => metadata.uuid = Some(uuid.to_owned()),
                 ("options", RawBsonRef::Document(options)) => metadata.options = options.to_owned(),
                 ("indexes", RawBsonRef::Array(indexes)) => {
                     for index in indexes {
@@ -60,10 +68,17 @@ impl Metadata {
         let mut document = RawDocumentBuf::new();
         document.append(cstr!("options"), self.options.as_ref());
         document.append(cstr!("indexes"), indexes);
+        if let Some(uuid) = &self.uuid {
+            document.append(cstr!("uuid"), uuid.as_str());
+        }
         if let Some(name) = &self.collection {
             document.append(cstr!("collectionName"), name.as_str());
         }
-        document.append(cstr!("type"), if self.is_view { "view" } else { "collection" });
+        let kind = match self.kind.as_str() {
+            "" => "collection",
+            kind => kind,
+        };
+        document.append(cstr!("type"), kind);
         let mut text = Vec::new();
         print_document(&document, JsonStyle::Canonical, &mut text)?;
         Ok(text)

@@ -473,7 +473,7 @@ fn metadata_come_back() {
     assert!(
         Metadata::parse(br#"{"options":{},"indexes":[],"type":"view"}"#)
             .unwrap()
-            .is_view
+            .is_view()
     );
     assert!(Metadata::parse(br#"{"indexes":[1]}"#).is_err());
     assert!(Metadata::parse(br#"{"indexes":{}}"#).is_err());

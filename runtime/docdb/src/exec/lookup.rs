@@ -24,6 +24,7 @@ pub(crate) fn wanted_id<'f>(find: &'f Find, limits: &Limits) -> Option<RawBsonRe
         hint: None,
         min: None,
         max: None,
+        after: None,
         batch: None | Some(1..),
         tailable: false,
         shown: Shown::Documents,
@@ -141,6 +142,7 @@ mod tests {
         check(other(|find| find.variables = Some(raw(doc! { "a": 1 }))), false);
         check(other(|find| find.min = Some(raw(doc! { "_id": 1 }))), false);
         check(other(|find| find.max = Some(raw(doc! { "_id": 1 }))), false);
+        check(other(|find| find.after = Some(Vec::new())), false);
         check(other(|find| find.tailable = true), false);
         check(other(|find| find.shown = Shown::WithRecordId), false);
     }

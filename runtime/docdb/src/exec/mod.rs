@@ -54,6 +54,8 @@ pub(crate) struct Query {
     pub(crate) hint: Option<Arc<str>>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) window: Window,
+    /// A place of the natural order after which it begins.
+    pub(crate) after: Option<Vec<u8>>,
     pub(crate) tailable: bool,
     pub(crate) shown: Shown,
     /// What a pipeline's `$geoNear` asks for; `$near` is in the filter.
@@ -72,6 +74,7 @@ impl Query {
             hint,
             runtime,
             window: Window::default(),
+            after: None,
             tailable: false,
             shown: Shown::Documents,
             near: None,
@@ -105,6 +108,7 @@ impl Query {
                 .or_else(|| find.tailable.then(|| "$natural".into())),
             runtime: scope.runtime().clone(),
             window: Window::parse(find, limits)?,
+            after: find.after.clone(),
             tailable: find.tailable,
             shown: find.shown,
             near: None,
@@ -330,13 +334,14 @@ pub(crate) fn find(
         Shown::IndexKeys => index_keys(&plan, query.sort.is_some())?,
         Shown::Documents | Shown::WithRecordId => Box::default(),
     };
+    let after = start(kv, &plan, query)?;
     let position = match &query.sort {
         Some(sort) if !plan.sorted => {
             Position::Sorted(sorted_documents(engine, kv, &plan, query, sort, meter)?)
         }
         _ => Position::Scan {
             plan: Box::new(plan),
-            after: None,
+            after,
             skip: query.skip,
             limit: query.limit,
         },
@@ -349,6 +354,46 @@ pub(crate) fn find(
         position,
     };
     page(engine, kv, state, batch, meter)
+}
+
+/// The row after which a scan begins; none for one from the beginning.
+///
+/// # Errors
+/// `BadValue` for a place where the order is another one, `CappedPositionLost`.
+fn start(kv: &dyn KvRead, plan: &Plan, query: &Query) -> Result<Option<Vec<u8>>> {
+    let Some(place) = &query.after else {
+        return Ok(None);
+    };
+    match plan.natural_prefix() {
+        Some(prefix) if query.hint.as_deref() == Some("$natural") && query.sort.is_none() => {
+            let after = [prefix, place.clone()].concat();
+            check_place(kv, plan, Some(&after))?;
+            Ok(Some(after))
+        }
+        _ => Err(Error::new(
+            Code::BadValue,
+            "a query goes on after a place in the natural order only, with the hint $natural and no sort",
+        )),
+    }
+}
+
+/// See [`Cursor::place`].
+pub(crate) fn place(cursor: &Cursor) -> Option<Vec<u8>> {
+    let CursorState::Query(state) = &*cursor.state else {
+        return None;
+    };
+    match &state.position {
+        Position::Scan {
+            plan,
+            after: Some(after),
+            skip: 0,
+            ..
+        } => {
+            let prefix = plan.natural_prefix()?;
+            after.strip_prefix(prefix.as_slice()).map(<[u8]>::to_vec)
+        }
+        _ => None,
+    }
 }
 
 /// A cursor can stay at the end of the natural order of a capped collection only.

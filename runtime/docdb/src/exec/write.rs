@@ -814,6 +814,7 @@ fn first_matching(
                 hint: None,
                 runtime: Runtime::new(tx.engine, deadline, None),
                 window: plan::Window::default(),
+                after: None,
                 tailable: false,
                 shown: Shown::Documents,
                 near: None,

@@ -360,3 +360,41 @@ fn a_collection_becomes_capped() {
     docs.drop_collection(&ns()).wait().unwrap();
     assert_eq!(convert(4096), Err(Code::NamespaceNotFound));
 }
+
+#[test]
+fn a_query_goes_on_after_a_place_that_outlived_its_cursor() {
+    let docs = capped(4);
+    put(&docs, [5, 1, 4, 2]);
+    let natural = |after: Option<Vec<u8>>| Find {
+        hint: Some("$natural".into()),
+        after,
+        batch: Some(2),
+        ..Find::default()
+    };
+    let read = |find: Find| docs.find(&ns(), find, Deadline::NEVER).wait().map(page);
+    let (first, cursor) = read(natural(None)).unwrap();
+    let place = cursor.and_then(|cursor| cursor.place()).unwrap();
+    let (rest, _) = read(natural(Some(place.clone()))).unwrap();
+    assert_eq!((first, rest), (vec![5, 1], vec![4, 2]));
+    // What has an order of its own has no place in this one.
+    for other in [
+        Find {
+            hint: None,
+            ..natural(Some(place.clone()))
+        },
+        Find {
+            hint: Some("_id_".into()),
+            ..natural(Some(place.clone()))
+        },
+        Find {
+            sort: Some(raw(doc! { "odd": 1 })),
+            ..natural(Some(place.clone()))
+        },
+    ] {
+        assert_eq!(read(other).unwrap_err().code(), Code::BadValue);
+    }
+    // The document at the place is gone, and maybe others behind it.
+    put(&docs, [7, 8]);
+    let lost = read(natural(Some(place))).unwrap_err();
+    assert_eq!(lost.code(), Code::CappedPositionLost);
+}

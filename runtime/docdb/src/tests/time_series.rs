@@ -687,3 +687,30 @@ proptest! {
         check(&docs);
     }
 }
+
+#[test]
+fn documents_of_one_moment_are_told_apart_by_their_place() {
+    let docs = made();
+    let done = insert(&docs, (0..5).map(|n| doc! { "_id": 1, "t": at(7), "v": n }));
+    assert!(done.errors.is_empty());
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let find = Find {
+            hint: Some("$natural".into()),
+            after: after.take(),
+            batch: Some(2),
+            ..Find::default()
+        };
+        let page = docs.find(&ns(), find, Deadline::NEVER).wait().unwrap();
+        seen.extend(
+            page.documents
+                .iter()
+                .map(|document| document.get_i32("v").unwrap()),
+        );
+        after = page.cursor.and_then(|cursor| cursor.place());
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, [0, 1, 2, 3, 4]);
+}

@@ -3,8 +3,8 @@
 
 use bson::{RawBsonRef, RawDocumentBuf};
 use cloudlet_base::AppId;
-use cloudlet_data::formats::{JsonStyle, parse_document, print_document};
-use cloudlet_data::{Code, Documents, Error, IndexSpec, Namespace};
+use cloudlet_data::formats::{JsonStyle, Metadata, parse_document, print_document};
+use cloudlet_data::{Code, Creation, Documents, Error, IndexSpec, Namespace};
 use http::{Method, Response, StatusCode};
 use serde_json::json;
 
@@ -14,6 +14,9 @@ use crate::front::respond::{self, Failure};
 
 /// Largest list of indexes: each of them has a filter at most.
 const INDEXES_BYTES_MAX: u64 = 1 << 20;
+
+/// Largest options of a collection: a validator or a view's pipeline is in them, written out.
+const OPTIONS_BYTES_MAX: u64 = 2 << 20;
 
 /// Answers for the collections of an app.
 pub(super) async fn serve(
@@ -25,9 +28,12 @@ pub(super) async fn serve(
     match rest {
         [] => {
             request.only(&Method::GET)?;
-            let names = documents.list_collections(app.as_str()).await?;
-            let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-            Ok(ok(&json!({ "collections": names })))
+            let all = documents.describe_collections(app.as_str()).await?;
+            let names = |is_view: bool| -> Vec<&str> {
+                let of_kind = all.iter().filter(|one| one.view.is_some() == is_view);
+                of_kind.map(|one| &*one.name).collect()
+            };
+            Ok(ok(&json!({ "collections": names(false), "views": names(true) })))
         }
         [collection] => one(request, &*documents, &Namespace::new(app.as_str(), *collection)).await,
         [collection, "indexes"] => {
@@ -43,17 +49,72 @@ async fn one(
     ns: &Namespace,
 ) -> Result<Response<Body>, Failure> {
     match request.parts.method {
-        Method::PUT => match documents.create_collection(ns).await {
-            Ok(()) => Ok(ok(&json!({ "created": true }))),
-            Err(error) if error.code() == Code::NamespaceExists => Ok(ok(&json!({ "created": false }))),
-            Err(error) => Err(error.into()),
-        },
+        Method::GET => describe(documents, ns).await,
+        Method::PUT => {
+            let mut body = request.body;
+            body.limit(OPTIONS_BYTES_MAX);
+            let made = match creation(&body.collect().await?)? {
+                Creation::Collection(options) => documents.create_collection_with(ns, options).await,
+                Creation::View(view) => documents.create_view(ns, view).await,
+            };
+            match made {
+                Ok(()) => Ok(ok(&json!({ "created": true }))),
+                Err(error) if error.code() == Code::NamespaceExists => Ok(ok(&json!({ "created": false }))),
+                Err(error) => Err(error.into()),
+            }
+        }
         Method::DELETE => {
             let dropped = documents.drop_collection(ns).await?;
             Ok(ok(&json!({ "dropped": dropped })))
         }
-        _ => Err(Failure::method_not_allowed("PUT, DELETE")),
+        _ => Err(Failure::method_not_allowed("GET, PUT, DELETE")),
     }
+}
+
+/// A collection as mongodump describes it beside its documents.
+async fn describe(documents: &dyn Documents, ns: &Namespace) -> Result<Response<Body>, Failure> {
+    let all = documents.describe_collections(&ns.database).await?;
+    let found = all.into_iter().find(|one| one.name == ns.collection);
+    let found = found.ok_or_else(|| {
+        not_found(format!(
+            "app {} has no collection {:?}",
+            ns.database, ns.collection
+        ))
+    })?;
+    let indexes = match found.view {
+        Some(_) => Vec::new(),
+        None => documents.list_indexes(ns).await?,
+    };
+    let uuid = found
+        .uuid
+        .map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+    let creation = match found.view {
+        Some(view) => Creation::View(view),
+        None => Creation::Collection(found.options),
+    };
+    let metadata = Metadata {
+        collection: Some(found.name.to_string()),
+        options: creation.to_document(),
+        indexes: indexes.iter().map(IndexSpec::to_document).collect(),
+        uuid,
+        kind: creation.kind().to_owned(),
+    };
+    let text = metadata.to_text().map_err(Failure::internal)?;
+    Ok(respond::bytes(StatusCode::OK, respond::APPLICATION_JSON, text))
+}
+
+/// What `{"options": {..}}` asks for; a body without bytes for a collection without options.
+fn creation(body: &[u8]) -> Result<Creation, Failure> {
+    let body: &[u8] = if body.is_empty() { b"{}" } else { body };
+    let body = parse_document(body).map_err(|error| invalid(format!("not extended JSON: {error}")))?;
+    let mut options = RawDocumentBuf::new();
+    for field in &body {
+        match field.map_err(invalid)? {
+            (name, RawBsonRef::Document(document)) if name == "options" => options = document.to_owned(),
+            _ => return Err(invalid("the body has to be {\"options\": {..}}")),
+        }
+    }
+    Ok(Creation::parse(&options)?)
 }
 
 async fn indexes(

@@ -97,7 +97,11 @@ pub(super) async fn serve(
     };
     if matches!(verb, "import" | "export") {
         let documents = functions::running(&request, app)?.data.documents.clone();
-        transfer::check_kind(&*documents, &Namespace::new(app.as_str(), collection)).await?;
+        let order = transfer::order_of(&*documents, &Namespace::new(app.as_str(), collection)).await;
+        return match verb {
+            "import" => transfer::import(request, &session, collection, &order).await,
+            _ => transfer::export(request, &session, collection, &order).await,
+        };
     }
     match verb {
         "find" => find(request, &session, collection, format).await,
@@ -105,8 +109,6 @@ pub(super) async fn serve(
         "insert" => insert(request, &session, collection, format).await,
         "update" => update(request, &session, collection, format).await,
         "delete" => delete(request, &session, collection).await,
-        "import" => transfer::import(request, &session, collection).await,
-        "export" => transfer::export(request, &session, collection).await,
         _ => Err(not_found(format!(
             "unknown command {verb:?}; known: find, count, insert, update, delete, import, export"
         ))),

@@ -10,7 +10,7 @@ mod keys;
 mod logs;
 mod objects;
 mod traffic;
-mod transfer;
+pub(crate) mod transfer;
 mod triggers;
 
 use cloudlet_base::{AppId, Fault, Principal};

@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bson::raw::cstr;
-use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{DateTime, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 use cloudlet_data::formats::{DocumentReader, Encoding, parse_document};
 use cloudlet_data::{
     Documents, Find, Insert, Namespace, Page, Session, Update, UpdateOne, WriteError, compare_values,
@@ -30,6 +32,9 @@ const EXPORT_BYTES_MAX: u64 = 1 << 20;
 /// Most documents in one page; the engine's limit of bytes holds as well.
 const EXPORT_DOCUMENTS_MAX: u32 = 2000;
 
+/// Where the next page begins, of collections that have an order of their own.
+pub(crate) const PLACE: &str = "cloudlet-place";
+
 /// Media type of BSON documents one after the other.
 const BSON: HeaderValue = HeaderValue::from_static("application/bson");
 
@@ -44,11 +49,12 @@ enum Mode {
     Merge,
 }
 
-/// `POST .../import?mode=&ordered=&again=`: a batch of BSON documents, or of JSON ones by its content type.
+/// `POST .../import?mode=&ordered=&again=&bypass=`: a batch of BSON documents, or of JSON ones by its content type.
 pub(super) async fn import(
     request: Request<'_>,
     session: &Session,
     collection: &str,
+    order: &Order,
 ) -> Result<Response<Body>, Failure> {
     let deadline = request.cx.deadline.clone();
     let mode = match request.query("mode")?.as_deref() {
@@ -63,6 +69,12 @@ pub(super) async fn import(
     };
     let ordered = request.query("ordered")?.as_deref() == Some("1");
     let again = request.query("again")?.as_deref() == Some("1");
+    let bypass_validation = request.query("bypass")?.as_deref() == Some("1");
+    if let (Order::Times(_), Mode::Upsert | Mode::Merge) = (order, mode) {
+        return Err(invalid(format!(
+            "collection {collection:?} is a time series, whose documents may share an _id; import to it with the mode insert"
+        )));
+    }
     let content_type = request.parts.headers.get(CONTENT_TYPE);
     let json = content_type
         .and_then(|value| value.to_str().ok())
@@ -74,12 +86,24 @@ pub(super) async fn import(
     drop(bytes);
     let mut already = 0;
     if again && mode == Mode::Insert {
-        let there = same_ids(session, collection, &batch, deadline.clone()).await?;
         let before = batch.len();
-        batch.retain(|(_, document)| {
-            let stored = id_key(document).and_then(|id| there.get(&id));
-            !stored.is_some_and(|stored| is_same(stored, document))
-        });
+        if let Order::Times(time_field) = order {
+            let mut there =
+                same_measurements(session, collection, time_field, &batch, deadline.clone()).await?;
+            batch.retain(|(_, document)| match there.get_mut(&id_first(document)) {
+                Some(count) if *count > 0 => {
+                    *count -= 1;
+                    false
+                }
+                _ => true,
+            });
+        } else {
+            let there = same_ids(session, collection, &batch, deadline.clone()).await?;
+            batch.retain(|(_, document)| {
+                let stored = id_key(document).and_then(|id| there.get(&id));
+                !stored.is_some_and(|stored| is_same(stored, document))
+            });
+        }
         already = before - batch.len();
     }
     let places: Vec<usize> = batch.iter().map(|(place, _)| *place).collect();
@@ -91,7 +115,7 @@ pub(super) async fn import(
         let insert = Insert {
             documents: documents.collect(),
             ordered,
-            ..Insert::default()
+            bypass_validation,
         };
         let done = session.insert(collection, insert, deadline).await?;
         inserted = done.ids.len();
@@ -101,7 +125,7 @@ pub(super) async fn import(
         let update = Update {
             statements: statements.collect::<Result<_, _>>()?,
             ordered,
-            ..Update::default()
+            bypass_validation,
         };
         let done = session.update(collection, update, deadline).await?;
         (inserted, matched, modified) = (done.upserted.len(), done.matched, done.modified);
@@ -201,14 +225,7 @@ fn id_key(document: &RawDocument) -> Option<Vec<u8>> {
 
 /// Whether a stored document is the one that was sent: the engine puts `_id` first, and changes nothing else.
 fn is_same(stored: &RawDocument, sent: &RawDocument) -> bool {
-    let others = |document: &RawDocument| {
-        let mut others = RawDocumentBuf::new();
-        for (name, value) in document.iter().flatten().filter(|(name, _)| *name != "_id") {
-            others.append(name, value);
-        }
-        others.into_bytes()
-    };
-    id_key(sent).is_some() && id_key(stored) == id_key(sent) && others(stored) == others(sent)
+    id_of(sent).is_some() && id_first(stored) == id_first(sent)
 }
 
 /// What puts a document in the place of the one with its `_id`, or its fields into it.
@@ -241,24 +258,90 @@ fn statement(document: &RawDocument, mode: Mode) -> Result<UpdateOne, Failure> {
     })
 }
 
-/// Checks that a collection's documents can be told apart by their `_id`s, by which both ways go on after a break.
-pub(super) async fn check_kind(documents: &dyn Documents, ns: &Namespace) -> Result<(), Failure> {
-    match documents.collection_options(ns).await {
-        Ok(options) if options.time_series.is_some() => Err(invalid(format!(
-            "collection {:?} is a time series, whose documents may share an _id; read and write it with a MongoDB driver",
-            ns.collection
-        ))),
-        // What is not there can be imported to; anything else is told by who comes next.
-        _ => Ok(()),
+/// How a collection's documents are told apart and put in order, by which both ways go on after a break.
+pub(super) enum Order {
+    /// By their `_id`s, with the name of the index on these.
+    Ids(Arc<str>),
+    /// As they came, by their place; no two have the same `_id`.
+    Arrival,
+    /// By the date in this field, by their place: they may share an `_id`.
+    Times(Arc<str>),
+}
+
+/// The order of a collection; what is not there will be in that of `_id`, and anything else is told by who comes next.
+pub(super) async fn order_of(documents: &dyn Documents, ns: &Namespace) -> Order {
+    let options = documents.collection_options(ns).await.unwrap_or_default();
+    match options.time_series {
+        Some(series) => Order::Times(series.time_field),
+        None if options.capped.is_some() => Order::Arrival,
+        None => Order::Ids(options.clustered.unwrap_or_else(|| "_id_".into())),
     }
 }
 
-/// `POST .../export` `{filter?, after?: {_id}}`: the next documents in the order of `_id`, as BSON; no byte at the
-/// end.
+/// How often each document of a batch is in a time series, by its bytes. Only as many as the batch has are counted, and
+/// the series is read between the batch's first and last moment.
+async fn same_measurements(
+    session: &Session,
+    collection: &str,
+    time_field: &str,
+    batch: &[(usize, RawDocumentBuf)],
+    deadline: cloudlet_base::Deadline,
+) -> Result<HashMap<Vec<u8>, usize>, Failure> {
+    let mut there: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut span: Option<(i64, i64)> = None;
+    for (_, document) in batch {
+        let Ok(Some(RawBsonRef::DateTime(time))) = document.get(time_field) else {
+            continue;
+        };
+        let time = time.timestamp_millis();
+        let (first, last) = span.unwrap_or((time, time));
+        span = Some((first.min(time), last.max(time)));
+        there.insert(id_first(document), 0);
+    }
+    let Some((first, last)) = span else {
+        return Ok(there);
+    };
+    let mut filter = Document::new();
+    let (first, last) = (DateTime::from_millis(first), DateTime::from_millis(last));
+    filter.insert(time_field, doc! { "$gte": first, "$lte": last });
+    let find = Find {
+        filter: RawDocumentBuf::try_from(&filter).map_err(invalid)?,
+        ..Find::default()
+    };
+    let mut page = session.find(collection, find, deadline.clone()).await?;
+    loop {
+        for document in &page.documents {
+            if let Some(count) = there.get_mut(document.as_bytes()) {
+                *count += 1;
+            }
+        }
+        let Some(cursor) = page.cursor else {
+            return Ok(there);
+        };
+        page = session.next_page(cursor, None, deadline.clone()).await?;
+    }
+}
+
+/// A document's bytes as the engine stores it: its `_id` first.
+fn id_first(document: &RawDocument) -> Vec<u8> {
+    let mut stored = RawDocumentBuf::new();
+    if let Some(id) = id_of(document) {
+        stored.append(cstr!("_id"), id);
+    }
+    for (name, value) in document.iter().flatten().filter(|(name, _)| *name != "_id") {
+        stored.append(name, value);
+    }
+    stored.into_bytes()
+}
+
+/// `POST .../export` `{filter?, after?: {_id}, place?}`: the next documents in the order of `_id`, as BSON; no byte at
+/// the end. Those of capped collections and time series come in their own order, and go on after the `place` that the
+/// answer before had in its header; the answer without one is the last.
 pub(super) async fn export(
     request: Request<'_>,
     session: &Session,
     collection: &str,
+    order: &Order,
 ) -> Result<Response<Body>, Failure> {
     let deadline = request.cx.deadline.clone();
     let mut body = request.body;
@@ -266,24 +349,43 @@ pub(super) async fn export(
     let bytes = body.collect().await?;
     let command: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
     let command = parse_document(command).map_err(|error| invalid(format!("not extended JSON: {error}")))?;
-    let (mut filter, mut after) = (RawDocumentBuf::new(), None);
+    let (mut filter, mut after, mut place) = (RawDocumentBuf::new(), None, None);
     for field in &command {
         match field.map_err(invalid)? {
             (name, RawBsonRef::Document(document)) if name == "filter" => filter = document.to_owned(),
             (name, RawBsonRef::Document(document)) if name == "after" => after = Some(document.to_owned()),
+            (name, RawBsonRef::String(text)) if name == "place" => {
+                let bytes = BASE64_STANDARD.decode(text);
+                place = Some(bytes.map_err(|_| invalid("the place is not one that an answer told"))?);
+            }
             (name, _) => {
                 return Err(invalid(format!(
-                    "unknown field {:?}, or its value is no object; known: filter, after",
+                    "unknown field {:?}, or its value has another type; known: filter, after, place",
                     name.as_str()
                 )));
             }
         }
     }
+    let Order::Ids(index) = order else {
+        if after.is_some() {
+            return Err(invalid(format!(
+                "collection {collection:?} is capped or a time series: its export goes on after a place, not after an _id"
+            )));
+        }
+        let find = Find {
+            filter,
+            hint: Some("$natural".into()),
+            after: place,
+            batch: Some(EXPORT_DOCUMENTS_MAX),
+            ..Find::default()
+        };
+        return by_place(session.find(collection, find, deadline).await?);
+    };
     let find = Find {
         filter,
         sort: Some(rawdoc! { "_id": 1 }),
         // From a key of the index on, because comparisons in a filter see values of one type only.
-        hint: after.is_some().then(|| Arc::from("_id_")),
+        hint: after.is_some().then(|| index.clone()),
         min: after.clone(),
         batch: Some(EXPORT_DOCUMENTS_MAX),
         ..Find::default()
@@ -309,4 +411,21 @@ pub(super) async fn export(
             _ => return Ok(respond::bytes(StatusCode::OK, BSON, written)),
         }
     }
+}
+
+/// A page in the natural order, and the place after it.
+fn by_place(page: Page) -> Result<Response<Body>, Failure> {
+    let mut written = Vec::new();
+    for document in &page.documents {
+        written.extend_from_slice(document.as_bytes());
+    }
+    let mut response = respond::bytes(StatusCode::OK, BSON, written);
+    if let Some(cursor) = page.cursor {
+        let place = cursor
+            .place()
+            .ok_or_else(|| Failure::internal("a scan in the natural order has no place"))?;
+        let place = HeaderValue::try_from(BASE64_STANDARD.encode(place)).map_err(Failure::internal)?;
+        response.headers_mut().insert(PLACE, place);
+    }
+    Ok(response)
 }

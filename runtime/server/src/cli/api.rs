@@ -176,6 +176,23 @@ impl Client {
         self.whole(response).await
     }
 
+    /// Posts JSON for a page of documents; reads it, and where the next one begins if the node says it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) async fn post_for_page(
+        &self,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<(Bytes, Option<String>)> {
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        let content_type = Some("application/json");
+        let response = self.send(Method::POST, path, content_type, body).await?;
+        let place = response.headers().get(crate::admin::transfer::PLACE);
+        let place = place.and_then(|place| place.to_str().ok()).map(str::to_owned);
+        Ok((self.whole(response).await?, place))
+    }
+
     async fn whole(&self, response: Response<Incoming>) -> anyhow::Result<Bytes> {
         let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         match body.collect().await {

@@ -3,9 +3,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
 
 use super::context::write_private;
 
@@ -16,8 +19,12 @@ pub(super) const METADATA_ENDING: &str = ".metadata.json";
 /// Ending of both when they are compressed.
 pub(super) const GZIP_ENDING: &str = ".gz";
 
-/// Longest name of a collection in a file's name, written out: mongodump shortens longer ones.
-const NAME_BYTES_MAX: usize = 238;
+/// Longest name of a collection in a file's name, written out. A file's name has 255 bytes, and endings come behind it.
+const NAME_BYTES_MAX: usize = 200;
+/// What stands before the digest of a longer one.
+const CUT: &str = "%24";
+/// How much of the digest that is.
+const DIGEST_BYTES: usize = 20;
 
 /// A kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -51,11 +58,9 @@ impl FileFormat {
     }
 }
 
-/// A collection's name as part of a file's: what a path may not have is percent-encoded, as mongodump does.
-///
-/// # Errors
-/// When it is too long for a file's name.
-pub(super) fn file_name_of(collection: &str) -> anyhow::Result<String> {
+/// A collection's name as part of a file's: what a path may not have is percent-encoded, as mongodump does. Of one that is
+/// too long the end is a digest, and the metadata has the name.
+pub(super) fn file_name_of(collection: &str) -> String {
     use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
     const KEPT: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'-')
@@ -68,14 +73,19 @@ pub(super) fn file_name_of(collection: &str) -> anyhow::Result<String> {
         .remove(b'=')
         .remove(b':')
         .remove(b'@');
-    let name = utf8_percent_encode(collection, KEPT).to_string();
+    let mut name = utf8_percent_encode(collection, KEPT).to_string();
     if name.len() > NAME_BYTES_MAX {
-        bail!(
-            "the name of collection {collection:?} is {} bytes long as a file's name, over the most of {NAME_BYTES_MAX}; export it alone to a file",
-            name.len()
-        );
+        let digest: [u8; 32] = Sha256::digest(collection).into();
+        let digest = BASE64_URL_SAFE_NO_PAD.encode(&digest[..DIGEST_BYTES]);
+        // A name that is cut says so with a `$`, which no collection's has.
+        name.truncate(NAME_BYTES_MAX - CUT.len() - digest.len());
+        // No half of what stands for a byte.
+        if let Some(half) = name.rfind('%').filter(|at| at + CUT.len() > name.len()) {
+            name.truncate(half);
+        }
+        name = format!("{name}{CUT}{digest}");
     }
-    Ok(name)
+    name
 }
 
 /// The collection that a file's name, without its ending, stands for.
@@ -204,10 +214,12 @@ mod tests {
             ("100%", "100%25"),
             ("\u{e9}", "%C3%A9"),
         ] {
-            assert_eq!(file_name_of(collection).unwrap(), file);
+            assert_eq!(file_name_of(collection), file);
             assert_eq!(collection_of(file).unwrap(), collection);
         }
-        assert!(file_name_of(&"\u{e9}".repeat(100)).is_err());
+        let long = |end: &str| file_name_of(&format!("{}{end}", "\u{e9}".repeat(100)));
+        assert!(long("").len() <= NAME_BYTES_MAX && long("") != long("a"));
+        assert!(collection_of(&long("")).unwrap().starts_with("\u{e9}\u{e9}"));
         assert!(collection_of("%FF").is_err());
     }
 

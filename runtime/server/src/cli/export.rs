@@ -9,6 +9,7 @@ use std::io::{self, Read as _, Seek as _, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 use cloudlet_base::AppId;
 use cloudlet_data::compare_values;
@@ -87,6 +88,12 @@ struct State {
     digest: String,
     /// `{"_id": ..}` of the last document, in canonical extended JSON.
     after: Option<String>,
+    /// Where the next page begins, of a collection with an order of its own.
+    #[serde(default)]
+    place: Option<String>,
+    /// Whether there is no next page.
+    #[serde(default)]
+    ended: bool,
 }
 
 /// How far a dump has come.
@@ -111,29 +118,36 @@ struct Job<'j> {
     plan: Plan,
     shape: Shape,
     force: bool,
+    /// Whether it is capped or a time series: its documents come in its own order.
+    natural: bool,
 }
 
 /// Runs the command.
 pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     let (client, app) = (context.client()?, context.app()?);
-    let there = collections(&client, &app).await?;
+    let (there, views) = collections(&client, &app).await?;
     if let Some(collection) = &args.collection
         && !there.contains(collection)
+        && !(args.dump.is_some() && views.contains(collection))
     {
         return Err(NoMatch(format!("app {app} has no collection {collection:?}")).into());
     }
     match (&args.dump, &args.collection) {
-        (Some(dir), _) => dump(context, &client, &app, dir, &args, &there).await,
+        (Some(dir), _) => dump(context, &client, &app, dir, &args, &there, &views).await,
         (None, Some(collection)) => one(context, &client, &app, collection, &args).await,
         (None, None) => bail!("which collection? name it, or export all with --dump DIR"),
     }
 }
 
-async fn collections(client: &Client, app: &AppId) -> anyhow::Result<Vec<String>> {
+/// The collections of an app, and its views.
+async fn collections(client: &Client, app: &AppId) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let answer = client.get(&format!("/v1/apps/{app}/collections")).await?;
-    let names = answer["collections"].as_array().map(Vec::as_slice);
-    let names = names.unwrap_or_default().iter().filter_map(Value::as_str);
-    Ok(names.map(str::to_owned).collect())
+    let names = |kind: &str| {
+        let names = answer[kind].as_array().map(Vec::as_slice);
+        let names = names.unwrap_or_default().iter().filter_map(Value::as_str);
+        names.map(str::to_owned).collect()
+    };
+    Ok((names("collections"), names("views")))
 }
 
 async fn one(
@@ -176,6 +190,7 @@ async fn one(
         },
         shape,
         force: args.force,
+        natural: has_own_order(&described(client, app, collection).await?),
     };
     let to_stdout = args.file.as_os_str() == "-";
     let exported = match to_stdout {
@@ -228,6 +243,7 @@ async fn dump(
     dir: &Path,
     args: &Args,
     there: &[String],
+    views: &[String],
 ) -> anyhow::Result<()> {
     let dir = dir.join(app.as_str());
     let state_path = dir.join(DUMP_STATE);
@@ -262,13 +278,14 @@ async fn dump(
     std::fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
     save_state(&state_path, &state)?;
     let mut exported = Vec::new();
-    for collection in there {
+    for collection in there.iter().chain(views) {
         let wanted = args.collection.as_ref().is_none_or(|wanted| wanted == collection);
         if !wanted || state.done.contains(collection) {
             continue;
         }
         let gz = if args.gzip { GZIP_ENDING } else { "" };
-        let name = file_name_of(collection)?;
+        let name = file_name_of(collection);
+        let metadata = described(client, app, collection).await?;
         let job = Job {
             client,
             app,
@@ -276,14 +293,22 @@ async fn dump(
             plan: plan(Some(collection))?,
             shape: Shape::Bson,
             force: args.force,
+            natural: has_own_order(&metadata),
         };
-        let metadata = metadata(client, app, collection).await?;
-        let file = dir.join(format!("{name}{BSON_ENDING}{gz}"));
-        // A broken run of this very dump had written it, and not said so any more.
-        remove_state(&file)?;
-        let done = job.to_file(&file).await?;
+        let done = match metadata.is_view() {
+            true => Exported {
+                documents: 0,
+                resumed: 0,
+            },
+            false => {
+                let file = dir.join(format!("{name}{BSON_ENDING}{gz}"));
+                // A broken run of this very dump had written it, and not said so any more.
+                remove_state(&file)?;
+                job.to_file(&file).await?
+            }
+        };
         let path = dir.join(format!("{name}{METADATA_ENDING}{gz}"));
-        write_whole(&path, &metadata, args.gzip)
+        write_whole(&path, &metadata.to_text()?, args.gzip)
             .with_context(|| format!("can't write {}", path.display()))?;
         state.done.push(collection.clone());
         save_state(&state_path, &state)?;
@@ -291,24 +316,27 @@ async fn dump(
     }
     remove_state(&state_path)?;
     tell(context, &exported, &dir.display().to_string());
-    match there.is_empty() {
+    match there.is_empty() && views.is_empty() {
         true => Err(NoMatch(format!("app {app} has no collections")).into()),
         false => Ok(()),
     }
 }
 
-/// The text of a collection's metadata.
-async fn metadata(client: &Client, app: &AppId, collection: &str) -> anyhow::Result<Vec<u8>> {
-    let path = format!("/v1/apps/{app}/collections/{}/indexes", encoded(collection));
+/// What the node says of a collection, as it stands in a dump.
+///
+/// # Errors
+/// Those of the request.
+pub(super) async fn described(client: &Client, app: &AppId, collection: &str) -> anyhow::Result<Metadata> {
+    let path = format!("/v1/apps/{app}/collections/{}", encoded(collection));
     let answer = client.bytes(Method::GET, &path, None).await?;
-    let answer =
-        Metadata::parse(&answer).map_err(|error| anyhow::anyhow!("the node's list of indexes: {error}"))?;
-    let metadata = Metadata {
-        collection: Some(collection.to_owned()),
-        indexes: answer.indexes,
-        ..Metadata::default()
-    };
-    Ok(metadata.to_text()?)
+    Metadata::parse(&answer)
+        .map_err(|error| anyhow::anyhow!("the node's answer about {collection:?}: {error}"))
+}
+
+/// Whether documents come in the collection's own order rather than in that of `_id`.
+fn has_own_order(metadata: &Metadata) -> bool {
+    let has = |option: &str| matches!(metadata.options.get(option), Ok(Some(_)));
+    has("timeseries") || has("capped")
 }
 
 fn write_whole(path: &Path, bytes: &[u8], gzip: bool) -> io::Result<()> {
@@ -329,9 +357,9 @@ impl Job<'_> {
     async fn to_stdout(&self) -> anyhow::Result<Exported> {
         let mut writer = DocumentWriter::new(self.shape, 0);
         let mut stdout = io::stdout().lock();
-        let mut after = None;
-        while let Some(page) = self.page(after.as_deref()).await? {
-            after = Some(self.write_page(&page, &mut writer, &mut stdout)?);
+        let mut state = self.fresh();
+        while let Some(page) = self.page(&mut state).await? {
+            state.after = self.write_page(&page, &mut writer, &mut stdout)?;
             stdout.flush()?;
         }
         let documents = writer.documents();
@@ -355,12 +383,11 @@ impl Job<'_> {
         let mut writer = DocumentWriter::new(self.shape, resumed);
         let total = self.count().await?;
         let mut progress = Progress::new(format!("exporting {}", self.collection), Some(total), false);
-        while let Some(page) = self.page(state.after.as_deref()).await? {
-            let after = self
+        while let Some(page) = self.page(&mut state).await? {
+            state.after = self
                 .write_page(&page, &mut writer, &mut part)
                 .with_context(unwritable)?;
             part.file.sync_data().with_context(unwritable)?;
-            state.after = Some(after);
             (state.documents, state.bytes, state.digest) = (writer.documents(), part.bytes, part.digest());
             save_state(&state_path, &state)?;
             progress.at(state.documents, state.documents);
@@ -373,15 +400,22 @@ impl Job<'_> {
         Ok(Exported { documents, resumed })
     }
 
-    /// The partial file and how far it has come: a new one, or one of which every byte was checked.
-    fn begin(&self, partial: &Path, state_path: &Path) -> anyhow::Result<(Part, State)> {
-        let fresh = State {
+    /// How far an export has come that has not begun.
+    fn fresh(&self) -> State {
+        State {
             plan: self.plan.clone(),
             documents: 0,
             bytes: 0,
             digest: String::new(),
             after: None,
-        };
+            place: None,
+            ended: false,
+        }
+    }
+
+    /// The partial file and how far it has come: a new one, or one of which every byte was checked.
+    fn begin(&self, partial: &Path, state_path: &Path) -> anyhow::Result<(Part, State)> {
+        let fresh = self.fresh();
         let state = match self.force {
             true => None,
             false => load_state::<State>(state_path)?,
@@ -446,10 +480,17 @@ impl Job<'_> {
         Ok(answer["count"].as_u64().unwrap_or_default())
     }
 
-    /// The documents after an `_id`; none at the end.
-    async fn page(&self, after: Option<&str>) -> anyhow::Result<Option<Bytes>> {
+    /// The documents after those that the state tells of, which learns where the next page begins; none at the end.
+    async fn page(&self, state: &mut State) -> anyhow::Result<Option<Bytes>> {
+        if state.ended {
+            return Ok(None);
+        }
         let filter = self.plan.filter.as_deref().unwrap_or("{}");
-        let after = after.map_or_else(String::new, |after| format!(",\"after\":{after}"));
+        let after = match (&state.after, &state.place) {
+            (_, Some(place)) => format!(",\"place\":\"{place}\""),
+            (Some(after), None) => format!(",\"after\":{after}"),
+            (None, None) => String::new(),
+        };
         let path = format!(
             "/v1/apps/{}/documents/{}/export",
             self.app,
@@ -458,7 +499,7 @@ impl Job<'_> {
         let body = format!("{{\"filter\":{filter}{after}}}");
         let page = patiently(async || {
             let body = Bytes::from(body.clone());
-            self.client.post_bytes(&path, "application/json", body).await
+            self.client.post_for_page(&path, body).await
         });
         let page = page.await.with_context(|| {
             format!(
@@ -466,6 +507,9 @@ impl Job<'_> {
                 self.collection
             )
         })?;
+        let (page, place) = page;
+        state.ended = self.natural && place.is_none();
+        state.place = place;
         Ok(Some(page).filter(|page| !page.is_empty()))
     }
 
@@ -476,15 +520,19 @@ impl Job<'_> {
         page: &[u8],
         writer: &mut DocumentWriter,
         out: &mut impl Write,
-    ) -> anyhow::Result<String> {
-        match self.plan.gzip {
-            false => write_documents(page, writer, out),
+    ) -> anyhow::Result<Option<String>> {
+        let last = match self.plan.gzip {
+            false => write_documents(page, writer, out)?,
             true => {
                 let mut encoder = GzEncoder::new(out, Compression::default());
-                let after = write_documents(page, writer, &mut encoder)?;
+                let last = write_documents(page, writer, &mut encoder)?;
                 encoder.finish()?;
-                Ok(after)
+                last
             }
+        };
+        match self.natural {
+            true => Ok(None),
+            false => after(&last).map(Some),
         }
     }
 
@@ -498,7 +546,12 @@ impl Job<'_> {
     }
 }
 
-fn write_documents(page: &[u8], writer: &mut DocumentWriter, out: &mut impl Write) -> anyhow::Result<String> {
+/// Writes a page; gives its last document.
+fn write_documents(
+    page: &[u8],
+    writer: &mut DocumentWriter,
+    out: &mut impl Write,
+) -> anyhow::Result<RawDocumentBuf> {
     let mut reader = DocumentReader::new(page, Encoding::Bson);
     let mut chunk = Vec::new();
     let mut last = None;
@@ -511,7 +564,11 @@ fn write_documents(page: &[u8], writer: &mut DocumentWriter, out: &mut impl Writ
         last = Some(stored.document);
     }
     out.write_all(&chunk)?;
-    let last = last.context("the node's answer has no documents")?;
+    last.context("the node's answer has no documents")
+}
+
+/// `{"_id": ..}` of a document, after which the next page comes.
+fn after(last: &RawDocument) -> anyhow::Result<String> {
     let id = last
         .get("_id")?
         .context("the node's answer has a document without _id")?;
@@ -540,7 +597,7 @@ const BUSY_WAIT: std::time::Duration = std::time::Duration::from_millis(300);
 ///
 /// # Errors
 /// Those of the request.
-pub(super) async fn patiently(mut ask: impl AsyncFnMut() -> anyhow::Result<Bytes>) -> anyhow::Result<Bytes> {
+pub(super) async fn patiently<T>(mut ask: impl AsyncFnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let mut retries = 0;
     loop {
         match ask().await {

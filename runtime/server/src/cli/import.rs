@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use bson::oid::ObjectId;
 use bson::raw::cstr;
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use bytes::Bytes;
 use cloudlet_base::{AppId, Clock as _, Entropy as _, OsEntropy, SystemClock};
+use cloudlet_data::Creation;
 use cloudlet_data::formats::{DocumentReader, Encoding, JsonStyle, Metadata, Place, print_document};
 use flate2::read::MultiGzDecoder;
 use http::Method;
@@ -25,7 +26,7 @@ use super::dump::{
     BSON_ENDING, FileFormat, GZIP_ENDING, METADATA_ENDING, Progress, collection_of, load_state, remove_state,
     save_state,
 };
-use super::export::patiently;
+use super::export::{described, patiently};
 use super::{NoMatch, Told};
 
 /// A batch is sent when it has this many bytes; a larger document is a batch of its own.
@@ -78,9 +79,15 @@ pub(super) struct Args {
     /// What becomes of a document whose _id is there
     #[arg(long, value_enum, default_value = "insert")]
     mode: Mode,
-    /// Remove the collection's documents first; its indexes stay
+    /// Remove the collection's documents first; its options and indexes stay, or are those of the dump
     #[arg(long)]
     drop: bool,
+    /// Make a dump's collections without their options: validators, collations, bounds
+    #[arg(long)]
+    no_options: bool,
+    /// Take documents that the collection's validator refuses
+    #[arg(long)]
+    bypass_validation: bool,
     /// Stop at the first document that is refused instead of going on with the others
     #[arg(long)]
     stop_on_error: bool,
@@ -147,6 +154,12 @@ struct Job {
     metadata: Option<Metadata>,
 }
 
+/// A view of a dump.
+struct ViewJob {
+    name: String,
+    metadata: Metadata,
+}
+
 /// What came of one file.
 struct Imported {
     collection: String,
@@ -157,15 +170,29 @@ struct Imported {
     index_errors: Vec<String>,
 }
 
+impl Imported {
+    /// What comes of a view.
+    fn nothing(collection: String) -> Self {
+        Self {
+            collection,
+            documents: 0,
+            resumed: 0,
+            counts: Counts::default(),
+            indexes: 0,
+            index_errors: Vec::new(),
+        }
+    }
+}
+
 /// Runs the command.
 pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     let (client, app) = (context.client()?, context.app()?);
     let is_dump = args.source.is_dir();
-    let jobs = match is_dump {
+    let (jobs, views) = match is_dump {
         true => of_dump(&args, &app)?,
-        false => vec![of_file(&args)?],
+        false => (vec![of_file(&args)?], Vec::new()),
     };
-    if jobs.is_empty() {
+    if jobs.is_empty() && views.is_empty() {
         return Err(NoMatch(format!("{} has no collection to import", args.source.display())).into());
     }
     let mut imported = Vec::new();
@@ -178,6 +205,14 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
             job,
         };
         imported.push(import.run().await?);
+    }
+    for ViewJob { name, metadata } in views {
+        let path = format!("/v1/apps/{app}/collections/{}", encoded(&name));
+        if args.drop {
+            client.value(Method::DELETE, &path, None).await?;
+        }
+        make(&client, &path, &name, &metadata, &args).await?;
+        imported.push(Imported::nothing(name));
     }
     for job in &jobs {
         if let Some(checkpoint) = &job.checkpoint {
@@ -223,8 +258,8 @@ fn of_file(args: &Args) -> anyhow::Result<Job> {
     })
 }
 
-/// The collections of a directory: the database's own, or the one above it.
-fn of_dump(args: &Args, app: &AppId) -> anyhow::Result<Vec<Job>> {
+/// The collections of a directory, the database's own or the one above it, and its views.
+fn of_dump(args: &Args, app: &AppId) -> anyhow::Result<(Vec<Job>, Vec<ViewJob>)> {
     if args.format.is_some_and(|format| format != FileFormat::Bson) {
         bail!("a directory is imported as mongodump wrote it; --format is for files");
     }
@@ -232,9 +267,21 @@ fn of_dump(args: &Args, app: &AppId) -> anyhow::Result<Vec<Job>> {
         bail!("the states of a directory's files are kept beside these; --checkpoint is for a single file");
     }
     let dir = database_dir(&args.source, app)?;
-    let mut jobs = Vec::new();
+    let wanted = |collection: &str| args.collection.as_ref().is_none_or(|wanted| wanted == collection);
+    let (mut jobs, mut views) = (Vec::new(), Vec::new());
     for (name, path) in entries(&dir)? {
         let plain = name.strip_suffix(GZIP_ENDING).unwrap_or(&name);
+        if let Some(stem) = plain.strip_suffix(METADATA_ENDING) {
+            let metadata = read_metadata(&path)?;
+            let name = match &metadata.collection {
+                Some(name) => name.clone(),
+                None => collection_of(stem)?,
+            };
+            if metadata.is_view() && wanted(&name) {
+                views.push(ViewJob { name, metadata });
+            }
+            continue;
+        }
         let Some(stem) = plain.strip_suffix(BSON_ENDING) else {
             continue;
         };
@@ -249,15 +296,13 @@ fn of_dump(args: &Args, app: &AppId) -> anyhow::Result<Vec<Job>> {
             Some(collection) => collection,
             None => collection_of(stem)?,
         };
-        if args
-            .collection
-            .as_ref()
-            .is_some_and(|wanted| *wanted != collection)
-        {
+        if !wanted(&collection) {
             continue;
         }
-        if collection.starts_with("system.") || metadata.as_ref().is_some_and(|metadata| metadata.is_view) {
-            eprintln!("{collection} is left out: it is a view, or one of the server's own collections");
+        if collection.starts_with("system.") || metadata.as_ref().is_some_and(Metadata::is_view) {
+            eprintln!(
+                "{collection} is left out: it has a view's documents, or is one of the server's own collections"
+            );
             continue;
         }
         jobs.push(Job {
@@ -268,7 +313,7 @@ fn of_dump(args: &Args, app: &AppId) -> anyhow::Result<Vec<Job>> {
             metadata,
         });
     }
-    Ok(jobs)
+    Ok((jobs, views))
 }
 
 fn entries(dir: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
@@ -292,6 +337,9 @@ fn database_dir(dir: &Path, app: &AppId) -> anyhow::Result<PathBuf> {
     };
     let is_documents = |(name, _): &(String, PathBuf)| {
         let name = name.strip_suffix(GZIP_ENDING).unwrap_or(name);
+        if name.ends_with(METADATA_ENDING) {
+            return true;
+        }
         let stem = name.strip_suffix(BSON_ENDING);
         stem.is_some_and(|stem| stem != OPLOG || has_metadata(stem))
     };
@@ -381,12 +429,13 @@ impl Import<'_> {
             None => (self.begin().await?, false),
         };
         let resumed = state.place.documents;
+        // Before the documents, so that they are held to what the dump says of them.
+        let (indexes, index_errors) = self.indexes().await?;
         if !state.done {
             self.documents(&mut state, again).await?;
             state.done = true;
             self.keep(&state)?;
         }
-        let (indexes, index_errors) = self.indexes().await?;
         Ok(Imported {
             collection: self.job.collection.clone(),
             documents: state.place.documents,
@@ -469,23 +518,31 @@ impl Import<'_> {
             self.app,
             encoded(&self.job.collection)
         );
+        let mut metadata = self.job.metadata.clone();
         if self.args.drop {
-            let indexes_path = format!("{path}/indexes");
-            let indexes = match self.client.bytes(Method::GET, &indexes_path, None).await {
-                Ok(indexes) => Some(indexes),
+            let there = described(self.client, self.app, &self.job.collection).await;
+            let there = match there {
+                Ok(there) if there.is_view() => {
+                    bail!("{:?} is a view, and takes no documents", self.job.collection)
+                }
+                Ok(there) => Some(there),
                 Err(error) if is_not_found(&error) => None,
                 Err(error) => return Err(error),
             };
             self.client.value(Method::DELETE, &path, None).await?;
-            if let Some(indexes) = indexes {
-                self.client
-                    .value(Method::POST, &indexes_path, Some(indexes))
-                    .await?;
+            if metadata.is_none() {
+                metadata = there;
             }
         }
-        if self.job.metadata.is_some() {
+        if let Some(metadata) = &metadata {
             // Also a collection without documents is one.
-            self.client.value(Method::PUT, &path, None).await?;
+            make(self.client, &path, &self.job.collection, metadata, self.args).await?;
+            if self.job.metadata.is_none() {
+                let (_, errors) = self.indexes_of(metadata).await?;
+                if let Some(error) = errors.first() {
+                    bail!("{error}");
+                }
+            }
         }
         let seconds = u32::try_from(SystemClock::new().now().seconds()).unwrap_or(u32::MAX);
         let mut seed = [0; 12];
@@ -566,12 +623,13 @@ impl Import<'_> {
         progress: &Progress,
     ) -> anyhow::Result<()> {
         let path = format!(
-            "/v1/apps/{}/documents/{}/import?mode={}&ordered={}&again={}",
+            "/v1/apps/{}/documents/{}/import?mode={}&ordered={}&again={}&bypass={}",
             self.app,
             encoded(&self.job.collection),
             self.args.mode.name(),
             u8::from(self.args.stop_on_error),
-            u8::from(again)
+            u8::from(again),
+            u8::from(self.args.bypass_validation)
         );
         let bytes = Bytes::from(batch.bytes);
         let answer = patiently(async || {
@@ -640,9 +698,13 @@ impl Import<'_> {
 
     /// Makes the indexes of a dump; gives how many, and why others could not be made.
     async fn indexes(&self) -> anyhow::Result<(u64, Vec<String>)> {
-        let Some(metadata) = &self.job.metadata else {
-            return Ok((0, Vec::new()));
-        };
+        match &self.job.metadata {
+            Some(metadata) => self.indexes_of(metadata).await,
+            None => Ok((0, Vec::new())),
+        }
+    }
+
+    async fn indexes_of(&self, metadata: &Metadata) -> anyhow::Result<(u64, Vec<String>)> {
         let path = format!(
             "/v1/apps/{}/collections/{}/indexes",
             self.app,
@@ -651,11 +713,16 @@ impl Import<'_> {
         let (mut made, mut errors) = (0, Vec::new());
         for index in &metadata.indexes {
             let name = index.get_str("name").unwrap_or_default();
-            if name == "_id_" {
+            if name == "_id_" || index.get_bool("clustered").is_ok_and(|clustered| clustered) {
                 continue;
             }
+            let mut index = index.clone();
+            if has(&metadata.options, "collation") && !has(&index, "collation") {
+                // Without one it would get its collection's.
+                index.append(cstr!("collation"), rawdoc! { "locale": "simple" });
+            }
             let mut body = b"{\"indexes\":[".to_vec();
-            print_document(index, JsonStyle::Canonical, &mut body)?;
+            print_document(&index, JsonStyle::Canonical, &mut body)?;
             body.extend_from_slice(b"]}");
             match self
                 .client
@@ -672,21 +739,44 @@ impl Import<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let options: Vec<&str> = metadata
-            .options
-            .iter()
-            .flatten()
-            .map(|(name, _)| name.as_str())
-            .collect();
-        if !options.is_empty() {
-            eprintln!(
-                "{}: options of the collection that are not taken over: {}",
-                self.job.collection,
-                options.join(", ")
-            );
-        }
         Ok((made, errors))
     }
+}
+
+fn has(document: &RawDocument, field: &str) -> bool {
+    matches!(document.get(field), Ok(Some(_)))
+}
+
+/// Makes a collection or view as its metadata say, and tells when there is another one.
+async fn make(
+    client: &Client,
+    path: &str,
+    name: &str,
+    metadata: &Metadata,
+    args: &Args,
+) -> anyhow::Result<()> {
+    let options = match args.no_options && !metadata.is_view() {
+        true => RawDocumentBuf::new(),
+        false => metadata.options.clone(),
+    };
+    let mut body = b"{\"options\":".to_vec();
+    print_document(&options, JsonStyle::Canonical, &mut body)?;
+    body.push(b'}');
+    let answer = client.value(Method::PUT, path, Some(Bytes::from(body))).await;
+    let answer = answer.with_context(|| {
+        format!("{name:?} can't be made with the options of the dump; --no-options makes it without them")
+    })?;
+    if answer["created"] == true || args.no_options {
+        return Ok(());
+    }
+    let there = client.bytes(Method::GET, path, None).await?;
+    let there = Metadata::parse(&there).map_err(|error| anyhow::anyhow!("the node's answer: {error}"))?;
+    if Creation::parse(&there.options)? != Creation::parse(&options)? {
+        eprintln!(
+            "{name}: it is there with other options than the dump's, and keeps them; --drop removes it first"
+        );
+    }
+    Ok(())
 }
 
 fn is_not_found(error: &anyhow::Error) -> bool {

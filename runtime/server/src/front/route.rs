@@ -132,7 +132,7 @@ pub(crate) fn metrics(node: &Node) -> Response<Body> {
 
 /// Routes a request of the admin listener.
 pub(crate) fn admin(parts: &Parts) -> Result<Route, Failure> {
-    check_path(parts.uri.path())?;
+    check_admin_path(parts.uri.path())?;
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
     match parts.uri.path() {
         "/healthz" if reads => Ok(Route::Probe(Probe::Health)),
@@ -285,6 +285,24 @@ fn host_name(text: &str) -> Option<Cow<'_, str>> {
         true => Cow::Owned(name.to_ascii_lowercase()),
         false => Cow::Borrowed(name),
     })
+}
+
+/// As [`check_path`], but the name of a collection may have slashes and backslashes, encoded: the admin API takes a path
+/// apart before it decodes the parts.
+fn check_admin_path(path: &str) -> Result<(), Failure> {
+    let mut segments: Vec<&str> = path.split('/').collect();
+    let ["", "v1", "apps", _, "collections" | "documents", name, ..] = segments.as_mut_slice() else {
+        return check_path(path);
+    };
+    if !name.contains('%') {
+        return check_path(path);
+    }
+    let mut plain = name.to_owned();
+    for slash in ["%2f", "%2F", "%5c", "%5C"] {
+        plain = plain.replace(slash, "_");
+    }
+    *name = &plain;
+    check_path(&segments.join("/"))
 }
 
 /// Refuses paths that some reader behind us could resolve to another: dot segments, encoded or not, encoded slashes
@@ -494,6 +512,22 @@ mod tests {
             "/%zz",
         ] {
             assert!(check_path(bad).is_err(), "{bad}");
+            assert!(check_admin_path(bad).is_err(), "{bad}");
+        }
+        for (path, allowed) in [
+            ("/v1/apps/web/collections/a%2Fb", true),
+            ("/v1/apps/web/collections/%2f/indexes", true),
+            ("/v1/apps/web/documents/a%5cb%2F..%2Fc/find", true),
+            ("/v1/apps/web/documents/a%00b/find", false),
+            ("/v1/apps/web/documents/%2e%2e/find", false),
+            ("/v1/apps/web/documents/a/fi%2Fnd", false),
+            ("/v1/apps/web/documents/a%2", false),
+            ("/v1/apps/web%2Fcollections/a", false),
+            ("/v1/apps/web/objects/a%2Fb", false),
+            ("/v2/apps/web/collections/a%2Fb", false),
+        ] {
+            assert_eq!(check_admin_path(path).is_ok(), allowed, "{path}");
+            assert!(!path.contains("%2F") || check_path(path).is_err(), "{path}");
         }
     }
 

@@ -17,6 +17,7 @@ mod cli;
 mod client_api;
 mod deploy;
 mod drivers;
+mod dumps;
 mod fairness;
 mod foreign;
 mod front;

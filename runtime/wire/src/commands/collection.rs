@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr};
 use cloudlet_data::{
-    BucketSpan, Capped, CollectionChange, CollectionOptions, IndexChange, IndexSpec, Namespace, TimeSeries,
-    ValidationAction, ValidationLevel, View,
+    BucketSpan, CollectionChange, Creation, IndexChange, IndexSpec, Namespace, ValidationAction,
+    ValidationLevel, View, parse_images,
 };
 
 use super::query;
@@ -17,86 +17,25 @@ use crate::error::{Code, CommandError, Result};
 pub(crate) async fn create(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
     let body = call.take_body();
     let ns = call.target(&body)?;
-    let mut options = CollectionOptions::default();
-    let (mut on, mut pipeline, mut collation) = (None, None, None);
-    let (mut capped, mut size, mut max) = (false, None, None);
-    let mut expires = None;
+    let mut options = RawDocumentBuf::new();
     let mut args = Args::new("create", &body);
-    while let Some((name, value)) = args.next()? {
-        match name {
-            // Options that ask for the ordinary.
-            "autoIndexId"
-            | "idIndex"
-            | "flags"
-            | "storageEngine"
-            | "indexOptionDefaults"
-            | "recordIdsReplicated" => {}
-            "capped" => capped = args::flag("create.capped", value)?,
-            "size" => size = Some(args::integer("create.size", value)?),
-            "max" => max = Some(args::integer("create.max", value)?),
-            "clusteredIndex" => options.clustered = clustered(value)?,
-            "temp" => {
-                if args::flag(name, value)? {
-                    return Err(args.unsupported(name));
-                }
-            }
-            "collation" => collation = args::collated(value)?,
-            "validator" => options.validator = Some(args::document("create.validator", value)?.to_owned()),
-            "validationLevel" => options.validation_level = level("create", value)?,
-            "validationAction" => options.validation_action = action("create", value)?,
-            "changeStreamPreAndPostImages" => options.images = images("create", value)?,
-            "viewOn" => on = Some(args::text("create.viewOn", value)?.into()),
-            "pipeline" => pipeline = Some(args::documents("create.pipeline", value)?),
-            "timeseries" => {
-                let series = args::document("create.timeseries", value)?;
-                options.time_series = Some(TimeSeries::parse(series)?);
-            }
-            "expireAfterSeconds" => expires = Some(args::integer("create.expireAfterSeconds", value)?),
-            "encryptedFields" => return Err(args.unsupported(name)),
-            name => return Err(args.unknown(name)),
-        }
+    while let Some((name, value)) = args.next_raw()? {
+        options.append(name, value);
     }
-    match (&mut options.time_series, expires) {
-        (_, None) => {}
-        (Some(series), expires) => series.expire_after_seconds = expires,
-        // MongoDB lets documents of a clustered collection expire by a date in `_id`.
-        (None, Some(_)) if options.clustered.is_some() => {
-            return Err(Args::new("create", &body).unsupported("expireAfterSeconds"));
-        }
-        (None, Some(_)) => {
-            return Err(invalid(
-                "'expireAfterSeconds' is only supported on time-series collections or when the 'clusteredIndex' option is specified",
-            ));
-        }
-    }
-    options.capped = bounds(capped, size, max)?;
-    // An empty one is none.
-    options.validator = options.validator.filter(|validator| !validator.is_empty());
-    let view = match (on, pipeline) {
-        (None, None) => None,
-        (Some(on), pipeline) => Some(View {
-            on,
-            pipeline: pipeline.unwrap_or_default(),
-            collation: collation.take(),
-        }),
-        (None, Some(_)) => return Err(invalid("'pipeline' cannot be specified without 'viewOn'")),
-    };
-    options.collation = collation;
-    let made = match (&call.open, view) {
-        (_, Some(_)) if options != CollectionOptions::default() => {
-            return Err(invalid(
-                "a view takes no options of a collection: it has the documents of what it is of",
-            ));
-        }
-        (Some(_), Some(_)) => {
+    let made = match (&call.open, Creation::parse(&options)?) {
+        (Some(_), Creation::View(_)) => {
             return Err(CommandError::new(
                 Code::OperationNotSupportedInTransaction,
                 format!("Cannot create a view in a multi-document transaction: {ns}"),
             ));
         }
-        (None, Some(view)) => call.shared.documents.create_view(&ns, view).await,
-        (Some(transaction), None) => transaction.create_collection(&ns, options).await,
-        (None, None) => call.shared.documents.create_collection_with(&ns, options).await,
+        (None, Creation::View(view)) => call.shared.documents.create_view(&ns, view).await,
+        (Some(transaction), Creation::Collection(options)) => {
+            transaction.create_collection(&ns, options).await
+        }
+        (None, Creation::Collection(options)) => {
+            call.shared.documents.create_collection_with(&ns, options).await
+        }
     };
     match made {
         Ok(()) => Ok(RawDocumentBuf::new()),
@@ -143,9 +82,9 @@ pub(crate) async fn modify(call: &mut Call<'_>) -> Result<RawDocumentBuf> {
         match name {
             "index" => index = Some(IndexArgs::parse(args::document("collMod.index", value)?)?),
             "validator" => change.validator = Some(args::document("collMod.validator", value)?.to_owned()),
-            "validationLevel" => change.validation_level = Some(level("collMod", value)?),
-            "validationAction" => change.validation_action = Some(action("collMod", value)?),
-            "changeStreamPreAndPostImages" => change.images = Some(images("collMod", value)?),
+            "validationLevel" => change.validation_level = Some(ValidationLevel::parse("collMod", value)?),
+            "validationAction" => change.validation_action = Some(ValidationAction::parse("collMod", value)?),
+            "changeStreamPreAndPostImages" => change.images = Some(parse_images("collMod", value)?),
             "dryRun" => {
                 if args::flag("collMod.dryRun", value)? {
                     return Err(args.unsupported(name));
@@ -316,88 +255,4 @@ fn not_there(error: cloudlet_data::Error) -> CommandError {
         return CommandError::new(Code::NamespaceNotFound, "ns does not exist");
     }
     error.into()
-}
-
-/// `capped`, `size` and `max`.
-fn bounds(capped: bool, size: Option<i64>, max: Option<i64>) -> Result<Option<Capped>> {
-    match (capped, size) {
-        (false, None) if max.is_none() => Ok(None),
-        (false, _) => Err(invalid(
-            "the 'capped' field needs to be true when either the 'size' or 'max' fields are present",
-        )),
-        (true, None) => Err(invalid("the 'size' field is required when 'capped' is true")),
-        (true, Some(size)) => Ok(Some(Capped {
-            // What is no size is told as one that is too small.
-            size: u64::try_from(size).unwrap_or(0),
-            max: max.and_then(|max| u64::try_from(max).ok()).filter(|max| *max > 0),
-        })),
-    }
-}
-
-/// `{key: {_id: 1}, unique: true, name, v}`: the name, `_id_` when there is none. `true` is an old way to write it.
-fn clustered(value: RawBsonRef<'_>) -> Result<Option<Arc<str>>> {
-    let refuse = |message: String| Err(CommandError::new(Code::BadValue, message));
-    if let RawBsonRef::Boolean(flag) = value {
-        return Ok(flag.then(|| "_id_".into()));
-    }
-    let (mut name, mut key, mut unique) = ("_id_", false, false);
-    for field in args::document("create.clusteredIndex", value)? {
-        let (option, value) = field?;
-        match option.as_str() {
-            "name" => name = args::text("create.clusteredIndex.name", value)?,
-            "key" => {
-                let keys = args::document("create.clusteredIndex.key", value)?;
-                key = query::same_keys(&bson::rawdoc! { "_id": 1 }, keys);
-            }
-            "unique" => unique = args::flag("create.clusteredIndex.unique", value)?,
-            "v" if args::integer("create.clusteredIndex.v", value)? == 2 => {}
-            "v" => return refuse("the clustered index has the version 2".to_owned()),
-            option => {
-                return Err(CommandError::new(
-                    Code::Location40415,
-                    format!("BSON field 'create.clusteredIndex.{option}' is an unknown field."),
-                ));
-            }
-        }
-    }
-    if !key || !unique {
-        return refuse("the clustered index has the key {_id: 1} and is unique".to_owned());
-    }
-    Ok(Some(name.into()))
-}
-
-fn level(command: &str, value: RawBsonRef<'_>) -> Result<ValidationLevel> {
-    let name = format!("{command}.validationLevel");
-    let text = args::text(&name, value)?;
-    ValidationLevel::from_name(text).ok_or_else(|| not_one_of(&name, text))
-}
-
-fn action(command: &str, value: RawBsonRef<'_>) -> Result<ValidationAction> {
-    let name = format!("{command}.validationAction");
-    let text = args::text(&name, value)?;
-    ValidationAction::from_name(text).ok_or_else(|| not_one_of(&name, text))
-}
-
-fn not_one_of(name: &str, value: &str) -> CommandError {
-    CommandError::new(
-        Code::BadValue,
-        format!("Enumeration value '{value}' for field '{name}' is not a valid value."),
-    )
-}
-
-/// `{enabled: bool}`.
-fn images(command: &str, value: RawBsonRef<'_>) -> Result<bool> {
-    let name = format!("{command}.changeStreamPreAndPostImages");
-    let mut enabled = None;
-    for field in args::document(&name, value)? {
-        let (option, value) = field?;
-        if option != "enabled" {
-            return Err(CommandError::new(
-                Code::Location40415,
-                format!("BSON field '{name}.{option}' is an unknown field."),
-            ));
-        }
-        enabled = Some(args::flag(&format!("{name}.enabled"), value)?);
-    }
-    enabled.ok_or_else(|| args::missing(&name, "enabled"))
 }

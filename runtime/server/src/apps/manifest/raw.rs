@@ -352,15 +352,41 @@ enum RawRules {
 #[schemars(extend("required" = ["keys"]))]
 #[schemars(rename = "Index")]
 pub(super) struct RawIndex {
-    /// Fields, each with 1 or -1, in the order written.
-    #[schemars(with = "BTreeMap<String, i64>")]
-    pub(super) keys: Named<At<i64>>,
+    /// Fields, each with 1, -1, "2dsphere", "2d" or "hashed", in the order written.
+    #[schemars(with = "BTreeMap<String, RawKey>")]
+    pub(super) keys: Named<At<toml::Value>>,
     /// Its name; made of the keys when absent.
     pub(super) name: Option<Text>,
     /// Whether no two documents may have the same key.
     pub(super) unique: bool,
     /// Whether documents without any of the fields are left out.
     pub(super) sparse: bool,
+    /// Only documents that this MongoDB filter matches are entered, in extended JSON, e.g. `{ status = "open" }`.
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
+    pub(super) partial_filter: Option<At<toml::Table>>,
+    /// Documents whose date in the only field is older than this expire, 0 to 2147483647.
+    pub(super) expire_after_seconds: Option<At<i64>>,
+    /// MongoDB's collation for its strings, e.g. `{ locale = "zh" }`.
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
+    pub(super) collation: Option<At<toml::Table>>,
+    /// The bits of each coordinate in a "2d" index, 1 to 32; 26 when absent.
+    pub(super) bits: Option<At<i64>>,
+    /// The least coordinate of a "2d" index; -180 when absent.
+    pub(super) min: Option<At<f64>>,
+    /// What the coordinates of a "2d" index are below; 180 when absent.
+    pub(super) max: Option<At<f64>>,
+}
+
+/// A direction, or a kind of index.
+#[derive(Debug, JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+#[schemars(rename = "Key")]
+enum RawKey {
+    /// 1 or -1.
+    Direction(i64),
+    /// "2dsphere", "2d" or "hashed".
+    Kind(String),
 }
 
 /// Who may reach objects.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
+use bson::{Document, doc};
 use cloudlet_base::AppId;
+use cloudlet_data::IndexSpec;
 use cloudlet_data::rules::Rule;
-use cloudlet_data::{IndexSpec, default_index_name};
 use cloudlet_host::{FunctionLimits, Grants};
 
 use super::problems::{Report, did_you_mean};
@@ -496,6 +497,12 @@ impl Resolver<'_, '_> {
             name,
             unique,
             sparse,
+            partial_filter,
+            expire_after_seconds,
+            collation,
+            bits,
+            min,
+            max,
         } = at.value();
         if keys.is_empty() || keys.len() > INDEX_KEYS_MAX {
             let message = format!("an index has {} fields", keys.len());
@@ -509,30 +516,44 @@ impl Resolver<'_, '_> {
         // The order of the fields matters, and a table has lost it: the places have not.
         let mut fields: Vec<_> = keys.iter().collect();
         fields.sort_by_key(|(field, _)| field.span().start);
-        let mut parsed = Vec::new();
-        for (field, direction) in fields {
-            if ![1, -1].contains(direction.value()) {
-                let message = format!("direction {} of {:?}", direction.value(), field.get_ref());
-                self.report.add(direction.span(), message, "write 1 or -1");
-            }
-            let direction = if *direction.value() < 0 { -1 } else { 1 };
-            parsed.push((field.get_ref().as_str().into(), direction));
+        let mut pattern = Document::new();
+        for (field, to) in fields {
+            let to = self.take(to.span(), values::index_key(field.get_ref(), to.value()))?;
+            pattern.insert(field.get_ref().as_str(), to);
         }
-        let name = match name {
-            Some(name) => name.value().as_str().into(),
-            None => default_index_name(&parsed),
-        };
-        if !taken.insert(name.to_string()) {
-            let message = format!("two indexes of the collection are called {name:?}");
+        let mut document = doc! { "key": pattern };
+        if let Some(name) = name {
+            document.insert("name", name.value());
+        }
+        for (option, flag) in [("unique", *unique), ("sparse", *sparse)] {
+            if flag {
+                document.insert(option, true);
+            }
+        }
+        for (option, table) in [
+            ("partialFilterExpression", partial_filter),
+            ("collation", collation),
+        ] {
+            if let Some(table) = table {
+                document.insert(option, self.take(table.span(), values::extended(table.value()))?);
+            }
+        }
+        for (option, number) in [("expireAfterSeconds", expire_after_seconds), ("bits", bits)] {
+            if let Some(number) = number {
+                document.insert(option, *number.value());
+            }
+        }
+        for (option, number) in [("min", min), ("max", max)] {
+            if let Some(number) = number {
+                document.insert(option, *number.value());
+            }
+        }
+        let spec = self.take(at.span(), values::index(&document))?;
+        if !taken.insert(spec.name.to_string()) {
+            let message = format!("two indexes of the collection are called {:?}", spec.name);
             self.report.add(at.span(), message, "remove one, or name them");
         }
-        Some(IndexSpec {
-            name,
-            keys: parsed,
-            unique: *unique,
-            sparse: *sparse,
-            ..IndexSpec::default()
-        })
+        Some(spec)
     }
 
     fn storage(&mut self, raw: &RawStorage) -> (Vec<StorageRule>, Vec<(String, String)>) {

@@ -29,7 +29,8 @@ impl<'w> Walk<'w, '_> {
         let found = kind(value.get_ref());
         let mut offered = Vec::new();
         self.alternatives(schema, &mut offered);
-        let Some((_, fitting)) = offered.iter().find(|(kind, _)| *kind == found || *kind == "any") else {
+        let fits = |kind: &str| kind == found || kind == "any" || (kind, found) == ("number", "integer");
+        let Some((_, fitting)) = offered.iter().find(|(kind, _)| fits(kind)) else {
             let mut expected: Vec<&str> = offered.iter().map(|(kind, _)| words(kind)).collect();
             expected.dedup();
             let message = format!("{path:?} is {}", words(found));

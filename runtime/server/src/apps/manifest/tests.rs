@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bson::{RawDocumentBuf, doc};
 use cloudlet_data::rules::Rule;
 use proptest::prelude::*;
 
@@ -112,6 +113,34 @@ fn the_whole_manifest_is_understood() {
     assert_eq!(manifest.storage[0].write, StorageAccess::LoggedIn);
     assert_eq!(manifest.storage[1].read, StorageAccess::Nobody);
     assert!(manifest.anonymous_login && !manifest.password_signup);
+}
+
+#[test]
+fn indexes_are_all_that_the_database_has() {
+    let text = format!(
+        "{HEAD}[database.collection.a]\nindexes = [{}]\n",
+        r#"{ keys = { place = "2dsphere", n = -1 } }, { keys = { flat = "2d" }, bits = 20, min = -10.0, max = 10 },
+        { keys = { h = "hashed" } }, { keys = { at = 1 }, expire_after_seconds = 60 },
+        { keys = { n = 1 }, name = "part", unique = true, partial_filter = { n = { "$gt" = 5 }, at = { "$lt" = { "$date" = "2026-01-01T00:00:00Z" } } } },
+        { keys = { word = 1 }, name = "words", sparse = true, collation = { locale = "de", strength = 1 } }"#
+    );
+    let manifest = parse(FILE, &text, None).unwrap();
+    let date = bson::DateTime::from_millis(1_767_225_600_000);
+    let expected = [
+        doc! { "key": { "place": "2dsphere", "n": -1 }, "name": "place_2dsphere_n_-1" },
+        doc! { "key": { "flat": "2d" }, "name": "flat_2d", "bits": 20, "min": -10.0, "max": 10.0 },
+        doc! { "key": { "h": "hashed" }, "name": "h_hashed" },
+        doc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 60 },
+        doc! { "key": { "n": 1 }, "name": "part", "unique": true,
+        // The fields of a table are in the order of their names.
+        "partialFilterExpression": { "at": { "$lt": date }, "n": { "$gt": 5 } } },
+        doc! { "key": { "word": 1 }, "name": "words", "sparse": true, "collation": { "locale": "de", "strength": 1 } },
+    ];
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|document| IndexSpec::parse(&RawDocumentBuf::try_from(document).unwrap()).unwrap())
+        .collect();
+    assert_eq!(manifest.collections["a"].indexes, expected);
 }
 
 #[test]
@@ -389,6 +418,42 @@ fn contradictions_are_told() {
         2,
         &["1 to 32 fields"],
     );
+    for (index, what) in [
+        ("keys = { x = \"text\" }", "\"2dsphere\", \"2d\" or \"hashed\""),
+        ("keys = { x = \"2dsphere\" }, unique = true", "can't be unique"),
+        ("keys = { x = 1, y = \"2d\" }", "2d has to be first"),
+        (
+            "keys = { x = \"hashed\", y = 1 }",
+            "hashed index has one field only",
+        ),
+        (
+            "keys = { x = 1, y = 1 }, expire_after_seconds = 5",
+            "single-field indexes",
+        ),
+        ("keys = { x = 1 }, expire_after_seconds = -5", "acceptable range"),
+        (
+            "keys = { x = 1 }, partial_filter = { \"$nor\" = [{ x = 1 }] }",
+            "partial index",
+        ),
+        (
+            "keys = { x = 1 }, partial_filter = { x = 1 }, sparse = true",
+            "cannot mix",
+        ),
+        (
+            "keys = { x = 1 }, collation = { locale = \"xx\" }",
+            "Field 'locale' is invalid",
+        ),
+        ("keys = { x = \"2d\" }, bits = 33", "33 bits"),
+        ("keys = { x = \"2d\" }, min = 5.0, max = 1.0", "positive area"),
+        ("keys = { \"a..b\" = 1 }", "not a field path"),
+        ("keys = { x = 1 }, colour = \"red\"", "colour"),
+    ] {
+        check(
+            &format!("[database.collection.a]\nindexes = [{{ {index} }}]\n"),
+            2,
+            &[what],
+        );
+    }
     check(
         "[storage]\nrules = { \"/a\" = { read = \"true\" } }\n",
         2,

@@ -269,6 +269,49 @@ pub(super) fn operation(text: &str) -> Result<Operation, Wrong> {
     })
 }
 
+/// What an index does with a field: a direction, or the name of a kind.
+pub(super) fn index_key(field: &str, to: &toml::Value) -> Result<bson::Bson, Wrong> {
+    match to {
+        toml::Value::Integer(1) => Ok(bson::Bson::Int32(1)),
+        toml::Value::Integer(-1) => Ok(bson::Bson::Int32(-1)),
+        toml::Value::String(kind) if INDEX_KINDS.contains(&kind.as_str()) => Ok(kind.as_str().into()),
+        other => Err(wrong(
+            format!("direction {other} of {field:?}"),
+            "write 1 or -1, or \"2dsphere\", \"2d\" or \"hashed\"",
+        )),
+    }
+}
+
+/// Kinds of indexes that are not in the order of their values.
+const INDEX_KINDS: [&str; 3] = ["2dsphere", "2d", "hashed"];
+
+/// A document that is written as extended JSON in TOML.
+pub(super) fn extended(table: &toml::Table) -> Result<bson::Document, Wrong> {
+    let refused = |error: &dyn std::fmt::Display| {
+        wrong(
+            format!("no extended JSON: {error}"),
+            "write a table of MongoDB's extended JSON, e.g. { n = { \"$gt\" = 5 } }",
+        )
+    };
+    let json = extended_json(&toml::Value::Table(table.clone()))?;
+    match bson::Bson::try_from(json).map_err(|error| refused(&error))? {
+        bson::Bson::Document(document) => Ok(document),
+        other => Err(refused(&other)),
+    }
+}
+
+/// An index, by MongoDB's specification of it.
+pub(super) fn index(document: &bson::Document) -> Result<cloudlet_data::IndexSpec, Wrong> {
+    let refused = |error: &dyn std::fmt::Display| {
+        wrong(
+            format!("no index can be made of this: {error}"),
+            "see docs/manifest.md for what an index may be",
+        )
+    };
+    let document = RawDocumentBuf::try_from(document).map_err(|error| refused(&error))?;
+    cloudlet_data::IndexSpec::parse(&document).map_err(|error| refused(&error))
+}
+
 /// The parts of a change event that a filter may ask about.
 const EVENT_PARTS: [&str; 8] = [
     "fullDocument",
