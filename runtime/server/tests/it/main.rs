@@ -16,6 +16,7 @@ mod changes;
 mod cli;
 mod client_api;
 mod deploy;
+mod dev;
 mod drivers;
 mod fairness;
 mod foreign;
