@@ -23,6 +23,7 @@ mod foreign;
 mod front;
 mod full_disk;
 mod hotel;
+mod inspect;
 mod js_sdk;
 mod kill;
 mod limits;
