@@ -1,5 +1,6 @@
 //! `build`: runs the manifest's build commands, each once however many functions share it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -31,8 +32,11 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     {
         bail!("there is no function {unknown:?} in the manifest");
     }
-    let chosen = |name: &str| args.functions.is_empty() || args.functions.iter().any(|wanted| wanted == name);
-    let built = build(&context.dir, &manifest, chosen).await?;
+    let mut wanted = match args.functions.is_empty() {
+        true => all(&manifest),
+        false => args.functions.into_iter().collect(),
+    };
+    let built = build(&context.dir, &manifest, &mut wanted).await?;
     check_sources(&context.dir, &manifest)?;
     match context.json {
         true => println!("{}", serde_json::json!({ "commands": built })),
@@ -44,28 +48,32 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the build commands of the chosen functions. Returns how many were run.
+/// The names of all functions.
+pub(super) fn all(manifest: &Manifest) -> BTreeSet<String> {
+    manifest.functions.keys().cloned().collect()
+}
+
+/// Runs the build commands of the functions in `wanted`, and takes out of it what is built. Returns how many were run.
 ///
 /// # Errors
-/// When one fails, or the target it needs is missing.
+/// When one fails, or the target it needs is missing; what is not built then is still in `wanted`.
 pub(super) async fn build(
     dir: &Path,
     manifest: &Manifest,
-    chosen: impl Fn(&str) -> bool,
+    wanted: &mut BTreeSet<String>,
 ) -> anyhow::Result<usize> {
     let mut done: Vec<(&str, &str)> = Vec::new();
     for (name, function) in &manifest.functions {
-        let Some(Build {
+        if let Some(Build {
             command, dir: under, ..
         }) = &function.build
-        else {
-            continue;
-        };
-        if !chosen(name) || done.contains(&(command, under)) {
-            continue;
+            && wanted.contains(name)
+            && !done.contains(&(command, under))
+        {
+            run_one(name, command, &dir.join(under)).await?;
+            done.push((command, under));
         }
-        done.push((command, under));
-        run_one(name, command, &dir.join(under)).await?;
+        wanted.remove(name);
     }
     Ok(done.len())
 }

@@ -93,7 +93,7 @@ pub(super) async fn diff(context: &Context, args: DiffArgs) -> anyhow::Result<()
     let (text, manifest) = context.manifest(args.env.as_deref())?;
     let client = context.client()?;
     if !args.no_build {
-        build::build(&context.dir, &manifest, |_| true).await?;
+        build::build(&context.dir, &manifest, &mut build::all(&manifest)).await?;
     }
     let bundle = Bundle::read(&context.dir, text, &manifest, args.env.as_deref())?;
     let app = context.app().unwrap_or_else(|_| manifest.app.clone());
@@ -163,7 +163,7 @@ pub(super) async fn deploy(context: &Context, args: DeployArgs) -> anyhow::Resul
         false => None,
     };
     if !args.no_build {
-        build::build(&context.dir, &manifest, |_| true).await?;
+        build::build(&context.dir, &manifest, &mut build::all(&manifest)).await?;
     }
     let mut bundle = Bundle::read(&context.dir, text, &manifest, args.env.as_deref())?;
     bundle.request.dry_run = args.dry_run;

@@ -2,21 +2,22 @@
 //! the app is built, deployed through the admin API like any other, and again whenever a file changes. A build or
 //! deploy that fails leaves the version before it running.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use cloudlet_base::{Clock as _, SystemClock, Timestamp};
 use http::Method;
 use tokio::sync::oneshot;
 
 use super::api::{Client, encoded};
 use super::bundle::Bundle;
 use super::context::{Context, DEV_DIR, DevNode, announce_dev};
+use super::stale::Stale;
 use super::watch::{Watch, is_ignored};
-use super::{build, deploy, glob, logs};
+use super::{build, deploy, logs};
 use crate::apps::manifest::{self, Manifest};
 use crate::config::{LogInvocations, NodeConfig};
 use crate::front::{self, Front};
@@ -25,11 +26,11 @@ use crate::node::Node;
 /// The label of the key that `dev` makes for itself.
 const KEY_LABEL: &str = "dev";
 /// Secrets for development, `NAME=VALUE` a line.
-const SECRETS_FILE: &str = ".dev.secrets";
+pub(super) const SECRETS_FILE: &str = ".dev.secrets";
 /// Bytes of history that the change log keeps.
 const CHANGE_LOG_BYTES: u64 = 64 << 20;
-/// How long to wait before following the logs again.
-const LOGS_RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before asking for the logs again, of an app that is not deployed yet above all.
+const LOGS_RETRY: Duration = Duration::from_millis(200);
 
 /// Arguments of `dev`.
 #[derive(Debug, clap::Args)]
@@ -61,6 +62,7 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
             dir.display()
         );
     }
+    let began = SystemClock::new().now();
     let node = DevThread::start(&dirs[0], args.listen, args.admin_listen).await?;
     let Ready { public, admin, key } = &node.ready;
     println!("listening public {public}");
@@ -78,9 +80,12 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
         let session = Session {
             client: Arc::new(Client::new(admin, key)?),
             public: public.clone(),
-            dir,
+            dir: dir
+                .canonicalize()
+                .with_context(|| format!("can't read {}", dir.display()))?,
             env: args.env.clone(),
             json: context.json,
+            began,
             following: None,
         };
         sessions.push(session.work());
@@ -204,28 +209,38 @@ fn ignore_in_git(data_dir: &Path) {
 struct Session {
     client: Arc<Client>,
     public: String,
+    /// Without links, as the watch tells paths.
     dir: PathBuf,
     env: Option<String>,
     json: bool,
-    following: Option<tokio::task::JoinHandle<()>>,
+    /// When `dev` was started: earlier lines were shown by an earlier one.
+    began: Timestamp,
+    /// The app whose lines are shown.
+    following: Option<(String, AbortOnDrop)>,
+}
+
+/// A task that ends when this goes.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Session {
     async fn work(mut self) -> anyhow::Result<()> {
         let mut watch = Watch::new(&self.dir)?;
-        let mut stale = Stale::All;
+        let mut stale = Stale::all();
         loop {
             let manifest = self.manifest();
-            if let Some((text, manifest)) = &manifest {
-                if let Err(error) = self.turn(text, manifest, &stale).await {
-                    eprintln!("error: {error:#}");
-                    eprintln!("what ran before goes on running; waiting for a change");
-                    // What failed to build stays to be built, and nothing else.
-                } else {
-                    stale = Stale::Functions(BTreeSet::new());
-                }
+            if let Some((text, manifest)) = &manifest
+                && let Err(error) = self.turn(text, manifest, &mut stale).await
+            {
+                eprintln!("error: {error:#}");
+                eprintln!("what ran before goes on running; waiting for a change");
             }
-            let sources: Vec<PathBuf> = manifest.iter().flat_map(|(_, m)| self.sources(m)).collect();
+            let sources: Vec<PathBuf> = manifest.iter().flat_map(|(_, m)| sources(&self.dir, m)).collect();
             let site = manifest
                 .iter()
                 .filter_map(|(_, m)| Some(self.dir.join(&m.hosting.as_ref()?.dir)));
@@ -233,11 +248,12 @@ impl Session {
             watch.look_again(&sources, &site)?;
             loop {
                 let batch = watch.batch().await;
-                if self.note(
-                    manifest.as_ref().map(|(_, manifest)| manifest),
-                    &batch,
-                    &mut stale,
-                ) {
+                let due = match &manifest {
+                    Some((_, manifest)) => stale.note(&self.dir, manifest, &batch),
+                    // Nothing is known of the app, so anything may matter.
+                    None => batch.iter().any(|path| !is_ignored(path)),
+                };
+                if due {
                     break;
                 }
                 watch.look_again(&sources, &site)?;
@@ -268,34 +284,26 @@ impl Session {
         }
     }
 
-    fn sources(&self, manifest: &Manifest) -> Vec<PathBuf> {
-        let sources = manifest
-            .functions
-            .values()
-            .map(|function| self.dir.join(&function.source));
-        sources.collect()
-    }
-
-    async fn turn(&mut self, text: &str, manifest: &Manifest, stale: &Stale) -> anyhow::Result<()> {
-        build::build(&self.dir, manifest, |name| stale.has(name)).await?;
-        let bundle = Bundle::read(&self.dir, text.to_owned(), manifest, self.env.as_deref())?;
+    /// Builds what is stale and deploys; what fails to build stays stale.
+    async fn turn(&mut self, text: &str, manifest: &Manifest, stale: &mut Stale) -> anyhow::Result<()> {
         let app = manifest.app.as_str();
+        let first = self.following.as_ref().is_none_or(|(known, _)| known != app);
+        if first {
+            // Before the build: a deployment of an earlier `dev` answers meanwhile.
+            let following = follow(self.client.clone(), app.to_owned(), self.began, self.json);
+            self.following = Some((app.to_owned(), AbortOnDrop(tokio::spawn(following))));
+        }
+        build::build(&self.dir, manifest, stale.functions(manifest)).await?;
+        let bundle = Bundle::read(&self.dir, text.to_owned(), manifest, self.env.as_deref())?;
         self.put_secrets(app).await?;
         let outcome = deploy::send(&self.client, app, &bundle).await?;
-        if !outcome.unchanged || self.following.is_none() {
-            let port = self.public.rsplit_once(':').map_or("80", |(_, port)| port);
-            println!(
-                "{app}: deployment {} at http://{app}.localhost:{port} and {}",
-                outcome.deployment, self.public
-            );
-        }
-        if self.following.is_none() {
-            self.following = Some(tokio::spawn(follow(
-                self.client.clone(),
-                app.to_owned(),
-                self.json,
-            )));
-        }
+        let port = self.public.rsplit_once(':').map_or("80", |(_, port)| port);
+        println!(
+            "{app}: deployment {}{} at http://{app}.localhost:{port} and {}",
+            outcome.deployment,
+            if outcome.unchanged { ", unchanged," } else { "" },
+            self.public
+        );
         Ok(())
     }
 
@@ -317,89 +325,19 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Notes what a batch of changes makes stale. Returns whether anything is to be done.
-    fn note(&self, manifest: Option<&Manifest>, batch: &BTreeSet<PathBuf>, stale: &mut Stale) -> bool {
-        let Some(manifest) = manifest else {
-            // Nothing is known of the app, so anything may matter.
-            return batch.iter().any(|path| !is_ignored(path));
-        };
-        let mut due = false;
-        for path in batch {
-            if path == Path::new(manifest::FILE) {
-                *stale = Stale::All;
-                due = true;
-                continue;
-            }
-            due |= manifest.functions.values().any(|function| {
-                function.build.is_none()
-                    && path.ends_with(Path::new(&function.source).file_name().unwrap_or_default())
-            });
-            if let Some(hosting) = &manifest.hosting
-                && path.starts_with(hosting.dir.trim_start_matches("./"))
-            {
-                due = true;
-                continue;
-            }
-            if is_ignored(path) {
-                continue;
-            }
-            due |= path == Path::new(SECRETS_FILE);
-            due |= stale.add(manifest, path);
-        }
-        due
-    }
 }
 
-/// What is to be built.
-enum Stale {
-    All,
-    Functions(BTreeSet<String>),
-}
-
-impl Stale {
-    fn has(&self, function: &str) -> bool {
-        match self {
-            Stale::All => true,
-            Stale::Functions(names) => names.contains(function),
-        }
-    }
-
-    /// Adds the functions that are built from `path`. Returns whether there are any.
-    fn add(&mut self, manifest: &Manifest, path: &Path) -> bool {
-        // What a build makes is no reason to build.
-        let mut made = manifest
-            .functions
-            .values()
-            .map(|function| function.source.trim_start_matches("./"));
-        if made.any(|source| path == Path::new(source)) {
-            return false;
-        }
-        let text = path.to_string_lossy();
-        let touched: Vec<&String> = manifest
-            .functions
-            .iter()
-            .filter(|(_, function)| {
-                let build = function.build.as_ref();
-                build.is_some_and(|build| {
-                    // Without patterns, every file of the app may be a source.
-                    build.watch.is_empty() || build.watch.iter().any(|pattern| glob::matches(pattern, &text))
-                })
-            })
-            .map(|(name, _)| name)
-            .collect();
-        if let Stale::Functions(names) = self {
-            names.extend(touched.iter().map(|name| (*name).clone()));
-        }
-        !touched.is_empty()
-    }
+/// The files of the components.
+fn sources(dir: &Path, manifest: &Manifest) -> Vec<PathBuf> {
+    let functions = manifest.functions.values();
+    functions.map(|function| dir.join(&function.source)).collect()
 }
 
 /// Prints what functions say, until the task is dropped.
-async fn follow(client: Arc<Client>, app: String, json: bool) {
+async fn follow(client: Arc<Client>, app: String, since: Timestamp, json: bool) {
     let args = logs::Args {
         follow: true,
-        since: Some("1s".to_owned()),
+        since: Some(since.millis().to_string()),
         ..logs::Args::default()
     };
     let mut reader = logs::Reader::new(args, json);
@@ -407,38 +345,5 @@ async fn follow(client: Arc<Client>, app: String, json: bool) {
         // The node may be busy or the line may break; the next attempt goes on after the last line.
         let _ = reader.read(&client, &app).await;
         tokio::time::sleep(LOGS_RETRY).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest() -> Manifest {
-        let text = r#"manifest_version = 1
-[app]
-name = "a"
-[function.one]
-source = "target/one.wasm"
-build = { command = "true", watch = ["one/**"] }
-[function.two]
-source = "two.wasm"
-build = { command = "true" }
-"#;
-        manifest::parse(manifest::FILE, text, None).unwrap()
-    }
-
-    #[test]
-    fn a_change_makes_the_functions_stale_that_are_built_from_it() {
-        let manifest = manifest();
-        let mut stale = Stale::Functions(BTreeSet::new());
-        assert!(stale.add(&manifest, Path::new("one/src/lib.rs")));
-        assert!(stale.has("one") && stale.has("two"));
-        let mut stale = Stale::Functions(BTreeSet::new());
-        assert!(stale.add(&manifest, Path::new("other.rs")));
-        assert!(!stale.has("one") && stale.has("two"));
-        assert!(Stale::All.has("one"));
-        // What it makes itself does not make it stale, or it would be built for ever.
-        assert!(!Stale::Functions(BTreeSet::new()).add(&manifest, Path::new("two.wasm")));
     }
 }

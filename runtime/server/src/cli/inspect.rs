@@ -29,7 +29,14 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
 }
 
 fn wire(inspected: &Inspected, size: usize) -> serde_json::Value {
-    let import = |import: &InspectedImport| json!({ "name": import.name, "offered": import.offered, "grant": import.grant });
+    let import = |import: &InspectedImport| {
+        json!({
+            "name": import.name,
+            "offered": import.offered,
+            "grant": import.grant,
+            "openedBy": import.opened_by,
+        })
+    };
     json!({
         "bytes": size,
         "http": inspected.serves_http,
@@ -64,10 +71,11 @@ fn readable(inspected: &Inspected, size: usize) -> String {
     }
     text.push_str("imports\n");
     for import in &inspected.imports {
-        let note = match (import.offered, import.grant) {
-            (false, _) => "  (not offered by this platform: a deploy is refused)".to_owned(),
-            (true, Some(grant)) => format!("  (needs {grant})"),
-            (true, None) => String::new(),
+        let note = match (import.offered, import.grant, import.opened_by) {
+            (false, _, _) => "  (not offered by this platform: a deploy is refused)".to_owned(),
+            (true, Some(grant), _) => format!("  (needs {grant})"),
+            (true, None, Some(line)) => format!("  (closed without {line})"),
+            (true, None, None) => String::new(),
         };
         text.push_str(&format!("  {}{note}\n", import.name));
     }

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::BytesMut;
 use http::Method;
 use http_body_util::{BodyExt as _, Empty};
@@ -113,7 +114,12 @@ impl Reader {
         let mut pending = BytesMut::new();
         let mut shown = 0;
         while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { break };
+            let frame = match frame {
+                Ok(frame) => frame,
+                // The next attempt goes on after the last whole line.
+                Err(_) if self.args.follow => break,
+                Err(error) => return Err(error).context("the answer broke off; ask again for the rest"),
+            };
             let Ok(data) = frame.into_data() else { continue };
             pending.extend_from_slice(&data);
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
@@ -146,6 +152,8 @@ impl Reader {
             && let Some(cursor) = value["cursor"].as_str()
         {
             self.args.after = Some(cursor.to_owned());
+            // A time ago is another time when the node is asked again, and lines in between would be left out.
+            self.args.since = None;
         }
         let mut stdout = std::io::stdout().lock();
         match value.is_object() && !self.json {

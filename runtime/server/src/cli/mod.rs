@@ -29,6 +29,7 @@ mod new;
 mod out;
 mod secret;
 mod serve;
+mod stale;
 mod storage;
 mod templates;
 mod trigger;

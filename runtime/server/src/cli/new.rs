@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use cloudlet_base::AppId;
 
 use super::context::Global;
-use super::templates::{TEMPLATES, Template};
+use super::templates::{TEMPLATES, Template, WASI_RELEASE, WASI_RELEASE_OF_TEMPLATES, WIT};
 use crate::apps::manifest::nearest;
 
 /// Arguments of `new`.
@@ -69,12 +69,16 @@ fn default_sdk() -> String {
 }
 
 fn write(dir: &Path, template: &Template, name: &str, sdk: &str) -> anyhow::Result<()> {
-    for (path, text) in template.files {
+    let wit = if template.wit { WIT } else { &[] };
+    for (path, text) in template.files.iter().chain(wit) {
         let path = dir.join(path);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("can't make {}", parent.display()))?;
         }
-        let text = text.replace("{{name}}", name).replace("{{sdk}}", sdk);
+        let text = match path.extension().is_some_and(|kind| kind == "wit") {
+            true => text.replace(WASI_RELEASE, WASI_RELEASE_OF_TEMPLATES),
+            false => text.replace("{{name}}", name).replace("{{sdk}}", sdk),
+        };
         std::fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
     }
     Ok(())
@@ -97,6 +101,16 @@ mod tests {
             for (path, _) in template.files {
                 let text = std::fs::read_to_string(dir.path().join(path)).unwrap();
                 assert!(!text.contains("{{name}}") && !text.contains("{{sdk}}"), "{path}");
+            }
+            let http = dir.path().join("wit/deps/http/package.wit");
+            assert_eq!(http.exists(), template.wit);
+            if template.wit {
+                let (http, world) = (
+                    std::fs::read_to_string(http).unwrap(),
+                    std::fs::read_to_string(dir.path().join("wit/world.wit")).unwrap(),
+                );
+                assert!(http.contains("package wasi:http@0.2.10;") && !http.contains(WASI_RELEASE));
+                assert!(world.contains("wasi:http/proxy@0.2.10"), "{world}");
             }
         }
     }

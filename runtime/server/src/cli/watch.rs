@@ -25,6 +25,7 @@ pub(super) struct Watch {
     root: PathBuf,
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
+    sender: mpsc::Sender<PathBuf>,
     changes: mpsc::Receiver<PathBuf>,
 }
 
@@ -38,6 +39,7 @@ impl Watch {
             .canonicalize()
             .with_context(|| format!("can't read {}", root.display()))?;
         let (sender, changes) = mpsc::channel(WAITING_MAX);
+        let noticed = sender.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return };
             if matches!(event.kind, EventKind::Access(_)) {
@@ -45,7 +47,7 @@ impl Watch {
             }
             for path in event.paths {
                 // When thousands wait, a rebuild is due anyway.
-                let _ = sender.try_send(path);
+                let _ = noticed.try_send(path);
             }
         })
         .context("can't watch for changes")?;
@@ -53,6 +55,7 @@ impl Watch {
             root,
             watcher,
             watched: BTreeSet::new(),
+            sender,
             changes,
         };
         watch.look_again(&[], &[])?;
@@ -81,6 +84,7 @@ impl Watch {
             found.push(directory);
         }
         found.extend(files.iter().filter_map(|file| file.parent()?.canonicalize().ok()));
+        let first = self.watched.is_empty();
         for directory in found {
             if self.watched.contains(&directory) || !directory.is_dir() {
                 continue;
@@ -88,9 +92,24 @@ impl Watch {
             self.watcher
                 .watch(&directory, RecursiveMode::NonRecursive)
                 .with_context(|| format!("can't watch {}", directory.display()))?;
+            if let Ok(under) = directory.strip_prefix(&self.root)
+                && !first
+                && !is_ignored(under)
+            {
+                self.tell_files(&directory);
+            }
             self.watched.insert(directory);
         }
         Ok(())
+    }
+
+    /// Has the files of a new directory count as changed: they may have come before it was watched.
+    fn tell_files(&self, directory: &Path) {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+            // As above: when thousands wait, a rebuild is due anyway.
+            let _ = self.sender.try_send(entry.path());
+        }
     }
 
     /// The files that changed, relative to the root where they are under it: waits for the first, then until it is
@@ -108,7 +127,10 @@ impl Watch {
         };
         // A batch that does not end by itself is ended; what comes later is the next one.
         let _ = tokio::time::timeout(BATCH_MAX, more).await;
-        self.watched.retain(|directory| directory.is_dir());
+        // A directory that was removed and made again is another one; it is watched again at the next look.
+        self.watched.retain(|directory| {
+            directory.is_dir() && !batch.contains(&relative(&self.root, directory.clone()))
+        });
         batch
     }
 
@@ -157,6 +179,25 @@ mod tests {
         std::fs::write(dir.path().join("new/c.rs"), "1").unwrap();
         let batch = watch.batch().await;
         assert!(batch.contains(Path::new("new/c.rs")), "{batch:?}");
+    }
+
+    #[tokio::test]
+    async fn what_comes_with_a_new_directory_is_told_and_one_that_is_made_again_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let src = dir.path().join("src");
+        std::fs::create_dir(&src).unwrap();
+        let mut watch = Watch::new(dir.path()).unwrap();
+        std::fs::remove_dir(&src).unwrap();
+        std::fs::create_dir(&src).unwrap();
+        std::fs::write(src.join("early.rs"), "1").unwrap();
+        let batch = watch.batch().await;
+        assert!(batch.contains(Path::new("src")), "{batch:?}");
+        watch.look_again(&[], &[]).unwrap();
+        let batch = watch.batch().await;
+        assert!(batch.contains(Path::new("src/early.rs")), "{batch:?}");
+        std::fs::write(src.join("late.rs"), "1").unwrap();
+        let batch = watch.batch().await;
+        assert!(batch.contains(Path::new("src/late.rs")), "{batch:?}");
     }
 
     #[test]

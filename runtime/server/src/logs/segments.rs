@@ -57,7 +57,8 @@ impl AppFiles {
             dir,
         };
         let mut found = Found::default();
-        for seq in list(&files.dir)? {
+        let all = list(&files.dir)?;
+        for seq in all.iter().copied() {
             let path = path(&files.dir, seq);
             let bytes = fs::metadata(&path)?.len();
             match read_header(&path)? {
@@ -83,6 +84,14 @@ impl AppFiles {
                 OpenOptions::new().append(true).open(&path)?.set_len(last.bytes)?;
             }
             files.open = true;
+        }
+        // Behind one that is left alone nothing is appended to an older one: the files stay in the order of their numbers.
+        if let Some(left_alone) = all.last().copied().filter(|seq| *seq > found.last_seq) {
+            let path = path(&files.dir, left_alone);
+            if path.try_exists()? {
+                found.last_seq = left_alone;
+                files.open = false;
+            }
         }
         Ok((files, found))
     }
@@ -122,7 +131,13 @@ impl AppFiles {
         let path = path(&self.dir, last.header.first_seq);
         let mut file = OpenOptions::new().append(true).open(&path)?;
         if let Err(error) = file.write_all(buffer) {
-            if file.set_len(last.bytes).is_err() {
+            if file.set_len(last.bytes).is_ok() {
+                self.open = true;
+            } else if last.bytes == HEADER_BYTES as u64 {
+                // A disk that takes headers alone would be filled with them.
+                let _ = fs::remove_file(&path);
+                self.segments.pop();
+            } else {
                 last.bytes = file.metadata().map_or(last.bytes, |seen| seen.len());
             }
             return Err(error);
@@ -200,7 +215,9 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     for entry in entries {
         let name = entry?.file_name();
         let digits = name.to_str().and_then(|name| name.strip_suffix(".log"));
-        numbers.extend(digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()));
+        let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        // What is named otherwise is not ours.
+        numbers.extend(number.filter(|number| digits == Some(&format!("{number:016x}"))));
     }
     numbers.sort_unstable();
     Ok(numbers)
@@ -305,11 +322,53 @@ mod tests {
         write(&mut files, 3..5);
         assert_eq!(files.segments.len(), 2);
         assert_eq!(read(&files.dir), [1, 2, 3, 4]);
+        // A disk that takes the header and no more is not filled with headers.
+        let (mut files, _) = AppFiles::open(dir.path().join("c"), 1 << 20).unwrap();
+        files.begin(&entry(1)).unwrap();
+        let full = path(&files.dir, 1);
+        fs::remove_file(&full).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+        assert!(files.append([entry(1)].iter()).is_err());
+        assert!(files.segments.is_empty() && !full.is_symlink());
+        write(&mut files, 2..3);
+        assert_eq!(read(&files.dir), [2]);
         // Where a directory should be there is a file.
         let (mut files, _) = AppFiles::open(dir.path().join("b"), 1 << 20).unwrap();
         fs::write(dir.path().join("b"), "").unwrap();
         assert!(files.append([entry(1)].iter()).is_err());
         assert_eq!(files.bytes(), 0);
+    }
+
+    #[test]
+    fn files_of_others_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _) = AppFiles::open(dir.path().join("a"), 1 << 20).unwrap();
+        write(&mut files, 1..3);
+        let others = [
+            "7.log",
+            "+000000000000008.log",
+            "x.log",
+            "00000000000000AB.log",
+            "notes",
+        ];
+        for name in others {
+            fs::write(
+                files.dir.join(name),
+                "something that is longer than a header of a segment",
+            )
+            .unwrap();
+        }
+        let (_, found) = AppFiles::open(files.dir.clone(), 1 << 20).unwrap();
+        assert_eq!((found.last_seq, found.torn_bytes), (2, 0));
+        // Another version's segment: what comes is behind it, where who goes on from its number finds it.
+        let later = path(&files.dir, 50);
+        fs::write(&later, [b"CLDTLOG\x09".as_slice(), &[0; 100]].concat()).unwrap();
+        let (mut files, found) = AppFiles::open(files.dir.clone(), 1 << 20).unwrap();
+        assert_eq!((found.last_seq, found.torn_bytes), (50, 0));
+        write(&mut files, 51..53);
+        assert_eq!(list(&files.dir).unwrap(), [1, 50, 51]);
+        assert_eq!(read(&files.dir)[..2], [1, 2]);
+        assert!(later.exists() && others.iter().all(|name| files.dir.join(name).exists()));
     }
 
     #[test]

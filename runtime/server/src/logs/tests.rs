@@ -13,6 +13,13 @@ const BOUNDS: LogBounds = LogBounds {
     lines_per_second: 100_000,
 };
 
+/// Room for many lines in small segments.
+const BOUNDS_OF_MANY: LogBounds = LogBounds {
+    store_bytes: 2 << 20,
+    app_bytes: 2 << 20,
+    ..BOUNDS
+};
+
 struct Desk {
     dir: TempDir,
     clock: Arc<ManualClock>,
@@ -144,6 +151,58 @@ async fn a_follower_gets_each_line_once_from_its_cursor_on_however_slow() {
     let mut follower = logs.follow(&app(), LogFilter::default(), u64::MAX);
     logs.close();
     assert!(follower.next().await.unwrap().is_none());
+}
+
+/// Readers of all kinds get each line once while lines are written, segments fill and others begin.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn nobody_misses_or_doubles_a_line_while_segments_fill() {
+    const COUNT: usize = 20_000;
+    let mut desk = Desk::new();
+    let logs = desk.open(BOUNDS_OF_MANY);
+    desk.say(&logs, "0");
+    let all: Vec<String> = (0..COUNT).map(|i| i.to_string()).collect();
+    let writer = std::thread::spawn({
+        let (logs, at) = (Arc::clone(&logs), desk.clock.now().millis());
+        move || (1..COUNT).for_each(|i| logs.line(line(at, "f", LogLevel::Info, &i.to_string())))
+    });
+    let paged = tokio::spawn({
+        let logs = Arc::clone(&logs);
+        async move {
+            let (mut seen, mut after) = (Vec::new(), 0);
+            while seen.len() < COUNT {
+                let page = logs
+                    .onward(&app(), LogFilter::default(), after, 97)
+                    .await
+                    .unwrap();
+                seen.extend(page.entries.iter().map(|entry| entry.line.text.clone()));
+                after = page.seen_to;
+            }
+            seen
+        }
+    });
+    let mut follower = logs.follow(&app(), LogFilter::default(), 0);
+    for expected in &all {
+        assert_eq!(next(&mut follower).await.line.text, *expected);
+    }
+    writer.join().unwrap();
+    assert!(paged.await.unwrap() == all, "pages onward");
+    let (mut back, mut before) = (VecDeque::new(), u64::MAX);
+    loop {
+        let page = logs
+            .newest(&app(), LogFilter::default(), before, 997)
+            .await
+            .unwrap();
+        before = page.entries[0].seq;
+        let texts = page.entries.iter().rev().map(|entry| entry.line.text.clone());
+        texts.for_each(|text| back.push_front(text));
+        if !page.more {
+            break;
+        }
+    }
+    assert!(back == all, "pages back");
+    logs.flush();
+    let segments = segments::list(&desk.dir.path().join("logs/a")).unwrap().len();
+    assert!(segments > 4, "{segments}");
 }
 
 #[tokio::test]

@@ -56,10 +56,10 @@ impl Files {
         std::fs::create_dir_all(dir).with_context(|| format!("make the log directory {dir:?}"))?;
         for entry in std::fs::read_dir(dir).with_context(|| format!("read the log directory {dir:?}"))? {
             let entry = entry?;
-            // What is not named like an app is not ours.
-            let Some(app) = entry
-                .file_name()
-                .to_str()
+            // What is not named like an app, or is no directory, is not ours.
+            let name = entry.file_name();
+            let Some(app) = (name.to_str())
+                .filter(|_| entry.path().is_dir())
                 .and_then(|name| name.parse::<AppId>().ok())
             else {
                 continue;

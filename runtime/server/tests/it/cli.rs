@@ -2,13 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use cloudlet_docdb::kv::{Kv as _, RedbKv, RedbOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{App, Node, terminate, without_settings};
+use crate::harness::{App, Node, without_settings};
 use crate::http::Client;
 
 /// What a command did.
@@ -170,12 +170,12 @@ fn validate_tells_every_problem_and_fails() {
         "cloudlet.toml:6:",
         "cloudlet.toml:7:",
         "cloudlet.toml:8:",
-        "5 problem(s)",
+        "6 problem(s)",
     ];
     desk.run(&["validate"]).fails(&words);
     let done = desk.run(&["--json", "validate"]);
     let told: Value = serde_json::from_str(&done.err).unwrap();
-    assert_eq!(told["error"]["problems"].as_array().unwrap().len(), 5, "{told}");
+    assert_eq!(told["error"]["problems"].as_array().unwrap().len(), 6, "{told}");
     assert_eq!(told["error"]["problems"][1]["line"], 4);
 }
 
@@ -394,60 +394,6 @@ fn login_remembers_a_key_that_works() {
         .fails(&["can't reach", "cloudlet dev"]);
     desk.node = Some(node);
     desk.stop();
-}
-
-/// `cloudlet dev`, killed when the test fails.
-struct Dev(Child);
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn dev_serves_what_is_saved_and_survives_mistakes() {
-    let desk = Desk::new(None);
-    let manifest = "manifest_version = 1\n[app]\nname = \"web\"\n[hosting]\ndir = \"dist\"\n";
-    desk.run(&["dev"]).fails(&["cloudlet.toml"]);
-    desk.write("cloudlet.toml", manifest);
-    desk.write("dist/index.html", "one");
-    let args = ["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-    let mut dev = Dev(command(desk.dir.path(), None).args(args).spawn().unwrap());
-    let mut lines = BufReader::new(dev.0.stdout.take().unwrap())
-        .lines()
-        .map(Result::unwrap);
-    let mut errors = BufReader::new(dev.0.stderr.take().unwrap())
-        .lines()
-        .map(Result::unwrap);
-    let public = lines.next().unwrap();
-    let public = public
-        .strip_prefix("listening public http://")
-        .unwrap()
-        .parse()
-        .unwrap();
-    let mut wait_for = |text: &str| assert!(lines.any(|line| line.contains(text)), "{text}");
-    wait_for("deployment 1");
-    let page = || Client::connect(public).get("/").text();
-    assert_eq!(page(), "one");
-    desk.write("dist/index.html", "two");
-    wait_for("deployment 2");
-    assert_eq!(page(), "two");
-    // A mistake is told, and what ran goes on.
-    desk.write("cloudlet.toml", &format!("{manifest}spaa = true\n"));
-    assert!(errors.any(|line| line.contains("did you mean \"spa\"?")));
-    assert_eq!(page(), "two");
-    desk.write("cloudlet.toml", &format!("{manifest}spa = true\n"));
-    wait_for("deployment 3");
-    assert_eq!(Client::connect(public).get("/any/where").text(), "two");
-    // Other commands in the directory find the node.
-    assert!(desk.run(&["versions"]).ok().contains("active"));
-    terminate(&dev.0);
-    let status = dev.0.wait().unwrap();
-    let mut rest = String::new();
-    errors.for_each(|line| rest.push_str(&line));
-    assert!(status.success(), "{status}: {rest}");
 }
 
 #[test]

@@ -11,8 +11,10 @@ use crate::harness::{
     App, NODE_JS, Node, Options, PYTHON, guest_bytes, npm_packages, python_with, run, test_cache, workspace,
 };
 
-const COMPONENTIZE_PY: [&str; 1] = ["componentize-py==0.25.1"];
-const COMPONENTIZE_JS: [&str; 1] = ["@bytecodealliance/componentize-js@0.23.0"];
+/// What makes components of Python.
+pub(crate) const COMPONENTIZE_PY: [&str; 1] = ["componentize-py==0.25.1"];
+/// What makes components of JavaScript.
+pub(crate) const COMPONENTIZE_JS: [&str; 1] = ["@bytecodealliance/componentize-js@0.23.0"];
 
 /// Interpreters compute for long at their start, on a busy machine above all, and need memory.
 const LIMITS: &str = "limits = { memory = \"128MiB\", timeout = \"60s\", cpu = \"20s\" }";

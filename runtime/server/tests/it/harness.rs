@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -550,6 +550,9 @@ pub(crate) fn npm_packages(name: &str, packages: &[&str]) -> PathBuf {
 
 /// A directory of the cache that `install` fills, unless it was filled for the same packages.
 fn installed(name: &str, packages: &[&str], install: impl FnOnce(&Path)) -> PathBuf {
+    // Several tests want the same.
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _one = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = test_cache().join(name);
     let (stamp, wanted) = (dir.join("installed"), packages.join("\n"));
     if !std::fs::read_to_string(&stamp).is_ok_and(|seen| seen == wanted) {
