@@ -107,8 +107,8 @@ mod tests {
                     .build(),
             )
         };
-        let message: serde_json::Value = serde_json::from_str(&told(fields).expect("there are fields"))
-            .expect("it is JSON");
+        let message: serde_json::Value =
+            serde_json::from_str(&told(fields).expect("there are fields")).expect("it is JSON");
         let expected = serde_json::json!({
             "message": "checked in", "room": 101, "paid": true, "price": 1.5, "guest": "Ada \"A\"",
         });

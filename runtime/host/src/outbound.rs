@@ -35,8 +35,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two parts of an origin's response.
 const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
-/// Requests of one function on their way at once, from their beginning to the end of their responses' bodies. Each has a
-/// connection, or a part of one.
+/// Requests of one function on their way at once, from their beginning to the end of their responses' bodies; of one that
+/// may run more often at once, as many as that. Each has a connection, or a part of one.
 const IN_FLIGHT_MAX: usize = 256;
 /// Bytes of the head of an origin's response.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
@@ -100,12 +100,12 @@ impl OutboundPool {
         })
     }
 
-    /// One more on its way, if that is not too many.
-    fn begin(&self) -> Option<InFlight> {
+    /// One more on its way, unless there are `limit` of them.
+    fn begin(&self, limit: usize) -> Option<InFlight> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         // From here on it is taken off again, also when it turns out to be one too many.
         let one = InFlight(Arc::clone(&self.in_flight));
-        (before < IN_FLIGHT_MAX).then_some(one)
+        (before < limit).then_some(one)
     }
 }
 
@@ -163,10 +163,11 @@ impl Outbound {
             );
             return Err((OutboundOutcome::Limit, Error::ConnectionLimitReached));
         }
-        run.function.outbound.begin().ok_or_else(|| {
+        let limit = run.limits().concurrency.max(IN_FLIGHT_MAX);
+        run.function.outbound.begin(limit).ok_or_else(|| {
             run.platform(
                 LogLevel::Warn,
-                format!("outbound request refused: a function may have {IN_FLIGHT_MAX} on their way at once"),
+                format!("outbound request refused: the function may have {limit} on their way at once"),
             );
             (OutboundOutcome::Limit, Error::ConnectionLimitReached)
         })

@@ -263,11 +263,24 @@ async fn a_function_has_so_many_requests_on_their_way_and_no_more() {
         node.metric("cloudlet_host_outbound_total", &[("outcome", "limit")]),
         44.0
     );
-    // They went with their invocation.
-    assert_eq!(
-        app.text(&format!("/fetch?http://127.0.0.1:{port}/")).await,
-        "200 GET / HTTP/1.1"
-    );
+    // They go with their invocation, whose tasks end a moment after it.
+    let fetch = format!("/fetch?http://127.0.0.1:{port}/");
+    let answered = async {
+        while app.text(&fetch).await != "200 GET / HTTP/1.1" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), answered)
+        .await
+        .unwrap();
+    // Who may run more often at once may have one on its way for each.
+    let wide = node.app("misbehave", |spec| {
+        spec.outbound = vec![rule("127.0.0.1", port)];
+        spec.limits.outbound_requests_max = 10_000;
+        spec.limits.concurrency = 280;
+    });
+    let many = wide.text(&format!("/many?http://127.0.0.1:{port}/swallow")).await;
+    assert_eq!(many, "280");
 }
 
 #[tokio::test]

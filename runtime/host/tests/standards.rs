@@ -9,7 +9,7 @@ use std::time::Duration;
 use bson::rawdoc;
 use cloudlet_base::Deadline;
 use cloudlet_data::{Find, Insert, Namespace};
-use cloudlet_host::{Grants, LoadError, LogLevel, LogStream};
+use cloudlet_host::{Grants, LoadError, LogDetail, LogLevel, LogStream};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use support::{App, Node, failure, fixture, function_spec, ok};
@@ -458,18 +458,19 @@ async fn configuration_and_logs_are_the_same_by_every_name() {
     let lines: Vec<_> = lines
         .iter()
         .filter(|line| line.stream == LogStream::Logging)
-        .map(|line| (line.level, line.text.as_str()))
+        .map(|line| (line.level, &line.detail, line.text.as_str()))
         .collect();
+    let cart = &LogDetail::Context("cart".into());
     assert_eq!(
         lines,
         [
-            (LogLevel::Trace, "cart: message-trace"),
-            (LogLevel::Debug, "cart: message-debug"),
-            (LogLevel::Info, "cart: message-info"),
-            (LogLevel::Warn, "cart: message-warn"),
-            (LogLevel::Error, "cart: message-error"),
-            (LogLevel::Error, "cart: message-critical"),
-            (LogLevel::Info, "bare"),
+            (LogLevel::Trace, cart, "message-trace"),
+            (LogLevel::Debug, cart, "message-debug"),
+            (LogLevel::Info, cart, "message-info"),
+            (LogLevel::Warn, cart, "message-warn"),
+            (LogLevel::Error, cart, "message-error"),
+            (LogLevel::Error, cart, "message-critical"),
+            (LogLevel::Info, &LogDetail::None, "bare"),
         ]
     );
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bson::raw::cstr;
 use bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
-use cloudlet_base::Deadline;
+use cloudlet_base::{Deadline, Fault};
 
 use super::entry::{Entry, Kind, binary, key_of};
 use super::log::{self, Bounds, bounds};
@@ -160,6 +160,9 @@ pub struct Watch {
     /// MongoDB's `showExpandedEvents`: also tells of collections and indexes that are made or changed and of indexes
     /// that are dropped, and what else a rename and an update did.
     pub expanded: bool,
+    /// An event that an expression of the pipeline fails on is told as `{_id, operationType, clusterTime, wallTime, ns,
+    /// documentKey, failure: MESSAGE}`, and the stream goes on; without, the stream can't be read past it.
+    pub tell_failures: bool,
     /// Where it begins.
     pub start: WatchStart,
 }
@@ -173,6 +176,7 @@ pub(crate) struct Stream {
     full_document: FullDocument,
     before_change: BeforeChange,
     expanded: bool,
+    tell_failures: bool,
     /// Whether events that are too large are told in fragments.
     split: bool,
 }
@@ -191,6 +195,7 @@ impl Stream {
             full_document: watch.full_document,
             before_change: watch.before_change,
             expanded: watch.expanded,
+            tell_failures: watch.tell_failures,
         })
     }
 }
@@ -493,7 +498,12 @@ impl Stream {
             event.append(cstr!("operationDescription"), description);
         }
         self.before_change(entry, &mut event)?;
-        self.through(engine, event, token)
+        match self.through(engine, event, token) {
+            Err(error) if self.tell_failures && matches!(error.kind(), Fault::Invalid | Fault::Limit) => {
+                Ok(Some(failure(entry, token, &error)))
+            }
+            made => made,
+        }
     }
 
     fn full_document(
@@ -592,6 +602,17 @@ fn head(token: Token, operation: &str, wall: i64) -> RawDocumentBuf {
     event.append(cstr!("operationType"), operation);
     event.append(cstr!("clusterTime"), token.time);
     event.append(cstr!("wallTime"), DateTime::from_millis(wall));
+    event
+}
+
+/// An event of which the pipeline can't tell what becomes of it.
+fn failure(entry: &Entry<'_>, token: Token, error: &Error) -> RawDocumentBuf {
+    let mut event = head(token, entry.kind.name(), entry.wall);
+    event.append(cstr!("ns"), names(entry.database, entry.collection));
+    if let Some(key) = key(entry) {
+        event.append(cstr!("documentKey"), key);
+    }
+    event.append(cstr!("failure"), error.to_string());
     event
 }
 

@@ -472,6 +472,36 @@ fn a_pipeline_may_not_take_the_token() {
 }
 
 #[test]
+fn an_event_that_the_pipeline_fails_on_can_be_told_and_passed() {
+    let docs = memory();
+    insert(&docs, (0..3).map(|id| doc! { "_id": id, "n": id - 1 }));
+    let watch = |tell_failures| Watch {
+        pipeline: vec![raw(
+            doc! { "$match": { "$expr": { "$gt": [{ "$divide": [1, "$fullDocument.n"] }, 0] } } },
+        )],
+        tell_failures,
+        start: begin(),
+        ..Watch::default()
+    };
+    let stream = |tell| docs.watch(scope(), watch(tell)).wait().unwrap();
+    let stuck = drain(&docs, stream(false), 10).unwrap_err();
+    assert_eq!(stuck.code(), Code::BadValue);
+    let (events, _) = drain(&docs, stream(true), 10).unwrap();
+    assert_eq!(events.iter().map(key).collect::<Vec<_>>(), [1, 2]);
+    let failure = events[0].get_str("failure").unwrap();
+    assert!(failure.contains("by zero"), "{failure}");
+    assert!(events[0].get("fullDocument").is_none() && events[1].get("failure").is_none());
+    // Its token is a place like any other.
+    let after = Watch {
+        start: WatchStart::StartAfter(token(&events[0])),
+        ..watch(true)
+    };
+    let after = docs.watch(scope(), after).wait().unwrap();
+    let (events, _) = drain(&docs, after, 10).unwrap();
+    assert_eq!(events.iter().map(key).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
 fn a_stream_resumes_after_a_restart() {
     let disk = Disk::new(1);
     let (seen, place) = {

@@ -153,7 +153,8 @@ async fn change(request: Request<'_>, app: &AppId, verb: &str) -> Result<Respons
     let changed = match verb {
         "replay" => {
             let ordering = &node.bells.ordering;
-            let changed = deliveries::replay(documents, ordering, app, id, node.clock.now()).await?;
+            let replayed = deliveries::replay(documents, ordering, app, id, node.clock.now()).await;
+            let changed = replayed.inspect_err(|_| node.bells.look_at_orders())?;
             node.bells.due.notify_one();
             changed
         }

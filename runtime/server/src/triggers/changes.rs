@@ -114,6 +114,8 @@ impl DocumentScope {
             pipeline,
             full_document,
             before_change,
+            // A filter's expression may fail on a document; those after it are told all the same.
+            tell_failures: true,
             start,
             ..Watch::default()
         };
@@ -195,6 +197,17 @@ impl Source {
         }
     }
 
+    /// What its collection is, if that is something whose changes never are in the change log.
+    async fn unlogged(&self, documents: &dyn Documents, app: &AppId) -> Option<&'static str> {
+        let Source::Documents(scope) = self else {
+            return None;
+        };
+        match documents.collection_options(&scope.namespace(app)).await {
+            Ok(options) => options.time_series.map(|_| "a time series"),
+            Err(error) => (error.code() == Code::CommandNotSupportedOnView).then_some("a view"),
+        }
+    }
+
     /// What it watches, in words that are the same for the same.
     pub(crate) fn watches(&self) -> String {
         match self {
@@ -224,7 +237,7 @@ impl Source {
 }
 
 /// A document as extended JSON.
-fn extended(document: &RawDocument) -> String {
+pub(super) fn extended(document: &RawDocument) -> String {
     match bson::Document::try_from(document) {
         Ok(document) => bson::Bson::Document(document).into_relaxed_extjson().to_string(),
         Err(_) => String::new(),
@@ -318,6 +331,12 @@ pub(crate) async fn refused(node: &Node, app: &AppId, triggers: &[ChangeTrigger]
         let (scope, watch) = trigger.source.watch(app, WatchStart::Now);
         if let Err(error) = node.documents.watch(scope, watch).await {
             problems.push(format!("{kind} trigger {name:?} can't be followed: {error}"));
+        }
+        if let Some(what) = trigger.source.unlogged(&*node.documents, app).await {
+            problems.push(format!(
+                "{kind} trigger {name:?} would never fire: its collection is {what}, whose changes are not logged; watch \
+                 the collection that is written to"
+            ));
         }
     }
     problems

@@ -23,7 +23,6 @@ pub(super) fn delivery(
     event: &RawDocument,
     now: Timestamp,
 ) -> Result<Delivery, Error> {
-    let unreadable = || Error::new(Code::InternalError, "a change event can't be read");
     // Resume tokens sort as the events do, and so do the deliveries of one trigger.
     let place = event
         .get_document("_id")
@@ -55,6 +54,11 @@ pub(super) fn delivery(
         error: None,
         failed: None,
     })
+}
+
+/// The error of an event that is none.
+pub(super) fn unreadable() -> Error {
+    Error::new(Code::InternalError, "a change event can't be read")
 }
 
 /// What the deliveries have in common that run one after another. Keys may be long, so it is a hash.

@@ -28,8 +28,12 @@ const BATCH: u64 = 100;
 const WAIT: Duration = Duration::from_secs(10);
 /// How long a follower whose app has no room for deliveries waits before it looks again.
 const FULL_WAIT: Duration = Duration::from_millis(200);
-/// How long to wait after a failure.
+/// How long to wait after a failure; twice as long after each that follows at once.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest such wait.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Bytes of payloads that are written in one commit, with one more delivery.
+const COMMIT_BYTES_MAX: usize = 8 << 20;
 /// The longest wait for a deployment that nobody told of.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -121,11 +125,15 @@ struct At {
 
 impl Follower {
     async fn run(mut self) {
+        let mut retry = RETRY;
         loop {
+            let begun = self.node.clock.monotonic();
             let error = match self.go_on().await {
                 Ok(Stopped) => break,
                 Err(error) => error,
             };
+            let lasted = self.node.clock.monotonic().saturating_sub(begun);
+            retry = if lasted > RETRY_MAX { RETRY } else { retry };
             let wait = match error.code() {
                 Code::CommandNotSupported => {
                     self.no_log().await;
@@ -138,13 +146,14 @@ impl Follower {
                         trigger = self.trigger.name,
                         "a trigger can't be followed and will be tried again: {error}"
                     );
-                    RETRY
+                    retry
                 }
             };
             tokio::select! {
                 _ = &mut self.stopped => break,
                 () = tokio::time::sleep(wait) => {}
             }
+            retry = (retry * 2).min(RETRY_MAX);
         }
         self.stand_still(false);
     }
@@ -259,16 +268,53 @@ impl Follower {
         if !at.prepared {
             at.prepared = self.trigger.source.prepare(documents, &self.app, false).await?;
         }
-        let made: Result<Vec<_>, _> = read.events.iter().map(|event| self.delivery(event)).collect();
-        let moving = changes::moving(&self.app, &self.trigger, &read.token);
-        order::make_in_order(documents, &self.node.bells.ordering, made?, moving).await?;
-        self.node.bells.due.notify_one();
-        self.recorded(at, &read.token, now);
+        let (mut made, mut bytes) = (Vec::new(), 0);
+        for event in &read.events {
+            if let Ok(failure) = event.get_str("failure") {
+                self.refused(event, failure);
+                continue;
+            }
+            let delivery = events::delivery(&self.app, &self.trigger, event, self.node.clock.now())?;
+            bytes += delivery.payload.len();
+            made.push(delivery);
+            if bytes >= COMMIT_BYTES_MAX {
+                let token = event.get_document("_id").map_err(|_| events::unreadable())?;
+                self.commit(at, std::mem::take(&mut made), token, now).await?;
+                bytes = 0;
+            }
+        }
+        self.commit(at, made, &read.token, now).await
+    }
+
+    /// Writes deliveries and the place after their events.
+    async fn commit(
+        &self,
+        at: &mut At,
+        made: Vec<deliveries::Delivery>,
+        token: &RawDocument,
+        now: Duration,
+    ) -> Result<(), Error> {
+        let bells = &self.node.bells;
+        let moving = changes::moving(&self.app, &self.trigger, token);
+        let written = order::make_in_order(&*self.node.documents, &bells.ordering, made, moving).await;
+        // They may be on disk, and nobody has looked who is next.
+        written.inspect_err(|_| bells.look_at_orders())?;
+        bells.due.notify_one();
+        self.recorded(at, token, now);
         Ok(())
     }
 
-    fn delivery(&self, event: &RawDocument) -> Result<deliveries::Delivery, Error> {
-        events::delivery(&self.app, &self.trigger, event, self.node.clock.now())
+    /// Tells that nobody can say whether an event fires the trigger.
+    fn refused(&self, event: &RawDocument, failure: &str) {
+        let kind = self.trigger.source.kind().as_str();
+        self.node.triggers.of(kind).refused.inc();
+        let key = event.get_document("documentKey").map(changes::extended);
+        let text = format!(
+            "trigger {:?} did not fire for a change of {}, for its filter fails on that: {failure}",
+            self.trigger.name,
+            key.unwrap_or_default()
+        );
+        self.say(LogLevel::Error, text);
     }
 
     fn recorded(&self, at: &mut At, token: &RawDocument, now: Duration) {

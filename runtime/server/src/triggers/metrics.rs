@@ -9,8 +9,6 @@ pub(crate) struct Metrics {
     timer: OfKind,
     database: OfKind,
     storage: OfKind,
-    /// Ticks of timers that made no delivery, for the app has too many.
-    pub(super) refused: IntCounter,
     /// Ticks of timers that came too late and were left out.
     pub(super) missed: IntCounter,
     /// Deliveries that are being invoked.
@@ -29,6 +27,8 @@ pub(super) struct OfKind {
     pub(super) retried: IntCounter,
     /// Deliveries whose last invocation failed.
     pub(super) failed: IntCounter,
+    /// Ticks that made no delivery, for the app has too many; changes that made none, for the filter failed on them.
+    pub(super) refused: IntCounter,
     /// Times that changes were gone from the log before a trigger saw them.
     pub(super) lost: IntCounter,
 }
@@ -73,6 +73,7 @@ impl Metrics {
                 answered: outcome("answered"),
                 retried: outcome("retried"),
                 failed: outcome("failed"),
+                refused: outcome("refused"),
                 lost: lost.with_label_values(&[kind.as_str()]),
             }
         };
@@ -80,7 +81,6 @@ impl Metrics {
             timer: of(Kind::Timer),
             database: of(Kind::Database),
             storage: of(Kind::Storage),
-            refused: outcomes.with_label_values(&[Kind::Timer.as_str(), "refused"]),
             missed: outcomes.with_label_values(&[Kind::Timer.as_str(), "missed"]),
             running,
             stalled,

@@ -18,6 +18,8 @@ pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod timers;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::{Mutex, Notify};
 
 pub(crate) use metrics::Metrics;
@@ -56,4 +58,14 @@ pub(crate) struct Bells {
     pub(crate) deployed: Notify,
     /// Held while one looks at which delivery of an order is next.
     pub(crate) ordering: Mutex<()>,
+    /// Looking at that failed: deliveries may be held that none goes before.
+    pub(crate) unsure: AtomicBool,
+}
+
+impl Bells {
+    /// Has the next round look at every order of which something is held.
+    pub(crate) fn look_at_orders(&self) {
+        self.unsure.store(true, Ordering::Release);
+        self.due.notify_one();
+    }
 }

@@ -1,7 +1,8 @@
 //! The task that drives the triggers of a node: it makes the deliveries of timers, invokes what is due, and sleeps until
 //! there is more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::deliveries::{self, Delivery};
+use super::order;
 use super::timers::{Clockwork, say};
 use crate::node::Node;
 
@@ -31,33 +33,42 @@ const ERROR_BYTES_MAX: usize = 2000;
 /// What is being invoked.
 #[derive(Default)]
 struct Running {
-    by_app: Mutex<HashMap<AppId, usize>>,
+    /// By app, the ids of the deliveries.
+    by_app: Mutex<HashMap<AppId, HashSet<String>>>,
     /// One of them is done.
     done: Notify,
 }
 
 impl Running {
-    /// Counts one more of an app, until it is dropped.
-    fn one_more(self: &Arc<Self>, app: &AppId) -> OneRunning {
-        *self.lock().entry(app.clone()).or_default() += 1;
-        OneRunning {
+    /// Counts one more of an app, until it is dropped. None if that one is being invoked: a clock that was set made its lease
+    /// end early.
+    fn one_more(self: &Arc<Self>, app: &AppId, delivery: &str) -> Option<OneRunning> {
+        let is_new = self
+            .lock()
+            .entry(app.clone())
+            .or_default()
+            .insert(delivery.to_owned());
+        is_new.then(|| OneRunning {
             running: Arc::clone(self),
             app: app.clone(),
-        }
+            delivery: delivery.to_owned(),
+        })
     }
 
     fn all(&self) -> usize {
-        self.lock().values().sum()
+        self.lock().values().map(HashSet::len).sum()
     }
 
     /// Apps that have as many as they may.
     fn busy(&self) -> Vec<AppId> {
         let by_app = self.lock();
-        let busy = by_app.iter().filter(|(_, count)| **count >= RUNNING_PER_APP_MAX);
+        let busy = by_app
+            .iter()
+            .filter(|(_, of_app)| of_app.len() >= RUNNING_PER_APP_MAX);
         busy.map(|(app, _)| app.clone()).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AppId, usize>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AppId, HashSet<String>>> {
         self.by_app.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -66,14 +77,15 @@ impl Running {
 struct OneRunning {
     running: Arc<Running>,
     app: AppId,
+    delivery: String,
 }
 
 impl Drop for OneRunning {
     fn drop(&mut self) {
         let mut by_app = self.running.lock();
-        if let Some(count) = by_app.get_mut(&self.app) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(of_app) = by_app.get_mut(&self.app) {
+            of_app.remove(&self.delivery);
+            if of_app.is_empty() {
                 by_app.remove(&self.app);
             }
         }
@@ -127,6 +139,11 @@ async fn round(
         deliveries::let_go(documents, &node.bells.ordering, node.clock.now()).await?;
         *let_go = true;
     }
+    if node.bells.unsure.swap(false, Ordering::AcqRel) {
+        let looked = order::release_all(documents, &node.bells.ordering).await;
+        // Tried again in the next round.
+        looked.inspect_err(|_| node.bells.unsure.store(true, Ordering::Release))?;
+    }
     let tick = clockwork.round(node).await?;
     // Taking is a turn of the writer; a node at rest only looks.
     let due = deliveries::next_due(documents).await?;
@@ -144,7 +161,9 @@ async fn round(
             deliveries::answered(documents, &delivery).await?;
             continue;
         };
-        let one = running.one_more(&app);
+        let Some(one) = running.one_more(&app, &delivery.id) else {
+            continue;
+        };
         let node = Arc::clone(node);
         invocations.spawn(async move {
             node.triggers.running.inc();
@@ -272,8 +291,11 @@ mod tests {
     fn an_app_has_its_share_of_what_runs() {
         let running = Arc::<Running>::default();
         let (a, b): (AppId, AppId) = ("aaa".parse().unwrap(), "bbb".parse().unwrap());
-        let mut of_a: Vec<_> = (0..RUNNING_PER_APP_MAX).map(|_| running.one_more(&a)).collect();
-        let of_b = running.one_more(&b);
+        let mut of_a: Vec<_> = (0..RUNNING_PER_APP_MAX)
+            .map(|number| running.one_more(&a, &number.to_string()).unwrap())
+            .collect();
+        let of_b = running.one_more(&b, "0");
+        assert!(running.one_more(&a, "0").is_none(), "one runs once at a time");
         assert_eq!(running.busy(), std::slice::from_ref(&a));
         assert_eq!(running.all(), RUNNING_PER_APP_MAX + 1);
         drop(of_a.pop());

@@ -259,7 +259,7 @@ async fn fire(node: &Node, app: &AppId, timer: &Timer, tick: Timestamp, now: Tim
     let most = node.config.functions.deliveries_max;
     let waiting = deliveries::count(documents, app, Kind::Timer, State::Waiting, most).await?;
     if waiting >= most {
-        node.triggers.refused.inc();
+        node.triggers.of(Kind::Timer.as_str()).refused.inc();
         let text = format!(
             "timer {:?} ticked for nothing: {most} deliveries of the app's timers wait already, the most there may be",
             timer.name

@@ -2,29 +2,25 @@
 //! are told, and that none is lost or told by half, whatever happens to the node in between.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Node, Options};
-use crate::http::Response;
+use crate::harness::{App, Node, Options, until};
 
-/// Longest wait for something to happen; only a node that does nothing sees it.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options::default().set("database-change-log-bytes", "64MiB")
 }
 
 /// An app whose function tells its log what it was told, unless the document's `say` has it fail.
-fn app(lines: &str) -> App {
+pub(crate) fn app(lines: &str) -> App {
     App::new("hotel")
         .function("calls", "calls", "grants = { functions = [\"calls\"] }")
         .lines(lines)
 }
 
 /// A trigger on the collection `stays` with more lines.
-fn on_stays(more: &str) -> String {
+pub(crate) fn on_stays(more: &str) -> String {
     format!("[[trigger.database]]\ncollection = \"stays\"\nfunction = \"calls\"\n{more}\n")
 }
 
@@ -50,27 +46,19 @@ fn update(node: &Node, filter: Value, update: Value) {
     );
 }
 
-fn triggers(node: &Node, rest: &str) -> Value {
+pub(crate) fn triggers(node: &Node, rest: &str) -> Value {
     node.admin("GET", &format!("/v1/apps/hotel/triggers{rest}"), b"")
         .json()
 }
 
-fn outcome(node: &Node, kind: &str, outcome: &str) -> f64 {
+pub(crate) fn outcome(node: &Node, kind: &str, outcome: &str) -> f64 {
     node.metric(&format!(
         "cloudlet_trigger_deliveries_total{{kind=\"{kind}\",outcome=\"{outcome}\"}}"
     ))
 }
 
-#[track_caller]
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
-    }
-}
-
 /// The events that were answered, in their order, as the function told its log.
-fn answered(node: &Node) -> Vec<Value> {
+pub(crate) fn answered(node: &Node) -> Vec<Value> {
     let logs = node
         .admin("GET", "/v1/apps/hotel/logs?function=calls", b"")
         .text();
@@ -84,7 +72,7 @@ fn answered(node: &Node) -> Vec<Value> {
 
 /// Waits until so many events were answered, and nothing waits.
 #[track_caller]
-fn all_answered(node: &Node, count: usize) -> Vec<Value> {
+pub(crate) fn all_answered(node: &Node, count: usize) -> Vec<Value> {
     until(&format!("{count} answers"), || answered(node).len() >= count);
     until("the end of the waiting", || triggers(node, "")["waiting"] == 0);
     let events = answered(node);
@@ -189,6 +177,55 @@ fn a_filter_and_the_operations_choose() {
         seen,
         BTreeSet::from([("insert", 2), ("update", 2), ("update", 1)])
     );
+    node.stop();
+}
+
+#[test]
+fn a_filter_that_fails_on_a_change_leaves_out_that_one_and_says_so() {
+    let lines =
+        on_stays("filter = { \"$expr\" = { \"$gt\" = [{ \"$divide\" = [1, \"$fullDocument.n\"] }, 0] } }");
+    let node = Node::with_options(&app(&lines), options());
+    insert(
+        &node,
+        json!([{ "_id": "a", "n": 1 }, { "_id": "zero", "n": 0 }, { "_id": "b", "n": 2 }, { "_id": "c", "n": -1 }]),
+    );
+    let events = all_answered(&node, 2);
+    let ids: BTreeSet<&str> = events
+        .iter()
+        .map(|event| event["documentKey"]["_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, BTreeSet::from(["a", "b"]));
+    assert_eq!(outcome(&node, "database", "refused"), 1.0);
+    let wrong = app(&on_stays("filter = { \"$expr\" = { \"$divied\" = [1, 2] } }"));
+    let refused = node.deploy(&wrong);
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(
+        refused.text().contains("can't be followed") && refused.text().contains("$divied"),
+        "{refused:?}"
+    );
+    let logs = node.admin("GET", "/v1/apps/hotel/logs?level=error", b"").text();
+    assert!(
+        logs.contains("its filter fails on that") && logs.contains("zero"),
+        "{logs}"
+    );
+    node.stop();
+}
+
+/// As JSON these events are six times as long, so that one commit could not take all of a page's deliveries.
+#[test]
+fn events_that_grow_on_their_way_are_written_in_several_commits() {
+    const COUNT: usize = 40;
+    let node = Node::with_options(&app(&on_stays("on = [\"update\"]")), options());
+    insert(&node, (0..COUNT).map(|id| json!({ "_id": id })).collect());
+    let many = json!({
+        "filter": {}, "update": { "$set": { "text": "\u{1}".repeat(250 << 10) } }, "multi": true,
+    });
+    ask(&node, "documents/stays/update", &many);
+    until("the answers", || {
+        outcome(&node, "database", "answered") + outcome(&node, "database", "retried") >= COUNT as f64
+    });
+    assert_eq!(outcome(&node, "database", "answered"), COUNT as f64);
+    assert_eq!(node.metric("cloudlet_trigger_failures_total"), 0.0);
     node.stop();
 }
 
@@ -472,157 +509,5 @@ fn a_collection_that_is_dropped_and_made_again_fires_again() {
         all_answered(&node, 3)[2]["fullDocument"],
         json!({ "_id": 2, "n": 1 })
     );
-    node.stop();
-}
-
-/// What storage triggers told: type, path, size and whether another object was replaced, in their order.
-fn objects(events: &[Value]) -> Vec<(String, String, u64, bool)> {
-    let fields = events.iter().map(|event| {
-        (
-            event["type"].as_str().unwrap().to_owned(),
-            event["path"].as_str().unwrap().to_owned(),
-            event["size"].as_u64().unwrap(),
-            event["replaced"].as_bool().unwrap(),
-        )
-    });
-    fields.collect()
-}
-
-fn object(kind: &str, path: &str, size: u64, replaced: bool) -> (String, String, u64, bool) {
-    (kind.to_owned(), path.to_owned(), size, replaced)
-}
-
-#[test]
-fn objects_fire_by_whichever_way_they_come_and_go() {
-    let app = app("[[trigger.storage]]\nprefix = \"photos/\"\nfunction = \"calls\"\nretries = 0\n")
-        .function(
-            "capabilities",
-            "capabilities",
-            "grants = { storage = [\"photos/\"], database = [\"x\"] }",
-        )
-        .lines(
-            "[storage]\nrules = { \"photos/\" = { read = \"auth != null\", write = \"auth != null\" } }\n\
-             [auth]\nanonymous = true",
-        );
-    let node = Node::with_options(&app, options());
-    // An admin, also the command line.
-    let put = |path: &str, bytes: &[u8]| -> Response {
-        node.admin("PUT", &format!("/v1/apps/hotel/objects/{path}"), bytes)
-    };
-    assert_eq!(put("other/a", b"1").status, 200);
-    let stored = put("photos/a.jpg", b"12");
-    assert_eq!(put("photos/a.jpg", b"123").status, 200);
-    let gone = node.admin("DELETE", "/v1/apps/hotel/objects/photos/a.jpg", b"");
-    assert_eq!(gone.status, 200, "{gone:?}");
-    let events = all_answered(&node, 3);
-    assert_eq!(
-        objects(&events),
-        [
-            object("created", "photos/a.jpg", 2, false),
-            object("created", "photos/a.jpg", 3, true),
-            object("deleted", "photos/a.jpg", 3, false),
-        ]
-    );
-    assert_eq!(events[0]["etag"], stored.json()["etag"]);
-    assert_eq!(events[0]["contentType"], "image/jpeg");
-    assert_eq!(events[0]["fileId"], "cloud://hotel.files/photos/a.jpg");
-    assert!(events[0]["time"].as_str().unwrap().ends_with('Z'));
-
-    // A function.
-    let call = |words: &str| {
-        let path = "/v1/apps/hotel/functions/capabilities/call";
-        let reply = node.admin("POST", path, words.as_bytes());
-        assert_eq!(reply.status, 200, "{reply:?}");
-    };
-    call("put photos/f.txt hello");
-    call("upload photos/g.bin 100000");
-    call("remove photos/f.txt");
-    let events = all_answered(&node, 6);
-    let of_function: BTreeSet<_> = objects(&events[3..]).into_iter().collect();
-    assert_eq!(
-        of_function,
-        BTreeSet::from([
-            object("created", "photos/f.txt", 5, false),
-            object("created", "photos/g.bin", 100_000, false),
-            object("deleted", "photos/f.txt", 5, false),
-        ])
-    );
-
-    // A client.
-    let token = node.anonymous();
-    let bearer = format!("Bearer {token}");
-    let ask = |verb: &str, items: Value| {
-        let path = format!("/v1/storages/{verb}");
-        let headers = [("authorization", bearer.as_str())];
-        let reply = node
-            .client()
-            .send("POST", &path, &headers, items.to_string().as_bytes());
-        assert_eq!(reply.status, 200, "{reply:?}");
-        reply.json()[0].clone()
-    };
-    let permit = ask("get-objects-upload-info", json!([{ "objectId": "photos/c.jpg" }]));
-    let url = permit["uploadUrl"]
-        .as_str()
-        .unwrap()
-        .splitn(4, '/')
-        .nth(3)
-        .unwrap();
-    let headers = [
-        ("authorization", permit["authorization"].as_str().unwrap()),
-        ("x-cos-security-token", permit["token"].as_str().unwrap()),
-        ("content-type", "image/jpeg"),
-    ];
-    let stored = node.client().send("PUT", &format!("/{url}"), &headers, b"1234");
-    assert_eq!(stored.status, 200, "{stored:?}");
-    ask(
-        "delete-objects",
-        json!([{ "cloudObjectId": permit["cloudObjectId"] }]),
-    );
-    let events = all_answered(&node, 8);
-    assert_eq!(
-        objects(&events[6..]),
-        [
-            object("created", "photos/c.jpg", 4, false),
-            object("deleted", "photos/c.jpg", 4, false),
-        ]
-    );
-    assert!(events[6]["owner"].is_string(), "{}", events[6]);
-    let listed = &triggers(&node, "")["storage"][0];
-    assert_eq!(
-        listed,
-        &json!({
-            "name": "calls", "prefix": "photos/", "on": ["created", "deleted"], "function": "calls", "retries": 0,
-            "lost": null,
-        })
-    );
-    node.stop();
-}
-
-#[test]
-fn an_upload_that_was_acknowledged_fires_after_a_kill_and_a_failed_one_is_kept() {
-    let app = app("[[trigger.storage]]\non = [\"created\"]\nfunction = \"calls\"\nretries = 0\n");
-    let node = Node::with_options(&app, options());
-    let put = |node: &Node, path: &str| {
-        let stored = node.admin("PUT", &format!("/v1/apps/hotel/objects/{path}"), b"x");
-        assert_eq!(stored.status, 200, "{stored:?}");
-    };
-    for number in 0..10 {
-        put(&node, &format!("a/{number}"));
-    }
-    put(&node, "fail/1");
-    let (dir, key) = (node.dir(), node.key.clone());
-    node.kill();
-    let node = options().on(dir, &key).start();
-    until("a failure", || {
-        triggers(&node, "/failed")["deliveries"][0]["kind"] == "storage"
-    });
-    until("the end of the waiting", || triggers(&node, "")["waiting"] == 0);
-    // What was answered before the kill was told to a log that went with the node.
-    let failed = triggers(&node, "/failed")["deliveries"].as_array().unwrap().len();
-    assert_eq!(failed, 1);
-    put(&node, "b");
-    until("the next one", || {
-        answered(&node).iter().any(|event| event["path"] == "b")
-    });
     node.stop();
 }

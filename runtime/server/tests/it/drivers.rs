@@ -140,6 +140,12 @@ fn a_time_series_of_a_driver_is_exported_and_imported() {
     let refused = node.admin("POST", &format!("{path}/import?mode=merge"), &exported.body);
     assert_eq!(refused.status, 400, "{refused:?}");
     assert!(refused.text().contains("is a time series"), "{}", refused.text());
+    let watching = App::new("hotel")
+        .function("calls", "calls", "grants = { functions = [\"calls\"] }")
+        .lines("[[trigger.database]]\ncollection = \"warmth\"\nfunction = \"calls\"");
+    let refused = node.deploy(&watching);
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.text().contains("is a time series"), "{}", refused.text());
     node.stop();
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -116,6 +117,18 @@ impl Options {
             readers,
             expected: self.expected,
         }
+    }
+}
+
+/// Longest wait for something to happen; only a node that does nothing sees it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something happens.
+#[track_caller]
+pub(crate) fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
     }
 }
 

@@ -31,6 +31,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod mongo;
+mod object_triggers;
 mod routing;
 mod smuggling;
 mod split;

@@ -30,7 +30,10 @@ fn what_other_platforms_components_store_is_durable_and_in_sight() {
     said(&node, "spin region variable", "gz");
     said(&node, "log warn cart not-much-left", "logged");
     let logs = node.admin("GET", "/v1/apps/shop/logs", b"").text();
-    assert!(logs.contains("cart: not-much-left"), "{logs}");
+    assert!(
+        logs.contains("\"message\":\"not-much-left\",\"context\":\"cart\""),
+        "{logs}"
+    );
     let (dir, key) = (node.dir(), node.key.clone());
     node.kill();
 

@@ -1,14 +1,10 @@
 //! Timers of the real binary: they tick, fail, are tried again, kept and sent again, and outlive the node.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Node, Options};
-
-/// Longest wait for something to happen; only a node that does not tick sees it.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::harness::{App, Node, Options, until};
 
 /// An app whose timer ticks each second and tells its function this.
 fn ticking(message: &str, more: &str) -> App {
@@ -29,14 +25,6 @@ fn outcome(node: &Node, outcome: &str) -> f64 {
     node.metric(&format!(
         "cloudlet_trigger_deliveries_total{{kind=\"timer\",outcome=\"{outcome}\"}}"
     ))
-}
-
-#[track_caller]
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
-    }
 }
 
 fn ids(deliveries: &Value) -> Vec<String> {

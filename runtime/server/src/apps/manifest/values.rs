@@ -357,7 +357,13 @@ pub(super) fn event_filter(table: &toml::Table) -> Result<RawDocumentBuf, Wrong>
         _ => return Err(refused(&"it is a single value")),
     };
     let filter = RawDocumentBuf::try_from(&filter).map_err(|error| refused(&error))?;
-    retain_matching(&filter, &mut Vec::new()).map_err(|error| refused(&error))?;
+    // An expression needs the engine's surroundings: the node looks at it before it takes the deployment.
+    let fields = filter.iter().filter_map(Result::ok);
+    let mut without_expression = RawDocumentBuf::new();
+    for (name, value) in fields.filter(|(name, _)| name.as_str() != "$expr") {
+        without_expression.append(name, value);
+    }
+    retain_matching(&without_expression, &mut Vec::new()).map_err(|error| refused(&error))?;
     Ok(filter)
 }
 
