@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use cloudlet_host::{LogStream, OutboundRule};
 use support::Node;
@@ -256,6 +257,7 @@ async fn a_function_has_so_many_requests_on_their_way_and_no_more() {
     let app = node.app("misbehave", |spec| {
         spec.outbound = vec![rule("127.0.0.1", port)];
         spec.limits.outbound_requests_max = 10_000;
+        spec.limits.concurrency = 200;
     });
     let many = app.text(&format!("/many?http://127.0.0.1:{port}/swallow")).await;
     assert_eq!(many, "256");
