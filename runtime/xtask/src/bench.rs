@@ -1,4 +1,4 @@
-//! `cargo xtask bench [--peers] [micro|documents|wire|load] [ARGUMENTS]`: builds what the benchmarks compare, then runs
+//! `cargo xtask bench [--peers] [micro|documents|wire|load|crowd] [ARGUMENTS]`: builds what the benchmarks compare, then runs
 //! them.
 //!
 //! What is measured and how is told in bench/README.md; this file only brings the pieces together. `--peers` also
@@ -15,7 +15,7 @@ use crate::guest::guest_toolchain;
 use crate::process;
 
 /// The benchmarks, in the order in which they run.
-const BENCHMARKS: [&str; 4] = ["micro", "documents", "wire", "load"];
+const BENCHMARKS: [&str; 5] = ["micro", "documents", "wire", "load", "crowd"];
 
 /// The peer that runs the same component: the command line of the engine that the host is built on.
 const WASMTIME: &str = "48.0.8";
@@ -49,9 +49,10 @@ pub(crate) fn run(rest: &[String]) -> Result<()> {
         println!("\n== bench/{name}");
         let mut command = match *name {
             "micro" => micro(),
-            "documents" => bench_crate("cloudlet-bench-documents"),
-            "wire" => against_the_node("cloudlet-bench-wire")?,
-            _ => against_the_node("cloudlet-bench-load")?,
+            "documents" => bench_crate("cloudlet-bench-documents", &[]),
+            "wire" => against_peers("cloudlet-bench-wire")?,
+            "load" => against_peers("cloudlet-bench-load")?,
+            _ => crowd()?,
         };
         process::run(command.args(arguments)).with_context(|| format!("run the benchmark {name}"))?;
     }
@@ -74,30 +75,47 @@ fn micro() -> Command {
     command
 }
 
-/// Runs a crate of the benchmarks' own workspace.
-fn bench_crate(package: &str) -> Command {
+/// Runs a crate of the benchmarks' own workspace, maybe another of its programs than the first.
+fn bench_crate(package: &str, program: &[&str]) -> Command {
     let mut command = process::host_cargo();
     command
         .args(["run", "--release", "--manifest-path"])
         .arg(repo_root().join("bench/Cargo.toml"))
-        .args(["--package", package, "--"]);
+        .args(["--package", package])
+        .args(program)
+        .arg("--");
     command
 }
 
-/// Builds the node, and runs a crate of the benchmarks that starts it beside its peers.
-fn against_the_node(package: &str) -> Result<Command> {
+/// Builds the node, and tells a crate of the benchmarks where it is.
+fn against_the_node(package: &str, program: &[&str]) -> Result<Command> {
     let mut build = process::host_cargo();
     process::run(build.args(["build", "--release", "--package", "cloudlet-server"]))
         .context("build the node")?;
-    let mut command = bench_crate(package);
+    let mut command = bench_crate(package, program);
     command
         .arg("--cloudlet")
         .arg(target_dir().join("release/cloudlet"));
+    Ok(command)
+}
+
+/// A benchmark that starts the node beside its peers.
+fn against_peers(package: &str) -> Result<Command> {
+    let mut command = against_the_node(package, &[])?;
     command
         .arg("--app")
         .arg(repo_root().join("bench/app"))
         .arg("--peers")
         .arg(peers_dir());
+    Ok(command)
+}
+
+/// The benchmark of many functions and many waiting requests.
+fn crowd() -> Result<Command> {
+    let mut command = against_the_node("cloudlet-bench-load", &["--bin", "crowd"])?;
+    command
+        .arg("--guests")
+        .arg(repo_root().join("bench/guests/target/wasm32-wasip2/release"));
     Ok(command)
 }
 

@@ -40,7 +40,7 @@ cargo xtask COMMAND
   guest            make sure that functions can be compiled (targets wasm32-wasip1 and wasm32-wasip2)
                    [--arg: print only what to put after `cargo`, for scripts]
   fixtures         compile the test components and the examples
-  bench            compare against peers: bench [micro|documents|load] [arguments of the benchmark]
+  bench            compare against peers: bench [micro|documents|wire|load|crowd] [arguments of the benchmark]
   component-check  prove that the examples also build with `cargo component build` (20 minutes the first time)
 
 What takes long to make is kept under $CLOUDLET_CACHE_DIR (default: $XDG_CACHE_HOME/cloudlet or ~/.cache/cloudlet).

@@ -26,6 +26,9 @@ pub(crate) const FAILED_MAX: u64 = 1000;
 /// Characters of a payload that lists show.
 const SHOWN_CHARS_MAX: i32 = 4096;
 
+/// The index that tells whose turn it is.
+const TURNS_INDEX: &str = "state_1_app_1_due_1";
+
 /// One delivery.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Delivery {
@@ -107,7 +110,10 @@ pub(crate) async fn prepare(documents: &dyn Documents) -> Result<(), Error> {
             ..IndexSpec::default()
         }
     };
+    let turns = index(&["state", "app", "due"]);
+    debug_assert_eq!(&*turns.name, TURNS_INDEX);
     let indexes = vec![
+        turns,
         index(&["state", "due"]),
         index(&["app", "state", "made"]),
         index(&["app", "kind", "state"]),
@@ -163,21 +169,94 @@ fn states(state: State) -> RawDocumentBuf {
     }
 }
 
-/// Takes the delivery that has been due for the longest, of other apps than these. It is due again after its lease.
-///
-/// # Errors
-/// Those of the database.
-pub(crate) async fn take(
-    documents: &dyn Documents,
-    now: Timestamp,
-    others_than: &[AppId],
-) -> Result<Option<Delivery>, Error> {
-    let mut busy = bson::RawArrayBuf::new();
-    others_than.iter().for_each(|app| busy.push(app.as_str()));
+/// Whose turn it is: apps take turns, so that however much one has waiting, the others wait for one of its deliveries and no
+/// more.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    /// The app that had the last one.
+    last: String,
+}
+
+/// What is to be invoked.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Turn {
+    /// This one; it is due again after its lease.
+    Of(Box<Delivery>),
+    /// Nothing of an app that is not busy, until then.
+    Nobodys {
+        /// When the next one is due, if there is one.
+        until: Option<Timestamp>,
+    },
+}
+
+impl Turns {
+    /// Takes the delivery that has been due for the longest, of the next app that has one and is not busy. What it costs
+    /// grows with the apps that have something waiting, not with how much.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn next(
+        &mut self,
+        documents: &dyn Documents,
+        now: Timestamp,
+        is_busy: impl Fn(&str) -> bool,
+    ) -> Result<Turn, Error> {
+        let (mut at, mut around, mut until) = (self.last.clone(), false, None);
+        loop {
+            let Some(first) = first_after(documents, &at).await? else {
+                if around || self.last.is_empty() {
+                    return Ok(Turn::Nobodys { until });
+                }
+                (at, around) = (String::new(), true);
+                continue;
+            };
+            if around && first.app > self.last {
+                return Ok(Turn::Nobodys { until });
+            }
+            at.clone_from(&first.app);
+            let due = Timestamp(first.due.timestamp_millis());
+            if due > now {
+                until = Some(until.map_or(due, |until: Timestamp| until.min(due)));
+            } else if !is_busy(&first.app)
+                && let Some(delivery) = take(documents, now, &first.id).await?
+            {
+                self.last = at;
+                return Ok(Turn::Of(Box::new(delivery)));
+            }
+        }
+    }
+}
+
+/// Which delivery it is.
+#[derive(Debug, Deserialize)]
+struct First {
+    #[serde(rename = "_id")]
+    id: String,
+    app: String,
+    due: bson::DateTime,
+}
+
+/// The waiting delivery that is due first, of the first app after this one in the order of their names that has any.
+async fn first_after(documents: &dyn Documents, app: &str) -> Result<Option<First>, Error> {
+    let find = Find {
+        filter: rawdoc! { "state": State::Waiting.as_str(), "app": { "$gt": app } },
+        sort: Some(rawdoc! { "state": 1, "app": 1, "due": 1 }),
+        projection: Some(rawdoc! { "app": 1, "due": 1 }),
+        limit: Some(1),
+        // Others would have it look at whatever waits.
+        hint: Some(TURNS_INDEX.into()),
+        ..Find::default()
+    };
+    let page = documents.find(&deliveries(), find, Deadline::NEVER).await?;
+    page.documents.first().map(read).transpose()
+}
+
+/// Takes a delivery if it still waits and is due.
+async fn take(documents: &dyn Documents, now: Timestamp, id: &str) -> Result<Option<Delivery>, Error> {
     let filter = rawdoc! {
+        "_id": id,
         "state": State::Waiting.as_str(),
         "due": { "$lte": date(now) },
-        "app": { "$nin": busy },
     };
     let change = rawdoc! { "$set": {
         "due": { "$add": [date(now), "$lease"] },
@@ -186,7 +265,6 @@ pub(crate) async fn take(
     } };
     let modify = FindAndModify {
         filter,
-        sort: Some(rawdoc! { "due": 1 }),
         update: Some(pipeline_update(&[change])),
         return_new: true,
         ..FindAndModify::default()
@@ -432,5 +510,125 @@ async fn remove(documents: &dyn Documents, filter: RawDocumentBuf, multi: bool) 
     match done.errors.into_iter().next() {
         Some(failed) => Err(failed.error),
         None => Ok(done.deleted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cloudlet_base::{OsEntropy, SystemClock};
+    use cloudlet_data::Embedded;
+    use cloudlet_docdb::{Config, Docs};
+    use prometheus::Registry;
+
+    use super::*;
+
+    fn delivery(app: &str, number: i64, due: i64) -> Delivery {
+        let now = date(Timestamp(due));
+        Delivery {
+            id: format!("{app}/t/{number:05}"),
+            app: app.to_owned(),
+            trigger: "t".to_owned(),
+            kind: "timer".to_owned(),
+            function: "f".to_owned(),
+            payload: "{}".to_owned(),
+            state: State::Waiting,
+            order: None,
+            due: now,
+            attempts: 0,
+            retries: 3,
+            lease: 60_000,
+            made: now,
+            error: None,
+            failed: None,
+        }
+    }
+
+    async fn make_all(documents: &dyn Documents, all: impl Iterator<Item = Delivery>) {
+        let writes: Vec<Write> = all.map(|one| make(&one).unwrap()).collect();
+        documents.transact(writes, Deadline::NEVER).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn apps_take_turns_however_much_one_has_waiting() {
+        let registry = Registry::new();
+        let config = Config::default();
+        let docs = Docs::open(
+            config,
+            Arc::new(SystemClock::new()),
+            Arc::new(OsEntropy),
+            &registry,
+        )
+        .unwrap();
+        let documents: Arc<dyn Documents> = Arc::new(Embedded::new(docs));
+        let documents = &*documents;
+        prepare(documents).await.unwrap();
+        make_all(documents, (0..2000).map(|n| delivery("busy", n, 1))).await;
+        make_all(documents, (0..3).map(|n| delivery("aaa", n, 10 - n))).await;
+        make_all(
+            documents,
+            [delivery("zzz", 0, 5), delivery("zzz", 1, 500)].into_iter(),
+        )
+        .await;
+        make_all(documents, [delivery("later", 0, 300)].into_iter()).await;
+
+        let mut turns = Turns::default();
+        let mut taken = Vec::new();
+        for _ in 0..7 {
+            match turns.next(documents, Timestamp(20), |_| false).await.unwrap() {
+                Turn::Of(delivery) => taken.push(delivery.id),
+                Turn::Nobodys { .. } => panic!("after {taken:?}"),
+            }
+        }
+        let expected = [
+            "aaa/t/00002",
+            "busy/t/00000",
+            "zzz/t/00000",
+            "aaa/t/00001",
+            "busy/t/00001",
+            "aaa/t/00000",
+            "busy/t/00002",
+        ];
+        assert_eq!(taken, expected);
+
+        let examined = || {
+            let families = registry.gather();
+            let family = families
+                .iter()
+                .find(|f| f.name() == "cloudlet_docdb_examined_total");
+            family.unwrap().get_metric()[0].get_counter().value()
+        };
+        let before = examined();
+        let rest = turns
+            .next(documents, Timestamp(20), |app| app == "busy")
+            .await
+            .unwrap();
+        assert_eq!(
+            rest,
+            Turn::Nobodys {
+                until: Some(Timestamp(300))
+            }
+        );
+        assert!(examined() - before <= 4.0, "one document for each app");
+        match turns
+            .next(documents, Timestamp(300), |app| app == "busy")
+            .await
+            .unwrap()
+        {
+            Turn::Of(delivery) => assert_eq!((delivery.app.as_str(), delivery.attempts), ("later", 1)),
+            Turn::Nobodys { until } => panic!("{until:?}"),
+        }
+        // Its lease over, it is due again.
+        let again = turns
+            .next(documents, Timestamp(300), |app| app == "busy")
+            .await
+            .unwrap();
+        assert_eq!(
+            again,
+            Turn::Nobodys {
+                until: Some(Timestamp(500))
+            }
+        );
     }
 }

@@ -12,7 +12,7 @@ use cloudlet_host::{Call, CallReply, Invocation, LogLevel, TraceContext};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::deliveries::{self, Delivery};
+use super::deliveries::{self, Delivery, Turn, Turns};
 use super::order;
 use super::timers::{Clockwork, say};
 use crate::node::Node;
@@ -59,13 +59,11 @@ impl Running {
         self.lock().values().map(HashSet::len).sum()
     }
 
-    /// Apps that have as many as they may.
-    fn busy(&self) -> Vec<AppId> {
-        let by_app = self.lock();
-        let busy = by_app
-            .iter()
-            .filter(|(_, of_app)| of_app.len() >= RUNNING_PER_APP_MAX);
-        busy.map(|(app, _)| app.clone()).collect()
+    /// Whether an app has as many as it may.
+    fn is_busy(&self, app: &str) -> bool {
+        self.lock()
+            .get(app)
+            .is_some_and(|of_app| of_app.len() >= RUNNING_PER_APP_MAX)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AppId, HashSet<String>>> {
@@ -98,9 +96,17 @@ impl Drop for OneRunning {
 pub(crate) async fn run(node: Arc<Node>) {
     let (mut clockwork, running, mut invocations) =
         (Clockwork::default(), Arc::<Running>::default(), JoinSet::new());
-    let mut let_go = false;
+    let (mut turns, mut let_go) = (Turns::default(), false);
     loop {
-        let sleep = match round(&node, &mut clockwork, &running, &mut invocations, &mut let_go).await {
+        let round = round(
+            &node,
+            &mut clockwork,
+            &mut turns,
+            &running,
+            &mut invocations,
+            &mut let_go,
+        );
+        let sleep = match round.await {
             Ok(next) => {
                 let now = node.clock.now();
                 next.map_or(SLEEP_MAX, |next| until(now, next)).min(SLEEP_MAX)
@@ -129,6 +135,7 @@ fn until(now: Timestamp, then: Timestamp) -> Duration {
 async fn round(
     node: &Arc<Node>,
     clockwork: &mut Clockwork,
+    turns: &mut Turns,
     running: &Arc<Running>,
     invocations: &mut JoinSet<()>,
     let_go: &mut bool,
@@ -151,11 +158,11 @@ async fn round(
         return Ok([tick, due].into_iter().flatten().min());
     }
     while running.all() < RUNNING_MAX {
-        let Some(delivery) = deliveries::take(documents, node.clock.now(), &running.busy()).await? else {
-            let due = deliveries::next_due(documents).await?;
+        let turn = turns.next(documents, node.clock.now(), |app| running.is_busy(app));
+        let delivery = match turn.await? {
+            Turn::Of(delivery) => *delivery,
             // What is due now belongs to an app that is busy; its end wakes this task.
-            let due = due.filter(|due| *due > node.clock.now());
-            return Ok([tick, due].into_iter().flatten().min());
+            Turn::Nobodys { until } => return Ok([tick, until].into_iter().flatten().min()),
         };
         let Ok(app) = delivery.app.parse::<AppId>() else {
             deliveries::answered(documents, &delivery).await?;
@@ -296,10 +303,10 @@ mod tests {
             .collect();
         let of_b = running.one_more(&b, "0");
         assert!(running.one_more(&a, "0").is_none(), "one runs once at a time");
-        assert_eq!(running.busy(), std::slice::from_ref(&a));
+        assert!(running.is_busy("aaa") && !running.is_busy("bbb"));
         assert_eq!(running.all(), RUNNING_PER_APP_MAX + 1);
         drop(of_a.pop());
-        assert!(running.busy().is_empty());
+        assert!(!running.is_busy("aaa"));
         drop((of_a, of_b));
         assert_eq!(running.all(), 0);
         assert!(running.lock().is_empty());
